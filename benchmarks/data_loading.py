@@ -1,0 +1,107 @@
+"""Time and memory of opening a data set of VQAv2's size: `python benchmarks/data_loading.py [--questions 658000]`.
+
+Writes that many questions with ten answers each in the official format into a temporary folder (two thirds train, the
+rest val, no images), then measures fresh processes: the first conversion, and opening the converted data set again.
+"""
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from clipmapper.data.answers import AnswerVocabulary
+from clipmapper.data.official import SPLITS, answer_counts, train_val, with_labels
+
+WORDS = "what colour is the dog standing on left side of a wooden table how many people are there in this picture"
+ROWS_READ = 10_000
+
+
+def write_split(root: Path, split: str, count: int, rng: random.Random) -> None:
+    """`count` questions and annotations, one JSON object at a time, under the official names."""
+    words = WORDS.split()
+    pool = [" ".join(rng.choices(words, k=rng.randint(1, 3))) for _ in range(20_000)]
+    ids = range(len(split) * 10_000_000, len(split) * 10_000_000 + count)
+
+    def questions() -> Iterator[dict]:
+        for i in ids:
+            text = " ".join(rng.choices(words, k=rng.randint(4, 10))) + "?"
+            yield {"image_id": i // 5, "question": text, "question_id": i}
+
+    def annotations() -> Iterator[dict]:
+        for i in ids:
+            drawn = rng.choices(rng.choices(pool, k=3), k=10)
+            answers = [{"answer": a, "answer_confidence": "yes", "answer_id": n} for n, a in enumerate(drawn, 1)]
+            common = {"question_id": i, "image_id": i // 5, "question_type": "what", "answer_type": "other"}
+            yield common | {"multiple_choice_answer": drawn[0], "answers": answers}
+
+    questions_file, annotations_file = SPLITS[split].paths(root)
+    _write_list(questions_file, "questions", questions())
+    _write_list(annotations_file, "annotations", annotations())
+
+
+def _write_list(path: Path, key: str, entries: Iterator[dict]) -> None:
+    with path.open("w") as file:
+        file.write(f'{{"{key}": [')
+        for i, entry in enumerate(entries):
+            file.write((", " if i else "") + json.dumps(entry))
+        file.write("]}")
+
+
+def measure(root: Path) -> None:
+    """Print seconds to open, seconds for ROWS_READ random rows, peak memory in MB, of this process, as JSON."""
+    start = time.perf_counter()
+    train, val = train_val(root, cache_dir=root / "cache")
+    opened = time.perf_counter()
+    rows = random.Random(0).choices(range(len(train)), k=ROWS_READ)
+    answers = sum(len(train[row]["answers"]) for row in rows)
+    read = time.perf_counter()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB on Linux
+    assert answers == 10 * ROWS_READ
+    print(json.dumps({"questions": len(train) + len(val), "open": opened - start, "rows": read - opened, "peak": peak}))
+
+
+def label(root: Path) -> None:
+    """Print seconds to build a vocabulary and to attach labels, and peak memory in MB, as JSON."""
+    train, _ = train_val(root, cache_dir=root / "cache")
+    start = time.perf_counter()
+    vocabulary = AnswerVocabulary.from_counts(answer_counts(train))
+    counted = time.perf_counter()
+    with_labels(train, vocabulary)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"count": counted - start, "label": time.perf_counter() - counted, "peak": peak}))
+
+
+def _in_fresh_process(job: str, root: Path) -> dict[str, float]:
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, __file__, job, str(root)], stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1]) | {"process": time.perf_counter() - start}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--questions", type=int, default=658_000)
+    count = parser.parse_args().questions
+    with tempfile.TemporaryDirectory() as folder:
+        root, rng = Path(folder), random.Random(0)
+        write_split(root, "train", count * 2 // 3, rng)
+        write_split(root, "val", count - count * 2 // 3, rng)
+        size = sum(file.stat().st_size for file in root.iterdir()) / 1e6
+        runs = [("first conversion", "open"), ("opened again", "open"), ("labels, first time", "label")]
+        runs.append(("labels, again", "label"))
+        print(f"{count} questions, {size:.0f} MB of JSON")
+        for name, job in runs:
+            result = _in_fresh_process(job, root)
+            print(f"{name:20}" + "   ".join(f"{key} {value:8.2f}" for key, value in result.items()))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3 and sys.argv[1] in ("open", "label"):
+        {"open": measure, "label": label}[sys.argv[1]](Path(sys.argv[2]))
+    else:
+        main()

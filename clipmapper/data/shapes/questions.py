@@ -1,0 +1,178 @@
+"""Questions about a scene, each with its answer and the truth of what decides it.
+
+In the templates brackets mark the words that decide the answer. A family offers every question it could ask of a scene;
+`ask` takes the one whose answer was given least often so far, so that a question's words do not give its answer away.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import permutations, product
+
+import numpy as np
+
+from clipmapper.data.shapes.language import Description, unmark, with_article
+from clipmapper.data.shapes.scene import COLOURS, SHAPES, Scene, Thing
+
+MOST_COUNTED = 5
+CLEAR = 12.0  # pixels by which one object must lie to a side of another to be asked about
+
+
+@dataclass(frozen=True)
+class Question:
+    """`things`: indices of the deciding objects; `words`: (start, end) characters of the deciding words."""
+
+    family: str
+    text: str
+    answer: str
+    answer_type: str
+    things: tuple[int, ...]
+    words: tuple[tuple[int, int], ...]
+
+
+def _question(family: str, marked: str, answer: str, answer_type: str, things: tuple[int, ...]) -> Question:
+    text, words = unmark(marked)
+    return Question(family, text, answer, answer_type, things, words)
+
+
+def _yes_no(family: str, marked: str, yes: bool, things: tuple[int, ...]) -> Question:
+    return _question(family, marked, "yes" if yes else "no", "yes/no", things)
+
+
+def _unique(scene: Scene, *attributes: tuple[str, ...]) -> list[tuple[Description, int]]:
+    """Descriptions by the given attributes that pick out exactly one object, with its index."""
+    found = []
+    for names in attributes:
+        for i, thing in enumerate(scene):
+            description = Description(**{name: getattr(thing, name) for name in names})
+            if description.find(scene) == (i,):
+                found.append((description, i))
+    return found
+
+
+def existence(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
+    forms = ("Is there {}?", "Is there {} in the picture?", "Can you see {}?", "Does the image show {}?")
+    present = {(t.colour, t.shape) for t in scene}
+    # Half of the absent ones combine a colour and a shape that are there, but not on one object.
+    near = {pair for pair in product({t.colour for t in scene}, {t.shape for t in scene})} - present
+    far = {(str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES))) for _ in range(2)} - present
+    absent = sorted(near if near and rng.random() < 0.5 else far)
+    for colour, shape in [*sorted(present), *absent]:
+        description = Description(colour=colour, shape=shape)
+        text = str(rng.choice(forms)).format(with_article(description.words(marked=True)))
+        things = description.find(scene)
+        yield _yes_no("existence", text, bool(things), things)
+    for name, names in (("shape", SHAPES), ("colour", tuple(COLOURS))):
+        there = {getattr(t, name) for t in scene}
+        for value in (str(rng.choice(sorted(there))), str(rng.choice([v for v in names if v not in there]))):
+            description = Description(**{name: value})
+            text = str(rng.choice(forms)).format(with_article(description.words(marked=True)))
+            yield _yes_no("existence", text, value in there, description.find(scene))
+
+
+def counting(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
+    forms = ("How many {} are there?", "How many {} are in the picture?", "What is the number of {}?")
+    descriptions = {Description(shape=t.shape) for t in scene} | {Description(colour=t.colour) for t in scene}
+    descriptions |= {Description(colour=t.colour, shape=u.shape) for t in scene for u in scene}
+    descriptions |= {Description(shape=str(rng.choice(SHAPES))), Description(colour=str(rng.choice(list(COLOURS))))}
+    for description in sorted(descriptions, key=str):
+        things = description.find(scene)
+        if len(things) <= MOST_COUNTED:
+            text = str(rng.choice(forms)).format(description.words(plural=True, marked=True))
+            yield _question("counting", text, str(len(things)), "number", things)
+
+
+def colour(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
+    forms = ("What [color] is the {}?", "What is the [color] of the {}?", "Which [color] does the {} have?")
+    for description, i in _unique(scene, ("shape",), ("size", "shape"), ("size",)):
+        text = str(rng.choice(forms)).format(description.words(marked=True))
+        yield _question("colour", text, scene.things[i].colour, "other", (i,))
+
+
+def shape(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
+    forms = ("What [shape] is the {}?", "What is the [shape] of the {}?", "Which [shape] does the {} have?")
+    for description, i in _unique(scene, ("colour",), ("size", "colour"), ("size",)):
+        text = str(rng.choice(forms)).format(description.words(marked=True))
+        yield _question("shape", text, scene.things[i].shape, "other", (i,))
+
+
+def size(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
+    forms = ("What [size] is the {}?", "Is the {} [large] or [small]?", "What is the [size] of the {}?")
+    for description, i in _unique(scene, ("shape",), ("colour",), ("colour", "shape")):
+        text = str(rng.choice(forms)).format(description.words(marked=True))
+        yield _question("size", text, scene.things[i].size, "other", (i,))
+
+
+# Each relation as (words, sign, axis): the first object is so to the second if sign * (its axis - the other's) > 0.
+RELATIONS: tuple[tuple[str, float, Callable[[Thing], float]], ...] = (
+    ("[left] of", -1, lambda t: t.x),
+    ("[right] of", 1, lambda t: t.x),
+    ("[above]", -1, lambda t: t.y),
+    ("[below]", 1, lambda t: t.y),
+)
+
+
+def relation(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
+    named = _unique(scene, ("shape",), ("colour",), ("colour", "shape"))
+    for (first, i), (second, j) in permutations(named, 2):
+        if i == j:
+            continue
+        words, sign, axis = RELATIONS[rng.integers(len(RELATIONS))]
+        gap = sign * (axis(scene.things[i]) - axis(scene.things[j]))
+        if abs(gap) > CLEAR:
+            text = f"Is the {first.words(marked=True)} {words} the {second.words(marked=True)}?"
+            yield _yes_no("relation", text, gap > 0, (i, j))
+
+
+def comparison(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
+    for name in ("shape", "colour"):
+        kinds = sorted({getattr(t, name) for t in scene})
+        for one, other in permutations(kinds, 2):
+            first, second = Description(**{name: one}), Description(**{name: other})
+            a, b = first.find(scene), second.find(scene)
+            more = bool(rng.random() < 0.5)
+            if len(a) != len(b):
+                text = (
+                    f"Are there [{'more' if more else 'fewer'}] {first.words(plural=True, marked=True)} "
+                    f"than {second.words(plural=True, marked=True)}?"
+                )
+                yield _yes_no("comparison", text, (len(a) > len(b)) == more, a + b)
+    for (first, i), (second, j) in permutations(_unique(scene, ("colour", "shape"), ("shape",)), 2):
+        if scene.things[i].size != scene.things[j].size:
+            larger = bool(rng.random() < 0.5)
+            text = (
+                f"Is the {first.words(marked=True)} [{'larger' if larger else 'smaller'}] "
+                f"than the {second.words(marked=True)}?"
+            )
+            yield _yes_no("comparison", text, (scene.things[i].size == "large") == larger, (i, j))
+
+
+Family = Callable[[Scene, np.random.Generator], Iterator[Question]]
+# Each family with its share of all questions.
+FAMILIES: dict[str, tuple[Family, float]] = {
+    "existence": (existence, 0.16),
+    "counting": (counting, 0.18),
+    "colour": (colour, 0.16),
+    "shape": (shape, 0.16),
+    "size": (size, 0.10),
+    "relation": (relation, 0.14),
+    "comparison": (comparison, 0.10),
+}
+
+
+def ask(scene: Scene, rng: np.random.Generator, asked: Counter[tuple[str, str]], number: int) -> list[Question]:
+    """`number` questions of different texts about a scene (fewer where it offers no more).
+
+    `asked` counts (family, answer) over the whole data set and is updated.
+    """
+    names, shares = zip(*((name, share) for name, (_, share) in FAMILIES.items()), strict=True)
+    questions: dict[str, Question] = {}
+    for name in rng.choice(names, size=3 * number, p=np.array(shares) / sum(shares)):
+        offered = [q for q in FAMILIES[str(name)][0](scene, rng) if q.text not in questions]
+        if offered and len(questions) < number:
+            least = min(asked[q.family, q.answer] for q in offered)
+            fitting = [q for q in offered if asked[q.family, q.answer] == least]
+            question = fitting[rng.integers(len(fitting))]
+            asked[question.family, question.answer] += 1
+            questions[question.text] = question
+    return list(questions.values())

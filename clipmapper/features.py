@@ -1,0 +1,238 @@
+"""Features of a frozen encoder, computed once and kept on disk as memory-mapped Arrow shards."""
+
+import errno
+import hashlib
+import json
+import os
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float, Float16
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+T = TypeVar("T")
+Batch = tuple[list[str], Tensor | None, dict[str, str]]  # keys, their inputs [B, ...], key -> why it has none
+
+STALE_SECONDS = 24 * 3600
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """16 hex digits over names, shapes, dtypes and bytes of all parameters and buffers; the same on every device."""
+    digest = hashlib.sha256()
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    for name, tensor in sorted(named, key=lambda item: item[0]):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+class FeatureCache:
+    """Tokens [N, D] by key, in float16, under `root/<hash of identity>`.
+
+    `identity` is whatever the features depend on: model, weights, preprocessing. Another identity is another folder.
+    Several processes may read and build at once. Pickles as a path; a copy opens the shards when it first reads.
+    """
+
+    def __init__(self, root: str | Path, identity: Mapping[str, str | int]) -> None:
+        text = json.dumps(dict(identity), sort_keys=True, indent=2)
+        self.folder = Path(root) / hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _remove_stale(self.folder)
+        if not (self.folder / "identity.json").exists():
+            _write_atomically(self.folder / "identity.json", lambda file: file.write(text.encode()))
+        self._forget()
+        self._scan()
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """The keys without features, in the order given; sees what other processes have finished meanwhile."""
+        self._scan()
+        return [key for key in keys if key not in self._index]
+
+    def read(self, keys: list[str]) -> Float16[Tensor, "B N D"]:
+        """Features in the order asked, repeats allowed. KeyError for a key never built."""
+        if not self._seen:
+            self._scan()
+        out = np.empty((len(keys), *(self._shape or (0, 0))), np.float16)
+        for i, key in enumerate(keys):
+            if key not in self._index:
+                raise KeyError(f"no features of '{key}' in {self.folder}: pass it to FeatureCache.build first")
+            tokens, row = self._index[key]
+            out[i] = tokens[row]
+        return torch.from_numpy(out)
+
+    def build(
+        self,
+        sources: Mapping[str, T],
+        load: Callable[[T], Tensor],
+        encode: Callable[[Tensor], Float[Tensor, "B N D"]],
+        *,
+        batch_size: int = 64,
+        shard_size: int = 1024,
+        num_workers: int = 4,
+        bad: tuple[type[Exception], ...] = (),
+    ) -> dict[str, str]:
+        """Encode what is missing and return the sources that raised one of `bad`: key -> message.
+
+        `load` makes one input [...] in a worker process, `encode` a batch of them [B, ...] here. A shard is written
+        as soon as it has `shard_size` rows (and the rest of the batch). OSError if the disk is full.
+        """
+        todo = self.missing(sources)
+        failed: dict[str, str] = {}
+        keys: list[str] = []
+        parts: list[Tensor] = []
+        rows_left = len(todo)
+        loading = _Loading([(key, sources[key]) for key in todo], load, bad)
+        batches = DataLoader(loading, batch_size, num_workers=num_workers, collate_fn=_collate)
+        with tqdm(total=len(todo), desc="features", unit="img", disable=not todo) as bar, torch.no_grad():
+            for names, inputs, failures in batches:
+                failed |= failures
+                if inputs is not None:
+                    keys += names
+                    parts.append(_as_half(encode(inputs), names))
+                if len(keys) >= shard_size:
+                    self._append(keys, parts, rows_left)
+                    rows_left -= len(keys)
+                    keys, parts = [], []
+                bar.update(len(names) + len(failures))
+        if keys:
+            self._append(keys, parts, rows_left)
+        return failed
+
+    def _append(self, keys: list[str], parts: list[Tensor], rows_left: int) -> None:
+        """Write one shard; `rows_left`, this one's included, tell the user of a full disk how much is needed."""
+        tokens = torch.cat(parts)
+        path = self.folder / f"{uuid.uuid4().hex}.arrow"
+        self._check_shape(tokens.shape[1:], path)
+        try:
+            _write_shard(path, keys, tokens.numpy())
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            needed = rows_left * tokens[0].nbytes
+            message = (
+                f"disk full: {self.folder} needs about {needed} bytes more. Free them, or put the cache on another "
+                "disk; finished shards stay valid and the same command continues from them"
+            )
+            raise OSError(error.errno, message) from error
+        self._scan()
+
+    def _forget(self) -> None:
+        self._seen: set[str] = set()
+        self._index: dict[str, tuple[np.ndarray, int]] = {}  # key -> ([rows, N, D] on the memory map, row)
+        self._shape: tuple[int, ...] | None = None
+
+    def _scan(self) -> None:
+        """Open the shards not seen before."""
+        for path in sorted(self.folder.glob("*.arrow")):
+            if path.name in self._seen:
+                continue
+            try:
+                keys, tokens = _open_shard(path)
+            except pa.ArrowInvalid as error:
+                with suppress(FileNotFoundError):  # another process was faster
+                    path.rename(f"{path}.corrupt")
+                message = f"{path} cannot be read ({error}); renamed to *.corrupt, its features will be built again"
+                warnings.warn(message, stacklevel=3)
+                continue
+            self._check_shape(tokens.shape[1:], path)
+            self._seen.add(path.name)
+            for row, key in enumerate(keys):
+                self._index.setdefault(key, (tokens, row))
+
+    def _check_shape(self, shape: tuple[int, ...], path: Path) -> None:
+        if self._shape not in (None, shape):
+            raise ValueError(
+                f"{path}: features {tuple(shape)} among features {self._shape} of the same identity. "
+                f"Put what changed into the identity, or delete {self.folder}"
+            )
+        self._shape = tuple(shape)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.folder = state["folder"]
+        self._forget()
+
+
+class _Loading(Dataset):
+    """(key, input or the message of a `bad` exception)."""
+
+    def __init__(self, items: list[tuple[str, Any]], load: Callable[[Any], Tensor], bad: tuple) -> None:
+        self.items, self.load, self.bad = items, load, bad
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> tuple[str, Tensor | str]:
+        key, source = self.items[i]
+        try:
+            return key, self.load(source)
+        except self.bad as error:
+            return key, str(error) or type(error).__name__
+
+
+def _collate(samples: list[tuple[str, Tensor | str]]) -> Batch:
+    loaded = {key: value for key, value in samples if isinstance(value, Tensor)}
+    failed = {key: value for key, value in samples if isinstance(value, str)}
+    return list(loaded), torch.stack(list(loaded.values())) if loaded else None, failed
+
+
+def _as_half(tokens: Tensor, keys: list[str]) -> Float16[Tensor, "B N D"]:
+    if tokens.ndim != 3 or len(tokens) != len(keys):
+        raise ValueError(f"encode: expected [{len(keys)}, N, D] tokens, got {list(tokens.shape)}")
+    half = tokens.to("cpu", torch.float16)
+    lost = ~half.isfinite().flatten(1).all(1)
+    if lost.any():
+        raise ValueError(f"encode: tokens of '{keys[int(lost.int().argmax())]}' are not finite in float16")
+    return half
+
+
+def _write_shard(path: Path, keys: list[str], tokens: Float16[np.ndarray, "B N D"]) -> None:
+    _, n, d = tokens.shape
+    columns = [pa.array(keys, pa.string()), pa.FixedSizeListArray.from_arrays(pa.array(tokens.reshape(-1)), n * d)]
+    batch = pa.record_batch(columns, names=["key", "tokens"]).replace_schema_metadata({"N": str(n), "D": str(d)})
+
+    def write(file: Any) -> None:
+        with pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
+
+    _write_atomically(path, write)
+
+
+def _open_shard(path: Path) -> tuple[list[str], Float16[np.ndarray, "B N D"]]:
+    """Keys and a view of the tokens on the memory map: no token is read."""
+    batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    n, d = (int(batch.schema.metadata[name]) for name in (b"N", b"D"))
+    tokens = batch.column("tokens").flatten().to_numpy(zero_copy_only=True).reshape(-1, n, d)
+    return batch.column("key").to_pylist(), tokens
+
+
+def _write_atomically(path: Path, write: Callable[[Any], object]) -> None:
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Younger temporary files may belong to a process that still writes."""
+    for path in folder.glob("*.tmp"):
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime < time.time() - STALE_SECONDS:
+                path.unlink()
