@@ -1,6 +1,7 @@
 """CLIP through open_clip, frozen, as two sequences of tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import json
 from pathlib import Path
 
 import open_clip
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clipmapper.errors import unknown
+from clipmapper.features import weights_fingerprint
 
 ASSETS = Path(__file__).parent / "assets"
 SHAPES_CLIP = "shapes-vit-16"  # the CLIP that ships with the package, pretrained on Shapes (tag "shapes")
@@ -34,6 +36,11 @@ class FrozenCLIP(nn.Module):
         self.tokenizer = open_clip.get_tokenizer(name)
         self.requires_grad_(False).eval()
 
+    def identity(self) -> dict[str, str]:
+        """What the tokens of an image depend on, for a feature cache."""
+        preprocess = json.dumps(self.preprocess_config, sort_keys=True)
+        return {"clip": self.name, "weights": weights_fingerprint(self.model), "preprocess": preprocess}
+
     def train(self, mode: bool = True) -> "FrozenCLIP":
         return super().train(False)
 
@@ -46,6 +53,11 @@ class FrozenCLIP(nn.Module):
         return text_tower(self.model).ln_final.normalized_shape[0]
 
     @property
+    def embed_width(self) -> int:
+        """Width of the joint space of image and text."""
+        return self.model.visual.output_dim
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of image patches."""
         return self.model.visual.grid_size
@@ -55,11 +67,7 @@ class FrozenCLIP(nn.Module):
         return self.preprocess(image)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
-        """BPE ids with start and end token, padded to the longest text of the batch only; True where a token is real."""
-        ids = self.tokenizer(list(texts))
-        lengths = ids.argmax(dim=1) + 1  # the end token has the highest id
-        ids = ids[:, : int(lengths.max())]
-        return ids, torch.arange(ids.shape[1]) < lengths[:, None]
+        return tokenize(self.tokenizer, texts)
 
     @torch.no_grad()
     def image_tokens(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens width"]:
@@ -78,12 +86,24 @@ def create_clip(name: str, pretrained: str | None) -> nn.Module:
         raise unknown("CLIP model", name, open_clip.list_models())
     if pretrained == "shapes":
         pretrained = str(ASSETS / "shapes-clip" / "weights.safetensors")
-    model = open_clip.create_model(name, pretrained=pretrained)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # random weights are always the same, so that a checkpoint finds its CLIP again
+        model = open_clip.create_model(name, pretrained=pretrained)
     if not isinstance(model.visual, open_clip.transformer.VisionTransformer) or model.visual.attn_pool is not None:
         raise ValueError(f"CLIP model {name}: its image tower is not a plain ViT with a class token; choose a ViT-* model")
     if getattr(text_tower(model), "attn_mask", None) is None:
         raise ValueError(f"CLIP model {name}: its text tower has no causal mask; choose a ViT-* model with CLIP's own text tower")
     return model
+
+
+def tokenize(
+    tokenizer: Callable[[list[str]], Tensor], texts: Sequence[str]
+) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
+    """BPE ids with start and end token, padded to the longest text of the batch only; True where a token is real."""
+    ids = tokenizer(list(texts))
+    lengths = ids.argmax(dim=1) + 1  # the end token has the highest id
+    ids = ids[:, : int(lengths.max())]
+    return ids, torch.arange(ids.shape[1]) < lengths[:, None]
 
 
 def text_tower(model: nn.Module) -> nn.Module:

@@ -69,7 +69,10 @@ def captions(scene: Scene, rng: np.random.Generator) -> list[str]:
 
 
 def distorted(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The scene with one object changed in one attribute, one removed, or all mirrored: most captions of it are wrong."""
+    """The scene with one object changed in one attribute, one removed, or two (at times one) in exchanged places.
+
+    Not every caption of it is false of `scene`: it may say something that still holds.
+    """
     things = list(scene.things)
     i, what = int(rng.integers(len(things))), rng.integers(5)
     if what == 0:

@@ -24,6 +24,7 @@ from clipmapper.data.shapes.render import outline, render
 from clipmapper.data.shapes.scene import SHAPES, SIDE, Scene, Thing, sample_scene
 
 ANNOTATORS = 10
+MOST_SCENES = 250_000  # of a split: splits share no image id
 LICENCE = {"name": "generated: free of rights", "url": ""}
 
 
@@ -40,6 +41,8 @@ class ShapesConfig:
     def __post_init__(self) -> None:
         if min(self.train, self.val, self.questions) < 1 or min(self.test, self.seed) < 0:
             raise ValueError(f"Shapes needs at least one train scene, val scene and question, got {self}")
+        if max(self.train, self.val, self.test) > MOST_SCENES:
+            raise ValueError(f"a split of Shapes holds at most {MOST_SCENES} scenes, got {self}")
 
 
 def write_shapes(root: Path, config: ShapesConfig, workers: int = 2) -> None:
@@ -59,7 +62,8 @@ def write_shapes(root: Path, config: ShapesConfig, workers: int = 2) -> None:
         for number, (split, folder) in enumerate(
             [("train", "train2014"), ("val", "val2014"), ("test", "test2015")]
         ):
-            _write_split(partial_root, folder, getattr(config, split), config, number, workers)
+            if scenes := getattr(config, split):
+                _write_split(partial_root, folder, scenes, config, number, workers)
         _dump(partial_root / "shapes.json", asdict(config))
         partial_root.replace(root)
     finally:
@@ -69,7 +73,7 @@ def write_shapes(root: Path, config: ShapesConfig, workers: int = 2) -> None:
 def _write_split(root: Path, folder: str, scenes: int, config: ShapesConfig, number: int, workers: int) -> None:
     (root / folder).mkdir()
     draw = partial(_draw, root / folder, folder, config.seed, number)
-    first = 1 + 250_000 * number  # splits share no image id
+    first = 1 + MOST_SCENES * number
     asked: Counter[tuple[str, str]] = Counter()
     records = [
         _describe(sample_scene((config.seed, number, i)), first + i, folder, config, asked, number)

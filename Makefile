@@ -1,0 +1,25 @@
+# make demo: set up, train mapper B on the embedded data set, evaluate it.   make test: set up, lint, type check, test.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: demo test clean
+
+demo: .venv/installed
+	$(BIN)/python train.py --config mapper_b_vqa_shapes --run.dir runs/demo --run.resume auto --run.floors true
+	$(BIN)/python evaluate.py --checkpoint runs/demo/checkpoints/best.ckpt --output runs/demo
+	@echo "checkpoint: runs/demo/checkpoints/best.ckpt   log: runs/demo/csv   figures: runs/demo/metrics.json"
+	@echo "pictures:   runs/demo/examples.png"
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv runs data/features

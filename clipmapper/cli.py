@@ -1,0 +1,137 @@
+"""The command line of training: a named YAML file, every value of which can be overridden."""
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import pytorch_lightning as pl
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser
+
+from clipmapper.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig
+from clipmapper.errors import nearest, unknown
+
+# What a run sets itself: loggers, callbacks and folders follow from `run`, samplers from `data`.
+OWN = {"logger", "callbacks", "default_root_dir", "use_distributed_sampler", "enable_checkpointing", "plugins"}
+
+
+class Parser(ArgumentParser):
+    """jsonargparse's parser, whose errors about an unknown key name the nearest known one."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+        for name in re.findall(r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)", message):
+            wanted = next(part for part in name if part)
+            if near := nearest(wanted, self.known_keys()):
+                message += f"\nunknown: {wanted}; did you mean {near}?"
+        print(f"error: {message}\nfor all keys and their meaning: python {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+    def known_keys(self) -> list[str]:
+        return [action.dest for action in self._actions]
+
+
+def training_parser(configs: Path) -> Parser:
+    """The parser of `train.py`; `configs` is the folder of named configurations."""
+    parser = Parser(prog="train.py", description=f"Trains a mapper. Configurations: {', '.join(named(configs))}.")
+    parser.add_argument("--config", action=ActionConfigFile, help="name below configs/, or a YAML file")
+    for name, kind in (("model", ModelConfig), ("data", DataConfig), ("optimizer", OptimizerConfig), ("run", RunConfig)):
+        parser.add_class_arguments(kind, name)
+    parser.add_class_arguments(pl.Trainer, "trainer", skip=OWN, instantiate=False)
+    return parser
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A run's settings; `plain` has all of them as values that a checkpoint or a logger can hold."""
+
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    run: RunConfig
+    trainer: dict[str, Any]
+    plain: dict[str, Any]
+
+
+def parse_training(arguments: Sequence[str], configs: Path) -> Settings:
+    """What the command line asks for; leaves with a message if it asks for something that is not."""
+    parser = training_parser(configs)
+    try:
+        arguments = with_config_paths(arguments, configs)
+    except ValueError as error:
+        parser.error(str(error))
+    if not any(argument.startswith("--config") for argument in arguments) and "--help" not in arguments:
+        parser.error(f"which run? give --config with one of: {', '.join(named(configs))}")
+    parsed = parser.parse_args(arguments)
+    values = yaml.safe_load(parser.dump(parsed))
+    try:
+        built = parser.instantiate_classes(parsed)
+    except ValueError as error:
+        parser.error(str(error))
+    return Settings(built.model, built.data, built.optimizer, built.run, built.trainer.as_dict(), values)
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What is evaluated and on what; `data` has the values given, `model` is None without a configuration."""
+
+    checkpoint: str
+    output: Path
+    split: str
+    accelerator: str
+    model: ModelConfig | None
+    data: dict[str, Any]
+
+
+def parse_evaluation(arguments: Sequence[str], configs: Path) -> EvaluationSettings:
+    """What the command line of `evaluate.py` asks for; leaves with a message if it asks for something that is not."""
+    parser = training_parser(configs)
+    parser.prog, parser.description = "evaluate.py", "Evaluates a trained mapper on the data it was trained on, or on that of --config."
+    parser.add_argument("--checkpoint", type=str, help="a checkpoint, a folder of save_pretrained, or a shipped name")
+    parser.add_argument("--output", type=Path, help="folder for the results")
+    parser.add_argument("--split", type=Literal["val", "train", "test", "test-dev"], default="val")
+    try:
+        arguments = with_config_paths(arguments, configs)
+    except ValueError as error:
+        parser.error(str(error))
+    parsed = parser.parse_args(arguments)
+    for name in ("checkpoint", "output"):
+        if parsed[name] is None:
+            parser.error(f"--{name} is missing")
+    given = yaml.safe_load(parser.dump(parser.parse_args(arguments, defaults=False), skip_none=True))
+    return EvaluationSettings(
+        checkpoint=parsed.checkpoint,
+        output=parsed.output,
+        split=parsed.split,
+        accelerator=parsed.trainer.accelerator,
+        model=ModelConfig(**parsed.model.as_dict()) if parsed.config else None,
+        data=given.get("data", {}),
+    )
+
+
+def with_config_paths(arguments: Sequence[str], configs: Path) -> list[str]:
+    """The arguments with each `--config NAME` turned into the path of a file. Raises ValueError for an unknown one."""
+    out: list[str] = []
+    for i, argument in enumerate(arguments):
+        if i and arguments[i - 1] == "--config":
+            out.append(str(config_path(argument, configs)))
+        elif argument.startswith("--config="):
+            out.append(f"--config={config_path(argument.removeprefix('--config='), configs)}")
+        else:
+            out.append(argument)
+    return out
+
+
+def config_path(name: str, configs: Path) -> Path:
+    """The file of a named configuration, or `name` itself if it is a file."""
+    for path in (configs / f"{name}.yaml", Path(name)):
+        if path.is_file():
+            return path
+    raise unknown("configuration", name, named(configs))
+
+
+def named(configs: Path) -> list[str]:
+    return sorted(path.stem for path in configs.glob("*.yaml"))
+

@@ -1,0 +1,149 @@
+"""Everything a run can be told, typed and checked; the command line and the YAML files set these fields."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from clipmapper.data.shapes.write import ShapesConfig
+from clipmapper.errors import unknown
+
+MapperName = Literal["a", "b"]
+Sees = Literal["both", "question", "image"]
+
+
+@dataclass
+class ModelConfig:
+    """The model, up to its answers.
+
+    Attributes:
+        clip: open_clip's model name.
+        pretrained: open_clip's tag, a file of weights, or null for random weights.
+        mapper: a (single stream) or b (dual stream).
+        layers: null for the fair number: 8 for a, 3 for b.
+        width: null for CLIP's joint width; the projections then start as CLIP's own.
+        heads: attention heads of the mapper; must divide the width.
+        dropout: share of activations dropped in attention, feed-forward and head.
+        read: token the head reads: the image's class token or the question's end token.
+        sees: "question" and "image" blind the model to the other modality (floors).
+    """
+
+    clip: str = "ViT-B-32"
+    pretrained: str | None = "openai"
+    mapper: MapperName = "b"
+    layers: int | None = None
+    width: int | None = None
+    heads: int = 8
+    dropout: float = 0.1
+    read: Literal["image", "text"] = "image"
+    sees: Sees = "both"
+
+    def __post_init__(self) -> None:
+        _require(self.layers is None or self.layers > 0, "model.layers", self.layers, "above 0, or null")
+        _require(self.width is None or self.width > 0, "model.width", self.width, "above 0, or null")
+        _require(self.heads > 0, "model.heads", self.heads, "above 0")
+        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
+
+
+@dataclass
+class HubConfig:
+    """A Hugging Face data set: hub id or local folder, its splits, and {record column: their column}."""
+
+    name: str
+    train: str = "train"
+    val: str = "validation"
+    columns: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class DataConfig:
+    """Where questions and images come from and how they are read.
+
+    Attributes:
+        root: folder with the official VQAv2 and COCO files.
+        hub: a Hugging Face data set instead of `root`.
+        shapes: if given, `root` is made as Shapes when it does not exist.
+        vocabulary: answer list (`trainval_label2ans.json`); null builds it from the training answers.
+        min_count: times an answer must occur to be in a built vocabulary.
+        held_out: val questions kept for validation; the rest is trained on. A val split of no more is kept whole.
+        batch_size: questions a step and process.
+        workers: loader processes; 0 loads in the main process.
+        cache: folder for CLIP's image tokens, computed once; null encodes images anew in every step.
+        encode_batch: images encoded at once while the cache is built.
+    """
+
+    root: Path = Path("data/vqav2")
+    hub: HubConfig | None = None
+    shapes: ShapesConfig | None = None
+    vocabulary: Path | None = None
+    min_count: int = 9
+    held_out: int = 10_000
+    batch_size: int = 256
+    workers: int = 4
+    cache: Path | None = Path("data/features")
+    encode_batch: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("min_count", "held_out", "batch_size", "encode_batch"):
+            _require(getattr(self, name) > 0, f"data.{name}", getattr(self, name), "above 0")
+        _require(self.workers >= 0, "data.workers", self.workers, "0 or more")
+
+
+@dataclass
+class OptimizerConfig:
+    """Adam with linear warm-up, a constant rate, and cosine decay to 0 from step `decay_from` (WRA §4.1).
+
+    The paper's learning rate and batch size are not known: those of the configs are our choice.
+    """
+
+    lr: float = 3e-4
+    warmup_steps: int = 1000
+    decay_from: int = 10_000
+    betas: tuple[float, float] = (0.9, 0.98)
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "optimizer.lr", self.lr, "above 0")
+        _require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "0 or more")
+        _require(
+            self.decay_from >= self.warmup_steps,
+            "optimizer.decay_from",
+            self.decay_from,
+            f"at least warmup_steps ({self.warmup_steps})",
+        )
+
+
+@dataclass
+class RunConfig:
+    """Where a run writes, what it logs, and how it starts and stops.
+
+    Attributes:
+        dir: folder of the run: checkpoints, logs, floors.
+        name: its name in W&B; null lets W&B choose.
+        loggers: wandb, csv, tensorboard.
+        seed: of weights, order and dropout.
+        resume: checkpoint to continue from, or "last" for the run's own newest.
+        checkpoint_every: steps between checkpoints of `last.ckpt` within an epoch.
+        patience: validations without a better accuracy until the run stops; null never stops early.
+        floors: also train a question-only and an image-only model, in the same way.
+        examples: held-out questions logged with their image after each validation.
+    """
+
+    dir: Path = Path("runs/vqa")
+    name: str | None = None
+    loggers: list[str] = field(default_factory=lambda: ["wandb", "csv"])
+    seed: int = 0
+    resume: str | None = None
+    checkpoint_every: int = 1000
+    patience: int | None = None
+    floors: bool = False
+    examples: int = 8
+
+    def __post_init__(self) -> None:
+        _require(self.checkpoint_every > 0, "run.checkpoint_every", self.checkpoint_every, "above 0")
+        for name in self.loggers:
+            if name not in ("wandb", "csv", "tensorboard"):
+                raise unknown("logger", name, ("wandb", "csv", "tensorboard"))
+
+
+def _require(holds: bool, name: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} is {value!r} and must be {wanted}")

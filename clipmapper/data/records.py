@@ -1,0 +1,133 @@
+"""The questions of a configuration: where they come from, their answer vocabulary, and the pixels each one asks about."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from clipmapper.config import DataConfig
+from clipmapper.data.answers import AnswerVocabulary
+from clipmapper.data.hub import read_hub
+from clipmapper.data.images import ImageSource
+from clipmapper.data.official import (
+    MissingData,
+    answer_counts,
+    column,
+    missing_images,
+    read_official,
+    train_val,
+    with_labels,
+)
+from clipmapper.data.shapes.write import write_shapes
+
+COVERAGE = 0.9  # share of training questions whose answer a built vocabulary holds at least
+
+
+@dataclass(frozen=True)
+class Records:
+    """Questions with `labels` and `scores`; `root` is None where the images are part of the records."""
+
+    train: Dataset
+    val: Dataset
+    vocabulary: AnswerVocabulary
+    root: Path | None
+
+
+def load_records(config: DataConfig) -> Records:
+    """Training and validation questions. Raises MissingData (what to do is in the message), BadData, ValueError."""
+    if config.shapes is not None and not config.root.exists():
+        write_shapes(config.root, config.shapes)
+    if config.hub is not None:
+        hub = config.hub
+        train, val = (read_hub(hub.name, split, hub.columns) for split in (hub.train, hub.val))
+    else:
+        try:
+            train, val = train_val(config.root, config.held_out)
+        except MissingData as error:
+            raise MissingData(_with_remedy(str(error), config)) from None
+    vocabulary = (
+        AnswerVocabulary.from_file(config.vocabulary)
+        if config.vocabulary is not None
+        else build_vocabulary(answer_counts(train), config.min_count)
+    )
+    root = None if config.hub is not None else config.root
+    return Records(with_labels(train, vocabulary), with_labels(val, vocabulary), vocabulary, root)
+
+
+def load_split(config: DataConfig, split: str, vocabulary: AnswerVocabulary) -> tuple[Dataset, Path | None]:
+    """The questions of one split to evaluate on ("val" is what training held out), and the root of their images."""
+    if config.shapes is not None and not config.root.exists():
+        write_shapes(config.root, config.shapes)
+    try:
+        if config.hub is not None:
+            names = {"val": config.hub.val, "train": config.hub.train}
+            records, root = read_hub(config.hub.name, names.get(split, split), config.hub.columns), None
+        elif split == "val":
+            records, root = train_val(config.root, config.held_out)[1], config.root
+        else:
+            records, root = read_official(config.root, split), config.root
+    except MissingData as error:
+        raise MissingData(_with_remedy(str(error), config)) from None
+    return with_labels(records, vocabulary), root
+
+
+def build_vocabulary(counts: Counter[str], min_count: int) -> AnswerVocabulary:
+    """Answers that occur at least `min_count` times; in a small data set, as often as it takes to cover 90 % of it.
+
+    Raises ValueError where there are no answers.
+    """
+    total = counts.total()
+    if not total:
+        raise ValueError("the training questions have no answers, so there is nothing to learn")
+    while min_count > 1 and sum(n for n in counts.values() if n >= min_count) < COVERAGE * total:
+        min_count -= 1
+    return AnswerVocabulary.from_counts(counts, min_count)
+
+
+class Images:
+    """The distinct images of a set of questions; `of_question[i]` is the number of question i's image."""
+
+    def __init__(self, records: Dataset, root: Path | None) -> None:
+        self._records, self._root = records, root
+        self._names: Sequence[str] = []
+        if root is not None:
+            encoded = column(records, "image").combine_chunks().dictionary_encode()
+            self._names, self.of_question = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+            self._first = np.arange(len(self._names))
+        else:
+            ids = column(records, "image_id").to_numpy()
+            _, self._first, self.of_question = np.unique(ids, return_index=True, return_inverse=True)
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    def source(self, image: int) -> ImageSource:
+        """A path, or the undecoded image of the record."""
+        if self._root is not None:
+            return self._root / self._names[image]
+        return self._records[int(self._first[image])]["image"]
+
+
+def without_missing_images(records: Dataset, root: Path | None) -> tuple[Dataset, int]:
+    """The questions whose image file is there, and how many are not. Raises MissingData if none is."""
+    missing = set(missing_images(records, root)) if root is not None else set()
+    if not missing:
+        return records, 0
+    names = column(records, "image").combine_chunks().dictionary_encode()
+    gone = np.array([name in missing for name in names.dictionary.to_pylist()])[names.indices.to_numpy()]
+    if gone.all():
+        assert root is not None
+        raise MissingData(f"none of the {len(gone)} questions has its image: looked for {root / min(missing)} and others")
+    return records.select(np.flatnonzero(~gone)), int(gone.sum())
+
+
+def _with_remedy(message: str, config: DataConfig) -> str:
+    return (
+        f"{message}\n"
+        f"Fetch the official files with: python -m clipmapper.download --root {config.root}\n"
+        "or name another folder with --data.root DIR,\n"
+        "or train on the embedded data set: python train.py --config mapper_b_vqa_shapes"
+    )

@@ -1,0 +1,199 @@
+"""Batches of questions for training and evaluation.
+
+A batch is a dict of tensors, B questions: `image` [B, I, D] CLIP's tokens or [B, 3, H, W] pixels; `ids`, `mask` [B, T];
+`scores` [B, answers]; `answer_type` [B], an index into ANSWER_TYPES; `row` [B], the questions' rows; `skipped`, how many
+questions the batch lost to unreadable images.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from datasets import Dataset as Records
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from clipmapper.clip import FrozenCLIP, tokenize
+from clipmapper.config import DataConfig
+from clipmapper.data.images import BadImage, ImageSource, image_key, load_image
+from clipmapper.data.records import Images, without_missing_images
+from clipmapper.data.records import Records as Splits
+from clipmapper.features import FeatureCache
+
+ANSWER_TYPES = ("yes/no", "number", "other")
+Batch = dict[str, Tensor]
+
+
+class Questions(Dataset):
+    """Questions with their images; indexed by a list of rows, gives their batch."""
+
+    def __init__(self, records: Records, root: Path | None, answers: int, clip: FrozenCLIP) -> None:
+        self.records, self.missing = without_missing_images(records, root)
+        self.images = Images(self.records, root)
+        self.answers = answers
+        self.tokenizer, self.preprocess = clip.tokenizer, clip.preprocess
+        self.rows = np.arange(len(self.records))  # usable ones; the cache takes those of unreadable images out
+        self.unreadable: dict[int, str] = {}  # image -> what is wrong with it
+        self._cache: FeatureCache | None = None
+        self._keys: list[str] = []
+        self._columns = self.records.select_columns(["question", "answer_type", "labels", "scores"])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: list[int]) -> Batch:
+        chosen = self.rows[rows]
+        readable, image = self._image(chosen)
+        taken = chosen[readable]
+        entries = self._columns[taken]
+        ids, mask = tokenize(self.tokenizer, entries["question"])
+        scores = torch.zeros(len(taken), self.answers)
+        for row, (labels, values) in enumerate(zip(entries["labels"], entries["scores"], strict=True)):
+            scores[row, labels] = torch.tensor(values)
+        types = [ANSWER_TYPES.index(t) if t in ANSWER_TYPES else len(ANSWER_TYPES) for t in entries["answer_type"]]
+        return {
+            "image": image,
+            "ids": ids,
+            "mask": mask,
+            "scores": scores,
+            "answer_type": torch.tensor(types),
+            "row": torch.from_numpy(taken),
+            "skipped": torch.tensor(len(chosen) - len(taken)),
+        }
+
+    def use_cache(self, cache: FeatureCache) -> None:
+        """Reads CLIP's tokens from `cache` from now on; questions whose image is not in it are left out."""
+        self._keys = [self._key(image) for image in range(len(self.images))]
+        absent = set(cache.missing(key for key in self._keys if key))
+        there = np.array([bool(key) and key not in absent for key in self._keys])
+        self.rows = np.flatnonzero(there[self.images.of_question])
+        self._cache = cache
+
+    def fill_cache(self, cache: FeatureCache, clip: FrozenCLIP, config: DataConfig) -> None:
+        """Encodes the images that `cache` lacks."""
+        sources = {key: image for image in range(len(self.images)) if (key := self._key(image))}
+        device = clip.model.visual.proj.device
+        failed = cache.build(
+            sources,
+            partial(_load_pixels, self.images.source, self.preprocess),
+            lambda pixels: clip.image_tokens(pixels.to(device)),
+            batch_size=config.encode_batch,
+            num_workers=config.workers,
+            bad=(BadImage,),
+        )
+        self.unreadable |= {sources[key]: message for key, message in failed.items()}
+
+    def skipped(self) -> dict[str, int]:
+        """Questions left out so far, by reason."""
+        return {"missing image": self.missing, "unreadable image": len(self.records) - len(self.rows)}
+
+    def _key(self, image: int) -> str:
+        try:
+            return image_key(self.images.source(image))
+        except BadImage as error:
+            self.unreadable[image] = str(error)
+            return ""
+
+    def _image(self, rows: np.ndarray) -> tuple[list[int], Tensor]:
+        images = self.images.of_question[rows]
+        if self._cache is not None:
+            return list(range(len(rows))), self._cache.read([self._keys[image] for image in images])
+        pixels = {}
+        for i, image in enumerate(images):
+            try:
+                pixels[i] = _load_pixels(self.images.source, self.preprocess, image)
+            except BadImage as error:
+                warnings.warn(f"question skipped: {error}", stacklevel=2)
+        if not pixels:
+            raise BadImage(f"no image of a whole batch can be read; the last one is {self.images.source(images[-1])}")
+        return list(pixels), torch.stack(list(pixels.values()))
+
+
+def _load_pixels(source: Callable[[int], ImageSource], preprocess: Callable[..., Tensor], image: int) -> Tensor:
+    return preprocess(load_image(source(image)))
+
+
+class Batches(Sampler[list[int]]):
+    """Rows of each batch of one process; with `seed` in an order that depends on seed and epoch alone.
+
+    Batch k of all processes together is the same set of rows for any number of processes, as long as
+    `batch_size * world` stays the same; a shuffled epoch repeats some rows so that all get equally many.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int | None, rank: int = 0, world: int = 1) -> None:
+        self.count, self.batch_size, self.seed, self.rank, self.world = count, batch_size, seed, rank, world
+        self.epoch = 0
+        self.start = 0  # batches left out of the next epoch only: it was interrupted there
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def _own(self) -> Tensor:
+        if self.seed is None:
+            return torch.arange(self.rank, self.count, self.world)
+        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(hash((self.seed, self.epoch))))
+        padding = -self.count % self.world
+        return torch.cat([order, order[:padding]])[self.rank :: self.world]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = self._own().split(self.batch_size)
+        start, self.start = self.start, 0
+        return (batch.tolist() for batch in batches[start:])
+
+    def __len__(self) -> int:
+        share = -(-self.count // self.world) if self.seed is not None else len(self._own())
+        return -(-share // self.batch_size)
+
+
+class VQAData(pl.LightningDataModule):
+    """Training and validation batches; the feature cache is filled by one process before the others read it."""
+
+    def __init__(self, splits: Splits, config: DataConfig, clip: FrozenCLIP, seed: int) -> None:
+        super().__init__()
+        self.config, self.clip, self.seed = config, clip, seed
+        answers = len(splits.vocabulary)
+        self.train, self.val = (Questions(r, splits.root, answers, clip) for r in (splits.train, splits.val))
+
+    def prepare_data(self) -> None:
+        if (cache := self._cache()) is not None:
+            for questions in (self.train, self.val):
+                questions.fill_cache(cache, self.clip, self.config)
+
+    def setup(self, stage: str) -> None:
+        if (cache := self._cache()) is not None:
+            for questions in (self.train, self.val):
+                questions.use_cache(cache)
+
+    def _cache(self) -> FeatureCache | None:
+        return None if self.config.cache is None else FeatureCache(self.config.cache, self.clip.identity())
+
+    def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
+        assert trainer is not None
+        batches = self._batches(len(self.train), self.seed)
+        batches.set_epoch(trainer.current_epoch)
+        batches.start = trainer.fit_loop.epoch_loop.batch_progress.current.completed  # above 0 on resuming in mid-epoch
+        return loader(self.train, batches, self.config.workers)
+
+    def val_dataloader(self) -> DataLoader:
+        return loader(self.val, self._batches(len(self.val), None), self.config.workers)
+
+    def _batches(self, count: int, seed: int | None) -> Batches:
+        assert self.trainer is not None
+        return Batches(count, self.config.batch_size, seed, self.trainer.global_rank, self.trainer.world_size)
+
+
+def loader(questions: Questions, batches: Batches, workers: int) -> DataLoader:
+    """Loads whole batches, each by one call of the data set."""
+    return DataLoader(
+        questions,
+        sampler=batches,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+    )

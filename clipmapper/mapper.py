@@ -1,0 +1,122 @@
+"""Mappers A and B: transformers over the joint sequence of image and text tokens (WRA §3.2).
+
+Shapes: B batch, I image tokens, T text tokens, D width. Blocks are pre-norm; masks are True where a key may be attended to.
+At equal width 8 layers of A have as many weights as 3 of B: 8 · 12 D² = 3 · 32 D².
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+ImageTokens = Float[Tensor, "B I D"]
+TextTokens = Float[Tensor, "B T D"]
+TextMask = Bool[Tensor, "B T"]
+
+
+class Attention(nn.Module):
+    """Multi-head attention from `x` to `context`; the output projection is the last step."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, width)
+
+    def forward(
+        self, x: Float[Tensor, "B Q D"], context: Float[Tensor, "B K D"], mask: Bool[Tensor, "B 1 1 K"] | None
+    ) -> Float[Tensor, "B Q D"]:
+        q, k, v = (
+            t.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, Q or K, D / H]
+            for t in (self.query(x), *self.key_value(context).chunk(2, dim=-1))
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        return self.output(mixed.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Sequential):
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout))
+
+
+class SelfBlock(nn.Module):
+    """Self-attention and feed-forward: 12 D² weights."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm, self.attention = nn.LayerNorm(width), Attention(width, heads, dropout)
+        self.forward_norm, self.feed_forward = nn.LayerNorm(width), FeedForward(width, dropout)
+
+    def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B 1 1 N"] | None) -> Float[Tensor, "B N D"]:
+        normed = self.norm(x)
+        x = x + self.attention(normed, normed, mask)
+        return x + self.feed_forward(self.forward_norm(x))
+
+
+class Branch(nn.Module):
+    """One modality's half of a dual-stream layer: 16 D² weights."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm, self.attention = nn.LayerNorm(width), Attention(width, heads, dropout)
+        self.cross_norm, self.cross_attention = nn.LayerNorm(width), Attention(width, heads, dropout)
+        self.forward_norm, self.feed_forward = nn.LayerNorm(width), FeedForward(width, dropout)
+
+    def attend_self(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        normed = self.norm(x)
+        return x + self.attention(normed, normed, mask)
+
+    def attend_cross(self, x: Tensor, other: Tensor, mask: Tensor | None) -> Tensor:
+        """`other` is the other branch's state, normalised by its own branch."""
+        x = x + self.cross_attention(self.cross_norm(x), other, mask)
+        return x + self.feed_forward(self.forward_norm(x))
+
+
+class DualBlock(nn.Module):
+    """Each branch attends to itself, then both at once to the other: 32 D² weights."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.image, self.text = Branch(width, heads, dropout), Branch(width, heads, dropout)
+
+    def forward(self, image: ImageTokens, text: TextTokens, mask: Tensor) -> tuple[ImageTokens, TextTokens]:
+        image, text = self.image.attend_self(image, None), self.text.attend_self(text, mask)
+        image_context, text_context = self.image.cross_norm(image), self.text.cross_norm(text)
+        return (
+            self.image.attend_cross(image, text_context, mask),
+            self.text.attend_cross(text, image_context, None),
+        )
+
+
+class MapperA(nn.Module):
+    """Single stream: image and text tokens in one sequence."""
+
+    def __init__(self, width: int, layers: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(SelfBlock(width, heads, dropout) for _ in range(layers))
+
+    def forward(self, image: ImageTokens, text: TextTokens, text_mask: TextMask) -> tuple[ImageTokens, TextTokens]:
+        x = torch.cat([image, text], dim=1)
+        mask = torch.cat([text_mask.new_ones(image.shape[:2]), text_mask], dim=1)[:, None, None]
+        for block in self.blocks:
+            x = block(x, mask)
+        return x[:, : image.shape[1]], x[:, image.shape[1] :]
+
+
+class MapperB(nn.Module):
+    """Dual stream: a branch for each modality, which exchange keys and values in every layer."""
+
+    def __init__(self, width: int, layers: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(DualBlock(width, heads, dropout) for _ in range(layers))
+
+    def forward(self, image: ImageTokens, text: TextTokens, text_mask: TextMask) -> tuple[ImageTokens, TextTokens]:
+        mask = text_mask[:, None, None]
+        for block in self.blocks:
+            image, text = block(image, text, mask)
+        return image, text
+
+
+MAPPERS: dict[str, type[MapperA] | type[MapperB]] = {"a": MapperA, "b": MapperB}
+DEFAULT_LAYERS = {"a": 8, "b": 3}  # equal numbers of weights

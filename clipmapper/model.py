@@ -1,0 +1,180 @@
+"""CLIPMapper: a frozen CLIP, a mapper over its tokens, and an answer head."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelHubMixin, snapshot_download
+from jaxtyping import Bool, Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from clipmapper.clip import ASSETS, FrozenCLIP, text_tower
+from clipmapper.config import ModelConfig
+from clipmapper.data.images import ImageSource, load_image
+from clipmapper.errors import unknown
+from clipmapper.features import weights_fingerprint
+from clipmapper.heads import AnswerHead
+from clipmapper.mapper import DEFAULT_LAYERS, MAPPERS
+
+SHIPPED = ("shapes-a-vqa", "shapes-b-vqa")  # trained mappers inside the package
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+class CLIPMapper(
+    nn.Module,
+    ModelHubMixin,
+    library_name="clipmapper",
+    tags=["visual-question-answering", "explainability"],
+    pipeline_tag="visual-question-answering",
+):
+    """Answers questions about images; only `mapper`, `head` and the two projections have trainable parameters."""
+
+    def __init__(self, config: ModelConfig, answers: list[str]) -> None:
+        super().__init__()
+        self.config, self.answers = config, list(answers)
+        self.clip = FrozenCLIP(config.clip, config.pretrained)
+        embed = self.clip.embed_width
+        width = config.width or embed
+        if width % config.heads:
+            raise ValueError(f"model.heads is {config.heads} and must divide the mapper's width, {width}")
+        self.image_projection = nn.Linear(self.clip.image_width, width)
+        self.text_projection = nn.Linear(self.clip.text_width, width)
+        if width == embed:
+            self._start_from_clip()
+        layers = config.layers or DEFAULT_LAYERS[config.mapper]
+        self.mapper = MAPPERS[config.mapper](width, layers, config.heads, config.dropout)
+        self.head = AnswerHead(width, len(self.answers), config.dropout)
+
+    @torch.no_grad()
+    def _start_from_clip(self) -> None:
+        """CLIP's own projections into the joint space are where the two sequences already agree."""
+        image, text = self.clip.model.visual.proj, text_tower(self.clip.model).text_projection
+        text = text.weight.T if isinstance(text, nn.Linear) else text
+        for linear, matrix in ((self.image_projection, image), (self.text_projection, text)):
+            if matrix is not None:
+                linear.weight.copy_(matrix.T)
+                linear.bias.zero_()
+
+    def forward(
+        self,
+        image_tokens: Float[Tensor, "B I image_width"],
+        ids: Int[Tensor, "B T"],
+        text_mask: Bool[Tensor, "B T"],
+    ) -> Float[Tensor, "B answers"]:
+        """Answer logits from CLIP's image tokens and the question's BPE ids; `text_mask` is True for real tokens."""
+        if self.config.sees == "question":
+            image_tokens = torch.zeros_like(image_tokens[:, :1])
+        if self.config.sees == "image":
+            ids, text_mask = self._without_words(ids)
+        image = self.image_projection(image_tokens.to(self.image_projection.weight.dtype))
+        text = self.text_projection(self.clip.text_tokens(ids))
+        image, text = self.mapper(image, text, text_mask)
+        if self.config.read == "image":
+            return self.head(image[:, 0])
+        return self.head(text[torch.arange(len(text), device=text.device), text_mask.sum(1) - 1])
+
+    def _without_words(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        bare = torch.stack([ids[:, 0], ids.amax(1)], dim=1)  # start and end token
+        return bare, torch.ones_like(bare, dtype=torch.bool)
+
+    @torch.inference_mode()
+    def answer(self, image: ImageSource, question: str, top: int = 1) -> str | list[tuple[str, float]]:
+        """The likeliest answer; with `top` above 1 the likeliest answers with their probabilities (sigmoids).
+
+        `image` is a path, bytes or a PIL image. Raises BadImage.
+        """
+        was_training, device = self.training, self.image_projection.weight.device
+        self.eval()
+        try:
+            pixels = self.clip.pixels(load_image(image))[None].to(device)
+            ids, mask = self.clip.tokenize([question])
+            logits = self(self.clip.image_tokens(pixels), ids.to(device), mask.to(device))[0]
+        finally:
+            self.train(was_training)
+        values, labels = logits.sigmoid().topk(min(top, len(self.answers)))
+        ranked = [(self.answers[label], value) for label, value in zip(labels.tolist(), values.tolist(), strict=True)]
+        return ranked if top > 1 else ranked[0][0]
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """All weights but CLIP's, which come from open_clip."""
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("clip.")}
+
+    def load_trained_state(self, state: dict[str, Tensor], source: str) -> None:
+        """Loads `trained_state`; raises ValueError naming `source` and the first weight that does not fit."""
+        expected = self.trained_state()
+        for name in sorted(expected.keys() ^ state.keys()):
+            raise ValueError(f"{source} is of another model ({self.config.mapper=}): weight {name!r} is in one only")
+        for name, tensor in expected.items():
+            if tensor.shape != state[name].shape:
+                shapes = f"{tuple(state[name].shape)} there, {tuple(tensor.shape)} in the model"
+                raise ValueError(f"{source} is of another model: weight {name!r} is {shapes}")
+        self.load_state_dict(state, strict=False)
+
+    def check_clip(self, fingerprint: str, source: str) -> None:
+        """Raises ValueError if `source` was trained over a CLIP with other weights."""
+        own = weights_fingerprint(self.clip.model)
+        if own != fingerprint:
+            raise ValueError(
+                f"{source} was trained over another CLIP: its fingerprint is {fingerprint}, {self.clip.name} with "
+                f"{self.clip.pretrained!r} has {own}; give the weights it was trained with as model.pretrained"
+            )
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_file({k: v.contiguous() for k, v in self.trained_state().items()}, save_directory / WEIGHTS)
+        description = {
+            "config": asdict(self.config),
+            "answers": self.answers,
+            "clip_fingerprint": weights_fingerprint(self.clip.model),
+        }
+        (save_directory / CONFIG).write_text(json.dumps(description, indent=1))
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        pretrained: str | None = None,
+        **unused: Any,
+    ) -> "CLIPMapper":
+        """From a shipped name, a folder or a hub id; `pretrained` names CLIP's weights if they moved."""
+        folder = ASSETS / model_id if model_id in SHIPPED else Path(model_id)
+        if not folder.is_dir():
+            if "/" not in model_id:
+                raise unknown("model (neither shipped, nor a folder, nor a hub id)", model_id, SHIPPED)
+            folder = Path(
+                snapshot_download(
+                    model_id,
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    force_download=force_download,
+                    local_files_only=local_files_only,
+                    token=token,
+                    allow_patterns=[WEIGHTS, CONFIG],
+                )
+            )
+        description = _read_description(folder / CONFIG)
+        config = ModelConfig(**description["config"])
+        if pretrained is not None:
+            config.pretrained = pretrained
+        model = cls(config, description["answers"])
+        model.check_clip(description["clip_fingerprint"], str(folder))
+        model.load_trained_state(load_file(folder / WEIGHTS), str(folder / WEIGHTS))
+        return model.eval()
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: a saved CLIPMapper has {CONFIG} and {WEIGHTS}")
+    description = json.loads(path.read_text())
+    missing = {"config", "answers", "clip_fingerprint"} - description.keys()
+    if missing:
+        raise ValueError(f"{path} is not of a CLIPMapper: it lacks {', '.join(sorted(missing))}")
+    return description
