@@ -1,8 +1,11 @@
-"""What is logged beside numbers."""
+"""What happens beside training: examples are logged, checkpoints written."""
+
+from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, Checkpoint
 
 from clipmapper.data.images import load_image
 from clipmapper.data.vqa import Questions, VQAData
@@ -30,6 +33,33 @@ class ExampleLogger(Callback):
         images = [load_image(data.val.images.source(data.val.images.of_question[row])) for row in questions]
         captions = [caption(data.val, row, answer) for row, answer in zip(questions, answers, strict=True)]
         log_examples(trainer.loggers, "val/examples", images, captions, trainer.global_step)
+
+
+class LastCheckpoint(Checkpoint):
+    """Writes `path` every so many steps, after each validation and at the end, so that a killed run can go on."""
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path, self.every = path, every
+        self.step = 0  # that of the newest checkpoint
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *unused: Any) -> None:
+        # Not on the last batch of an epoch: Lightning would leave out the validation that follows when it resumes there.
+        last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if trainer.global_step == trainer.max_steps or (trainer.global_step % self.every == 0 and not last):
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.step = 0  # also where a step's checkpoint is there: validation changes what callbacks know
+            self.save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        if trainer.global_step != self.step:
+            self.step = trainer.global_step
+            trainer.save_checkpoint(self.path)
 
 
 def caption(questions: Questions, row: int, answer: str) -> str:

@@ -23,7 +23,9 @@ class FileCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            raise OSError(f"checkpoint {path} could not be written ({error}): free space, then --run.resume last") from error
+            raise OSError(
+                f"checkpoint {path} could not be written ({error}): free space, then --run.resume last"
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -39,7 +41,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for truncated and foreign files
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is not a readable checkpoint, or holds more than tensors and plain values: {reason}") from error
+        raise ValueError(
+            f"{path} is not a readable checkpoint, or holds more than tensors and plain values: {reason}"
+        ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
     return content

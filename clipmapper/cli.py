@@ -21,7 +21,7 @@ OWN = {"logger", "callbacks", "default_root_dir", "use_distributed_sampler", "en
 class Parser(ArgumentParser):
     """jsonargparse's parser, whose errors about an unknown key name the nearest known one."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         for name in re.findall(r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)", message):
             wanted = next(part for part in name if part)
             if near := nearest(wanted, self.known_keys()):
@@ -37,7 +37,12 @@ def training_parser(configs: Path) -> Parser:
     """The parser of `train.py`; `configs` is the folder of named configurations."""
     parser = Parser(prog="train.py", description=f"Trains a mapper. Configurations: {', '.join(named(configs))}.")
     parser.add_argument("--config", action=ActionConfigFile, help="name below configs/, or a YAML file")
-    for name, kind in (("model", ModelConfig), ("data", DataConfig), ("optimizer", OptimizerConfig), ("run", RunConfig)):
+    for name, kind in (
+        ("model", ModelConfig),
+        ("data", DataConfig),
+        ("optimizer", OptimizerConfig),
+        ("run", RunConfig),
+    ):
         parser.add_class_arguments(kind, name)
     parser.add_class_arguments(pl.Trainer, "trainer", skip=OWN, instantiate=False)
     return parser
@@ -88,7 +93,7 @@ class EvaluationSettings:
 def parse_evaluation(arguments: Sequence[str], configs: Path) -> EvaluationSettings:
     """What the command line of `evaluate.py` asks for; leaves with a message if it asks for something that is not."""
     parser = training_parser(configs)
-    parser.prog, parser.description = "evaluate.py", "Evaluates a trained mapper on the data it was trained on, or on that of --config."
+    parser.prog, parser.description = "evaluate.py", "Evaluates a trained mapper on its own data, or that of --config."
     parser.add_argument("--checkpoint", type=str, help="a checkpoint, a folder of save_pretrained, or a shipped name")
     parser.add_argument("--output", type=Path, help="folder for the results")
     parser.add_argument("--split", type=Literal["val", "train", "test", "test-dev"], default="val")
@@ -134,4 +139,3 @@ def config_path(name: str, configs: Path) -> Path:
 
 def named(configs: Path) -> list[str]:
     return sorted(path.stem for path in configs.glob("*.yaml"))
-

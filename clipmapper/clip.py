@@ -1,8 +1,9 @@
 """CLIP through open_clip, frozen, as two sequences of tokens."""
 
-from collections.abc import Callable, Sequence
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -24,22 +25,24 @@ class FrozenCLIP(nn.Module):
     """A ViT CLIP whose parameters are never trained and which stays in eval mode.
 
     `name` and `pretrained` are open_clip's (`ViT-B-32`, `openai`); `pretrained` may also be a file of weights, or None for
-    random weights. Raises ValueError for a model that has no such tower of tokens, naming what it lacks.
+    random weights. `fingerprint` is that of the weights as loaded, whatever precision they are used in.
+    Raises ValueError for a model that has no such tower of tokens, naming what it lacks.
     """
 
     def __init__(self, name: str, pretrained: str | None) -> None:
         super().__init__()
         self.name, self.pretrained = name, pretrained
-        self.model = create_clip(name, pretrained)
+        self.model: Any = create_clip(name, pretrained)  # Any: open_clip's towers have no common type
         self.preprocess_config = self.model.visual.preprocess_cfg
         self.preprocess = image_transform_v2(PreprocessCfg(**self.preprocess_config), is_train=False)
         self.tokenizer = open_clip.get_tokenizer(name)
         self.requires_grad_(False).eval()
+        self.fingerprint = weights_fingerprint(self.model)
 
     def identity(self) -> dict[str, str]:
         """What the tokens of an image depend on, for a feature cache."""
         preprocess = json.dumps(self.preprocess_config, sort_keys=True)
-        return {"clip": self.name, "weights": weights_fingerprint(self.model), "preprocess": preprocess}
+        return {"clip": self.name, "weights": self.fingerprint, "preprocess": preprocess}
 
     def train(self, mode: bool = True) -> "FrozenCLIP":
         return super().train(False)
@@ -80,19 +83,26 @@ class FrozenCLIP(nn.Module):
         return text_tokens(self.model, ids)
 
 
-def create_clip(name: str, pretrained: str | None) -> nn.Module:
+def create_clip(name: str, pretrained: str | None) -> Any:
     """open_clip's model with the weights of `pretrained`: a tag, a file, "shapes", or None for random weights."""
     if name not in open_clip.list_models():
         raise unknown("CLIP model", name, open_clip.list_models())
     if pretrained == "shapes":
         pretrained = str(ASSETS / "shapes-clip" / "weights.safetensors")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained is not None and pretrained not in tags and not Path(pretrained).is_file():
+        raise unknown(f"weights (neither a file nor a tag of {name})", pretrained, tags)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # random weights are always the same, so that a checkpoint finds its CLIP again
         model = open_clip.create_model(name, pretrained=pretrained)
     if not isinstance(model.visual, open_clip.transformer.VisionTransformer) or model.visual.attn_pool is not None:
-        raise ValueError(f"CLIP model {name}: its image tower is not a plain ViT with a class token; choose a ViT-* model")
+        raise ValueError(
+            f"CLIP model {name}: its image tower is not a plain ViT with a class token; choose a ViT-* model"
+        )
     if getattr(text_tower(model), "attn_mask", None) is None:
-        raise ValueError(f"CLIP model {name}: its text tower has no causal mask; choose a ViT-* model with CLIP's own text tower")
+        raise ValueError(
+            f"CLIP model {name}: its text tower has no causal mask; choose a ViT-* model with CLIP's own text tower"
+        )
     return model
 
 
@@ -106,12 +116,12 @@ def tokenize(
     return ids, torch.arange(ids.shape[1]) < lengths[:, None]
 
 
-def text_tower(model: nn.Module) -> nn.Module:
+def text_tower(model: Any) -> Any:
     """The module that holds the text layers: the model itself, or its `text` in models with a separate text tower."""
     return getattr(model, "text", model)
 
 
-def image_tokens(model: nn.Module, pixels: Tensor) -> Tensor:
+def image_tokens(model: Any, pixels: Tensor) -> Tensor:
     """Pixels [B, 3, H, W] to normalised tokens [B, 1 + patches, width]."""
     out = model.visual.forward_intermediates(
         pixels,
@@ -124,7 +134,7 @@ def image_tokens(model: nn.Module, pixels: Tensor) -> Tensor:
     return torch.cat([out["image_intermediates_prefix"][0], out["image_intermediates"][0]], dim=1)
 
 
-def text_tokens(model: nn.Module, ids: Tensor) -> Tensor:
+def text_tokens(model: Any, ids: Tensor) -> Tensor:
     """BPE ids [B, L], L at most the context length, to normalised tokens [B, L, width]."""
     tower, length = text_tower(model), ids.shape[1]
     x = tower.token_embedding(ids) + tower.positional_embedding[:length]

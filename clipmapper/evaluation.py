@@ -24,7 +24,7 @@ from clipmapper.data.vqa import ANSWER_TYPES, Batches, Questions, loader
 from clipmapper.features import FeatureCache
 from clipmapper.gallery import save_gallery
 from clipmapper.model import SHIPPED, CLIPMapper
-from clipmapper.tasks import VQATask, check_checkpoint, described, model_from_checkpoint
+from clipmapper.tasks import VQATask, described, model_from_checkpoint
 from clipmapper.training import FLOORS
 
 UNANSWERED = "yes"  # what the evaluation server gets for a question whose image cannot be read
@@ -62,7 +62,9 @@ def evaluate(settings: EvaluationSettings) -> None:
     write_json(settings.output / "predictions.json", server_results(answered))
     save_gallery(settings.output / "examples.png", answered.questions, answered.answers)
     print(table(metrics))
-    print(f"written: {', '.join(str(settings.output / f) for f in ('metrics.json', 'predictions.json', 'examples.png'))}")
+    print(
+        f"written: {', '.join(str(settings.output / f) for f in ('metrics.json', 'predictions.json', 'examples.png'))}"
+    )
 
 
 def load(settings: EvaluationSettings) -> tuple[CLIPMapper, DataConfig]:
@@ -75,7 +77,10 @@ def load(settings: EvaluationSettings) -> tuple[CLIPMapper, DataConfig]:
         checkpoint = read_checkpoint(source)
         model = model_from_checkpoint(checkpoint, source)
         trained_on = described(checkpoint, source)["extra"]["data"]
-    if settings.model is not None and (settings.model.clip, settings.model.mapper) != (model.config.clip, model.config.mapper):
+    if settings.model is not None and (settings.model.clip, settings.model.mapper) != (
+        model.config.clip,
+        model.config.mapper,
+    ):
         raise ValueError(
             f"{source} is mapper {model.config.mapper} over {model.config.clip}, the configuration is mapper "
             f"{settings.model.mapper} over {settings.model.clip}: leave --config out or name the one it was trained with"
@@ -115,7 +120,9 @@ def answer_split(model: CLIPMapper, data: DataConfig, settings: EvaluationSettin
         for row, label in zip(rows.tolist(), labels.tolist(), strict=True)
     }
     given = questions.records.select_columns(["answers"])
-    accuracy = {row: vqa_accuracy(answer, given[row]["answers"]) for row, answer in answers.items() if given[row]["answers"]}
+    accuracy = {
+        row: vqa_accuracy(answer, given[row]["answers"]) for row, answer in answers.items() if given[row]["answers"]
+    }
     return Answered(questions, answers, accuracy)
 
 

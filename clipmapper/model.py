@@ -15,18 +15,32 @@ from clipmapper.clip import ASSETS, FrozenCLIP, text_tower
 from clipmapper.config import ModelConfig
 from clipmapper.data.images import ImageSource, load_image
 from clipmapper.errors import unknown
-from clipmapper.features import weights_fingerprint
 from clipmapper.heads import AnswerHead
 from clipmapper.mapper import DEFAULT_LAYERS, MAPPERS
 
 SHIPPED = ("shapes-a-vqa", "shapes-b-vqa")  # trained mappers inside the package
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+CARD = """---
+{{ card_data }}
+---
+
+A mapper over a frozen CLIP that answers questions about images. The weights are the mapper's alone; CLIP's come from
+open_clip, as `config.json` names them.
+
+```python
+from clipmapper import CLIPMapper
+
+model = CLIPMapper.from_pretrained("{{ model_id | default("owner/name", true) }}")
+print(model.answer("image.jpg", "What color is the circle?", top=3))
+```
+"""
 
 
 class CLIPMapper(
     nn.Module,
     ModelHubMixin,
     library_name="clipmapper",
+    model_card_template=CARD,
     tags=["visual-question-answering", "explainability"],
     pipeline_tag="visual-question-answering",
 ):
@@ -115,19 +129,32 @@ class CLIPMapper(
 
     def check_clip(self, fingerprint: str, source: str) -> None:
         """Raises ValueError if `source` was trained over a CLIP with other weights."""
-        own = weights_fingerprint(self.clip.model)
+        own = self.clip.fingerprint
         if own != fingerprint:
             raise ValueError(
                 f"{source} was trained over another CLIP: its fingerprint is {fingerprint}, {self.clip.name} with "
                 f"{self.clip.pretrained!r} has {own}; give the weights it was trained with as model.pretrained"
             )
 
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> "CLIPMapper":  # type: ignore[override]
+        """A trained model in eval mode, from a name that ships with the package, a saved folder or a hub id.
+
+        `options` are huggingface_hub's (`revision`, `token`, ...); `pretrained` names CLIP's weights if they moved.
+        Raises ValueError or FileNotFoundError, naming what does not fit.
+        """
+        if name in SHIPPED:
+            name = ASSETS / name
+        elif not Path(name).is_dir() and "/" not in str(name):
+            raise unknown("model (neither shipped, nor a folder, nor a hub id)", str(name), SHIPPED)
+        return super().from_pretrained(name, **options)
+
     def _save_pretrained(self, save_directory: Path) -> None:
         save_file({k: v.contiguous() for k, v in self.trained_state().items()}, save_directory / WEIGHTS)
         description = {
             "config": asdict(self.config),
             "answers": self.answers,
-            "clip_fingerprint": weights_fingerprint(self.clip.model),
+            "clip_fingerprint": self.clip.fingerprint,
         }
         (save_directory / CONFIG).write_text(json.dumps(description, indent=1))
 
@@ -144,22 +171,11 @@ class CLIPMapper(
         pretrained: str | None = None,
         **unused: Any,
     ) -> "CLIPMapper":
-        """From a shipped name, a folder or a hub id; `pretrained` names CLIP's weights if they moved."""
-        folder = ASSETS / model_id if model_id in SHIPPED else Path(model_id)
+        folder = Path(model_id)
         if not folder.is_dir():
-            if "/" not in model_id:
-                raise unknown("model (neither shipped, nor a folder, nor a hub id)", model_id, SHIPPED)
-            folder = Path(
-                snapshot_download(
-                    model_id,
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    local_files_only=local_files_only,
-                    token=token,
-                    allow_patterns=[WEIGHTS, CONFIG],
-                )
-            )
+            options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "force_download": force_download}
+            options |= {"local_files_only": local_files_only, "token": token}
+            folder = Path(str(snapshot_download(model_id, allow_patterns=[WEIGHTS, CONFIG], **options)))
         description = _read_description(folder / CONFIG)
         config = ModelConfig(**description["config"])
         if pretrained is not None:

@@ -14,20 +14,21 @@ from dataclasses import dataclass, fields
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal
 
 import numpy as np
 import open_clip
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from clipmapper.clip import SHAPES_CLIP, create_clip, image_tokens, text_tokens
-from clipmapper.data.shapes.captions import KINDS, distorted
+from clipmapper.data.shapes.captions import KINDS, CaptionKind, distorted
 from clipmapper.data.shapes.language import PLACES, Description, place, with_article
 from clipmapper.data.shapes.render import mask, render
 from clipmapper.data.shapes.scene import COLOURS, SHAPES, SIDE, SIZES, Scene, Thing, sample_scene
@@ -90,7 +91,7 @@ def _texts(scene: Scene, rng: np.random.Generator) -> tuple[list[str], list[str]
     return full, details, phrases, codes
 
 
-def _true_and_wrong(scene: Scene, kind, rng: np.random.Generator) -> tuple[str, str]:  # type: ignore[no-untyped-def]
+def _true_and_wrong(scene: Scene, kind: CaptionKind, rng: np.random.Generator) -> tuple[str, str]:
     """The caption, and the one the same draw of chance gives for a distorted scene; equal ones teach nothing."""
     seed = rng.integers(2**31)
     true = wrong = kind(scene, np.random.default_rng(seed))
@@ -123,9 +124,18 @@ def _patch_codes(scene: Scene, grid: int) -> Tensor:
 class Pretraining(pl.LightningModule):
     """The three losses over materials that live on the device; a batch is a tensor of scene indices."""
 
-    def __init__(self, model: nn.Module, materials: Materials, lr: float, steps: int) -> None:
+    images: Tensor
+    patches: Tensor
+    things: Tensor
+    full: Tensor
+    details: Tensor
+    phrases: Tensor
+    codes: Tensor
+
+    def __init__(self, model: Any, materials: Materials, lr: float, steps: int) -> None:
         super().__init__()
-        self.model, self.lr, self.steps = model, lr, steps
+        self.model: Any = model
+        self.lr, self.steps = lr, steps
         self.region_scale, self.region_bias = nn.Parameter(torch.tensor(2.3)), nn.Parameter(torch.tensor(-5.0))
         self.names = [field.name for field in fields(materials)]
         for name in self.names:
@@ -201,7 +211,7 @@ class Pretraining(pl.LightningModule):
             named = (features[:, 1:].flatten(0, 1)[there] @ names.T).argmax(-1)
             self.log(f"val/patch_{attribute}", (named == patches[there, k]).float().mean(), prog_bar=True)
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         decayed = [p for p in self.parameters() if p.ndim >= 2]
         rest = [p for p in self.parameters() if p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
@@ -221,7 +231,9 @@ def fits(found: Tensor, wanted: Tensor) -> Tensor:
 def augment(images: Tensor) -> Tensor:
     """Brightness, contrast, blur and noise of the kinds that cameras and JPEG add, on [B, 3, H, W] in 0..255."""
     shape, device = (len(images), 1, 1, 1), images.device
-    images = (images - 128) * (1 + 0.15 * torch.randn(shape, device=device)) + 128 + 8 * torch.randn(shape, device=device)
+    images = (
+        (images - 128) * (1 + 0.15 * torch.randn(shape, device=device)) + 128 + 8 * torch.randn(shape, device=device)
+    )
     side = int(torch.randint(SIDE // 2, SIDE, ()))
     small = F.interpolate(F.interpolate(images, side, mode="area"), SIDE, mode="bilinear")
     images = torch.where(torch.rand(shape, device=device) < 0.4, small, images)
@@ -259,7 +271,7 @@ def pretrain(
     lr: float = 1.5e-3,
     seed: int = 0,
     workers: int = 2,
-    precision: str = "32-true",
+    precision: Literal["32-true", "bf16-mixed"] = "32-true",
     val_scenes: int = 1000,
 ) -> None:
     """Pretrains the Shapes CLIP and writes its weights in half precision.
@@ -289,8 +301,10 @@ def pretrain(
     trainer.fit(module, DataLoader(_Batches(scenes, batch), batch_size=None), DataLoader(validation, batch_size=None))
     for name, value in trainer.callback_metrics.items():
         print(f"{name:20s} {float(value):.4f}")
-    state = {k: v.half().contiguous().cpu() for k, v in cast(nn.Module, module.model).state_dict().items()}
-    save_file(state, output, metadata={"scenes": str(scenes), "steps": str(steps), "batch": str(batch), "seed": str(seed)})
+    state = {k: v.half().contiguous().cpu() for k, v in model.state_dict().items()}
+    save_file(
+        state, output, metadata={"scenes": str(scenes), "steps": str(steps), "batch": str(batch), "seed": str(seed)}
+    )
     print(f"wrote {output} ({output.stat().st_size / 2**20:.1f} MB)")
 
 

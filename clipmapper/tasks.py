@@ -11,7 +11,6 @@ from torch import Tensor
 
 from clipmapper.config import ModelConfig, OptimizerConfig
 from clipmapper.data.vqa import Batch
-from clipmapper.features import weights_fingerprint
 from clipmapper.heads import soft_label_loss
 from clipmapper.metrics import VQAAccuracy
 from clipmapper.model import CLIPMapper
@@ -47,6 +46,8 @@ class VQATask(pl.LightningModule):
                 "--trainer.gradient_clip_val; the last checkpoint is from before"
             )
         self.log("train/loss", loss, prog_bar=True)
+        skipped = batch["skipped"].float()
+        self.log("train/skipped", skipped, on_step=False, on_epoch=True, reduce_fx="sum", batch_size=1, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -68,7 +69,7 @@ class VQATask(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         trained = [p for p in self.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(trained, lr=self.config.lr, betas=self.config.betas)
-        total = int(self.trainer.estimated_stepping_batches)
+        total = self.trainer.estimated_stepping_batches  # infinite if only the time is limited
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, self.config, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
 
@@ -78,15 +79,12 @@ class VQATask(pl.LightningModule):
             "format": FORMAT,
             "model": asdict(self.model.config),
             "answers": self.model.answers,
-            "clip_fingerprint": weights_fingerprint(self.model.clip.model),
+            "clip_fingerprint": self.model.clip.fingerprint,
             "extra": self.extra,
         }
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        check_checkpoint(checkpoint, self.model, "the checkpoint to resume from")
 
-
-def rate(step: int, config: OptimizerConfig, total: int) -> float:
+def rate(step: int, config: OptimizerConfig, total: float) -> float:
     """Share of the learning rate at a step: linear warm-up, constant, cosine to 0 at step `total`."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps

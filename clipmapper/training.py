@@ -3,24 +3,24 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
 
-from clipmapper.callbacks import ExampleLogger
-from clipmapper.checkpoints import FileCheckpointIO
+from clipmapper.callbacks import ExampleLogger, LastCheckpoint
+from clipmapper.checkpoints import FileCheckpointIO, read_checkpoint
 from clipmapper.cli import Settings
-from clipmapper.config import RunConfig
+from clipmapper.config import RunConfig, Sees
 from clipmapper.data.official import BadData, MissingData
 from clipmapper.data.records import Records, load_records
 from clipmapper.data.vqa import VQAData
 from clipmapper.logs import make_loggers
 from clipmapper.model import CLIPMapper
-from clipmapper.tasks import VQATask
+from clipmapper.tasks import VQATask, check_checkpoint
 
-FLOORS = {"question_only": "question", "image_only": "image"}  # folder of the floor's run -> what its model sees
+# Folder of the floor's run -> what its model sees.
+FLOORS: dict[str, Sees] = {"question_only": "question", "image_only": "image"}
 
 
 def run(settings: Settings) -> None:
@@ -30,7 +30,8 @@ def run(settings: Settings) -> None:
         train(settings, records)
         if settings.run.floors:
             for name, sees in FLOORS.items():
-                floor_run = replace(settings.run, dir=settings.run.dir / "floors" / name, examples=0, name=None)
+                folder, resume = settings.run.dir / "floors" / name, settings.run.resume and "auto"
+                floor_run = replace(settings.run, dir=folder, examples=0, name=None, resume=resume)
                 print(f"floor: the same model, which sees {sees} only", flush=True)
                 train(replace(settings, model=replace(settings.model, sees=sees), run=floor_run), records)
     except (MissingData, BadData, ValueError, OSError) as error:
@@ -43,6 +44,8 @@ def train(settings: Settings, records: Records) -> None:
     resume = resume_from(config)
     pl.seed_everything(config.seed)
     model = CLIPMapper(settings.model, list(records.vocabulary.answers))
+    if resume is not None:
+        check_checkpoint(read_checkpoint(resume), model, str(resume))
     data = VQAData(records, settings.data, model.clip, config.seed)
     task = VQATask(model, settings.optimizer, config.seed, extra={"data": settings.plain["data"]})
     loggers = make_loggers(config.loggers, config.dir, "clipmapper", config.name or config.dir.name, settings.plain)
@@ -55,7 +58,6 @@ def train(settings: Settings, records: Records) -> None:
         plugins=[FileCheckpointIO()],
     )
     trainer.fit(task, data, ckpt_path=resume, weights_only=True)
-    trainer.save_checkpoint(checkpoint_dir(config) / "last.ckpt")
     report(data)
 
 
@@ -64,17 +66,20 @@ def callbacks(config: RunConfig, loggers: list[Logger]) -> list[Callback]:
     folder = checkpoint_dir(config)
     chosen: list[Callback] = [
         ModelCheckpoint(
-            folder, "best", monitor="val/accuracy", mode="max", enable_version_counter=False, auto_insert_metric_name=False
+            folder,
+            "best",
+            monitor="val/accuracy",
+            mode="max",
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,  # where Lightning could not go on from
         ),
-        ModelCheckpoint(
-            folder, "last", every_n_train_steps=config.checkpoint_every, enable_version_counter=False
-        ),
+        LastCheckpoint(folder / "last.ckpt", config.checkpoint_every),
         TQDMProgressBar(refresh_rate=10),
     ]
     if loggers:
         chosen.append(LearningRateMonitor("step"))
     if config.patience is not None:
-        chosen.append(EarlyStopping("val/accuracy", patience=config.patience, mode="max"))
+        chosen.append(EarlyStopping("val/accuracy", patience=config.patience, mode="max", check_on_train_epoch_end=False))
     if config.examples:
         chosen.append(ExampleLogger(config.examples))
     return chosen
@@ -88,16 +93,19 @@ def resume_from(config: RunConfig) -> Path | None:
     """The checkpoint to start from. Raises FileExistsError or FileNotFoundError with what to do instead."""
     last = checkpoint_dir(config) / "last.ckpt"
     if config.resume is None:
-        if checkpoint_dir(config).exists():
+        if any(checkpoint_dir(config).glob("*.ckpt")):
             raise FileExistsError(
-                f"{config.dir} holds a run already: continue it with --run.resume last, choose another --run.dir, or remove it"
+                f"{config.dir} holds a run already: continue it with --run.resume last, "
+                "choose another --run.dir, or remove it"
             )
         return None
     if config.resume == "auto" and not last.is_file():
         return None
     path = last if config.resume in ("last", "auto") else Path(config.resume)
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint {path} to resume from: give --run.resume a file, or leave it out to start anew")
+        raise FileNotFoundError(
+            f"no checkpoint {path} to resume from: name a file, or leave --run.resume out to start anew"
+        )
     return path
 
 
@@ -108,5 +116,3 @@ def report(data: VQAData) -> None:
             if count:
                 example = next(iter(questions.unreadable.values()), "")
                 print(f"{name}: {count} questions left out: {reason}. {example}")
-
-

@@ -120,7 +120,9 @@ def without_missing_images(records: Dataset, root: Path | None) -> tuple[Dataset
     gone = np.array([name in missing for name in names.dictionary.to_pylist()])[names.indices.to_numpy()]
     if gone.all():
         assert root is not None
-        raise MissingData(f"none of the {len(gone)} questions has its image: looked for {root / min(missing)} and others")
+        raise MissingData(
+            f"none of the {len(gone)} questions has its image: looked for {root / min(missing)} and others"
+        )
     return records.select(np.flatnonzero(~gone)), int(gone.sum())
 
 

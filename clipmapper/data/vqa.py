@@ -48,6 +48,8 @@ class Questions(Dataset):
     def __getitem__(self, rows: list[int]) -> Batch:
         chosen = self.rows[rows]
         readable, image = self._image(chosen)
+        if not readable and len(rows) < len(self):  # no batch is empty, lest one of several processes has no loss
+            return self[rows + [(rows[-1] + 1 + i) % len(self) for i in range(len(rows))]]
         taken = chosen[readable]
         entries = self._columns[taken]
         ids, mask = tokenize(self.tokenizer, entries["question"])
@@ -102,15 +104,16 @@ class Questions(Dataset):
         images = self.images.of_question[rows]
         if self._cache is not None:
             return list(range(len(rows))), self._cache.read([self._keys[image] for image in images])
-        pixels = {}
+        pixels, last = {}, ""
         for i, image in enumerate(images):
             try:
                 pixels[i] = _load_pixels(self.images.source, self.preprocess, image)
             except BadImage as error:
+                last = str(error)
                 warnings.warn(f"question skipped: {error}", stacklevel=2)
-        if not pixels:
-            raise BadImage(f"no image of a whole batch can be read; the last one is {self.images.source(images[-1])}")
-        return list(pixels), torch.stack(list(pixels.values()))
+        if not pixels and len(rows) >= len(self):
+            raise BadImage(f"no image of {len(rows)} questions can be read: {last}")
+        return list(pixels), torch.stack(list(pixels.values())) if pixels else torch.empty(0)
 
 
 def _load_pixels(source: Callable[[int], ImageSource], preprocess: Callable[..., Tensor], image: int) -> Tensor:
@@ -127,22 +130,28 @@ class Batches(Sampler[list[int]]):
     def __init__(self, count: int, batch_size: int, seed: int | None, rank: int = 0, world: int = 1) -> None:
         self.count, self.batch_size, self.seed, self.rank, self.world = count, batch_size, seed, rank, world
         self.epoch = 0
-        self.start = 0  # batches left out of the next epoch only: it was interrupted there
+        self.resumed = (0, 0)  # an epoch, and how many batches of it are left out: a run was interrupted there
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+
+    def resume(self, epoch: int, start: int) -> None:
+        """Goes on after `start` batches of `epoch`, which may be all of it."""
+        self.epoch, start = (epoch, start) if start < len(self) else (epoch + 1, 0)
+        self.resumed = (self.epoch, start)
 
     def _own(self) -> Tensor:
         if self.seed is None:
             return torch.arange(self.rank, self.count, self.world)
         order = torch.randperm(self.count, generator=torch.Generator().manual_seed(hash((self.seed, self.epoch))))
-        padding = -self.count % self.world
-        return torch.cat([order, order[:padding]])[self.rank :: self.world]
+        padded = -(-self.count // self.world) * self.world
+        return order[torch.arange(self.rank, padded, self.world) % self.count]
 
     def __iter__(self) -> Iterator[list[int]]:
-        batches = self._own().split(self.batch_size)
-        start, self.start = self.start, 0
-        return (batch.tolist() for batch in batches[start:])
+        # A generator: the epoch may still be set between this call and the first batch.
+        start = self.resumed[1] if self.resumed[0] == self.epoch else 0
+        for batch in self._own().split(self.batch_size)[start:]:
+            yield batch.tolist()
 
     def __len__(self) -> int:
         share = -(-self.count // self.world) if self.seed is not None else len(self._own())
@@ -157,6 +166,7 @@ class VQAData(pl.LightningDataModule):
         self.config, self.clip, self.seed = config, clip, seed
         answers = len(splits.vocabulary)
         self.train, self.val = (Questions(r, splits.root, answers, clip) for r in (splits.train, splits.val))
+        self._resumed = (0, 0)
 
     def prepare_data(self) -> None:
         if (cache := self._cache()) is not None:
@@ -168,16 +178,22 @@ class VQAData(pl.LightningDataModule):
             for questions in (self.train, self.val):
                 questions.use_cache(cache)
 
+    def state_dict(self) -> dict[str, int]:
+        """Where training stands, for a checkpoint; Lightning restores its own loops only after the loaders are made."""
+        assert self.trainer is not None
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        return {"epoch": self._train_batches.epoch, "batches": done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._resumed = (state["epoch"], state["batches"])
+
     def _cache(self) -> FeatureCache | None:
         return None if self.config.cache is None else FeatureCache(self.config.cache, self.clip.identity())
 
     def train_dataloader(self) -> DataLoader:
-        trainer = self.trainer
-        assert trainer is not None
-        batches = self._batches(len(self.train), self.seed)
-        batches.set_epoch(trainer.current_epoch)
-        batches.start = trainer.fit_loop.epoch_loop.batch_progress.current.completed  # above 0 on resuming in mid-epoch
-        return loader(self.train, batches, self.config.workers)
+        self._train_batches = self._batches(len(self.train), self.seed)
+        self._train_batches.resume(*self._resumed)
+        return loader(self.train, self._train_batches, self.config.workers)
 
     def val_dataloader(self) -> DataLoader:
         return loader(self.val, self._batches(len(self.val), None), self.config.workers)

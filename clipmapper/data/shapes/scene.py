@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+RGB = tuple[int, int, int]
 SIDE = 128  # pixels of a scene's side
 
 SHAPES = ("circle", "square", "triangle", "rectangle", "star", "oval", "diamond", "hexagon", "cross", "heart")
@@ -39,7 +40,7 @@ class Thing:
     y: float
     radius: float
     angle: float
-    rgb: tuple[int, int, int]
+    rgb: RGB
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Scene:
 
     things: tuple[Thing, ...]
     background: str
-    tones: tuple[tuple[int, int, int], tuple[int, int, int]]
+    tones: tuple[RGB, RGB]
     outlined: bool
     seed: int
 
@@ -87,13 +88,13 @@ def _place(rng: np.random.Generator, shape: str, colour: str, others: list[Thing
     return None
 
 
-def _tone(rng: np.random.Generator, colour: str) -> tuple[int, int, int]:
+def _tone(rng: np.random.Generator, colour: str) -> RGB:
     painted, pure = (np.array(anchor) for anchor in COLOURS[colour])
     mix = painted + rng.random() * (pure - painted) + rng.uniform(-10, 10, size=3)
     return _rgb(mix)
 
 
-def _tones(rng: np.random.Generator, objects: list[tuple[int, int, int]]) -> tuple[tuple[int, int, int], ...]:
+def _tones(rng: np.random.Generator, objects: list[RGB]) -> tuple[RGB, RGB]:
     """Two similar background tones, both far from every object's tone."""
     best, best_distance = None, -1.0
     for _ in range(30):
@@ -109,6 +110,6 @@ def _tones(rng: np.random.Generator, objects: list[tuple[int, int, int]]) -> tup
     return best
 
 
-def _rgb(values: np.ndarray) -> tuple[int, int, int]:
+def _rgb(values: np.ndarray) -> RGB:
     r, g, b = np.broadcast_to(np.clip(np.rint(values), 0, 255).astype(int), 3)
     return int(r), int(g), int(b)

@@ -1,7 +1,7 @@
 """Writes Shapes to disk in the official VQAv2 and COCO formats: `python -m clipmapper.data.shapes --root data/shapes`.
 
 The truth of what decides each answer goes into an extra file, `annotations/shapes_truth_{split}2014.json`:
-question id -> {"instances": ids of the deciding objects' annotations, "words": [start, end] characters of deciding words}.
+question id -> {"instances": ids of deciding objects' annotations, "words": [start, end] characters of deciding words}.
 """
 
 import json
@@ -59,9 +59,7 @@ def write_shapes(root: Path, config: ShapesConfig, workers: int = 2) -> None:
     partial_root = root.with_name(f"{root.name}.partial-{os.getpid()}")
     try:
         (partial_root / "annotations").mkdir(parents=True)
-        for number, (split, folder) in enumerate(
-            [("train", "train2014"), ("val", "val2014"), ("test", "test2015")]
-        ):
+        for number, (split, folder) in enumerate([("train", "train2014"), ("val", "val2014"), ("test", "test2015")]):
             if scenes := getattr(config, split):
                 _write_split(partial_root, folder, scenes, config, number, workers)
         _dump(partial_root / "shapes.json", asdict(config))
@@ -157,9 +155,7 @@ def _write_annotations(root: Path, folder: str, records: list[dict[str, Any]]) -
 
 
 def _annotation(image_id: int, question_id: int, question: Question) -> dict[str, Any]:
-    answers = [
-        {"answer": question.answer, "answer_confidence": "yes", "answer_id": k + 1} for k in range(ANNOTATORS)
-    ]
+    answers = [{"answer": question.answer, "answer_confidence": "yes", "answer_id": k + 1} for k in range(ANNOTATORS)]
     return {
         "question_id": question_id,
         "image_id": image_id,

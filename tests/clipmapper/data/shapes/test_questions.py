@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pytest
 
+from clipmapper.data.shapes import questions as module
 from clipmapper.data.shapes.questions import FAMILIES, Question, ask
 from clipmapper.data.shapes.scene import COLOURS, SHAPES, SIZES, Scene, Thing, sample_scene
 
@@ -122,8 +123,8 @@ def shares(questions: Iterable[Question]) -> dict[str, float]:
     return {answer: n / answers.total() for answer, n in answers.items()}
 
 
-def of_family(asked: Asked, *families: str) -> list[Question]:
-    return [question for _, question in asked if question.family in families]
+def of_family(asked: Asked, family: str) -> list[Question]:
+    return [question for _, question in asked if question.family == family]
 
 
 def test_answers_and_deciding_objects_are_right(asked: Asked) -> None:
@@ -194,17 +195,15 @@ def template(question: Question) -> str:
 def guessed(questions: list[Question], key: Callable[[Question], object]) -> float:
     """Share right when guessing the answer most frequent at the same key among the other half of the questions."""
     right = 0
+    # `ask` makes answers alternate, so that every second question would be the opposite of the rest.
+    questions = [questions[i] for i in np.random.default_rng(0).permutation(len(questions))]
     for half in (0, 1):
         seen: defaultdict[object, Counter[str]] = defaultdict(Counter)
         for question in questions[half::2]:
             seen[key(question)][question.answer] += 1
-        rest = questions[1 - half :: 2]
-        right += sum(question.answer == max(seen[key(question)].items(), key=_count, default=("",))[0] for question in rest)
+        guess = {text: answers.most_common(1)[0][0] for text, answers in seen.items()}
+        right += sum(question.answer == guess.get(key(question)) for question in questions[1 - half :: 2])
     return right / len(questions)
-
-
-def _count(item: tuple[str, int]) -> int:
-    return item[1]
 
 
 @pytest.mark.parametrize(
@@ -216,28 +215,36 @@ def _count(item: tuple[str, int]) -> int:
         ("size", 0.55),
         ("colour", 2 / 12),
         ("shape", 2 / 10),
-        ("counting", 0.4),  # "red circles" are fewer than "circles"
+        ("counting", 0.35),  # "red circles" are fewer than "circles"
     ],
 )
 def test_template_gives_no_answer_away(asked: Asked, family: str, most: float) -> None:
     questions = of_family(asked, family)
     assert guessed(questions, template) < most
     assert guessed(questions, lambda question: question.text) < most
-    for text, count in Counter(map(template, questions)).items():
-        if family in ("existence", "relation", "comparison") and count >= 150:
-            assert shares(q for q in questions if template(q) == text)["yes"] == pytest.approx(0.5, abs=0.1), text
 
 
 def test_guessing_finds_what_a_template_gives_away(asked: Asked) -> None:
-    """The test above has eyes: a family whose answer is in its text is guessed."""
-    assert guessed(of_family(asked, "existence", "shape"), template) > 0.3
-    assert guessed(of_family(asked, "existence"), lambda question: question.answer) == 1
+    """The test above has eyes."""
+    biased = [q for q in of_family(asked, "existence") if q.answer == "no" or "object" not in q.text]
+    assert guessed(biased, template) > 0.57
+
+
+@pytest.fixture(scope="module")
+def yes_no() -> Asked:
+    """Many questions with these answers: a word must occur often to tell a bias from chance."""
+    given: Counter[tuple[str, str]] = Counter()
+    families = {family: FAMILIES[family] for family in ("existence", "relation", "comparison")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "FAMILIES", families)
+        scenes = [sample_scene((17, i)) for i in range(800)]
+        return [(s, q) for i, s in enumerate(scenes) for q in ask(s, np.random.default_rng((17, i, 1)), given, 5)]
 
 
 @pytest.mark.parametrize("family", ["existence", "relation", "comparison"])
-def test_no_word_gives_yes_or_no_away(asked: Asked, family: str) -> None:
+def test_no_word_gives_yes_or_no_away(yes_no: Asked, family: str) -> None:
     pools: defaultdict[str, list[Question]] = defaultdict(list)
-    for question in of_family(asked, family):
+    for question in of_family(yes_no, family):
         for word in {question.text[start:end] for start, end in question.words}:
             pools[SHAPE_WORDS.get(word, word)].append(question)
     expected = {*COLOURS, *SHAPES} | {"existence": set(), "relation": {*RELATION_WORDS}}.get(family, {*QUANTITIES})

@@ -96,7 +96,7 @@ def test_mask_area_is_the_area_of_the_shape(scenes: list[Scene]) -> None:
 
 
 def test_masks_lie_where_the_outlines_are(scenes: list[Scene]) -> None:
-    for thing in (thing for scene in scenes for thing in scene):
+    for thing in (thing for scene in scenes[:60] for thing in scene):
         assert mask(thing).dtype == bool
         assert overlap(mask(thing), inside(thing)) > 0.92, thing
         assert overlap(mask(thing, 2 * SIDE), inside(thing, 2 * SIDE)) > 0.96, thing
@@ -136,7 +136,9 @@ def test_backgrounds_stay_between_their_tones_and_off_the_objects(scenes: list[S
 
 
 def test_rendering_again_gives_the_same_pixels(scenes: list[Scene]) -> None:
-    assert all(render(scene).tobytes() == render(sample_scene((12, i))).tobytes() for i, scene in enumerate(scenes[:20]))
+    assert all(
+        render(scene).tobytes() == render(sample_scene((12, i))).tobytes() for i, scene in enumerate(scenes[:20])
+    )
     noisy = next(scene for scene in scenes if scene.background == "noise")
     assert render(noisy).tobytes() != render(replace(noisy, seed=noisy.seed + 1)).tobytes()
 

@@ -46,8 +46,8 @@ def test_objects_are_inside_and_apart(scenes: list[Scene]) -> None:
 
 def test_sizes_are_told_apart_by_radius(things: list[Thing]) -> None:
     radii = {size: [thing.radius for thing in things if thing.size == size] for size in SIZES}
-    assert 9 <= min(radii["small"]) and max(radii["small"]) <= 13
-    assert 19 <= min(radii["large"]) and max(radii["large"]) <= 27
+    assert min(radii["small"]) >= 9 and max(radii["small"]) <= 13
+    assert min(radii["large"]) >= 19 and max(radii["large"]) <= 27
     assert all(abs(thing.angle) <= 0.2 for thing in things)
 
 

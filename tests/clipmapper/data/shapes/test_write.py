@@ -148,7 +148,8 @@ def test_polygons_are_the_objects(root: Path, split: str) -> None:
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_truth_names_objects_of_the_image_and_whole_words(root: Path, split: str) -> None:
     truth = load(root / f"annotations/shapes_truth_{FOLDERS[split]}.json")
-    instances = {entry["id"]: entry for entry in load(root / f"annotations/instances_{FOLDERS[split]}.json")["annotations"]}
+    drawn = load(root / f"annotations/instances_{FOLDERS[split]}.json")["annotations"]
+    instances = {entry["id"]: entry for entry in drawn}
     answers = {entry["question_id"]: entry for entry in annotations(root, split)}
     assert set(truth) == {str(entry["question_id"]) for entry in questions(root, split)}
     for entry in questions(root, split):

@@ -1,0 +1,28 @@
+"""`python -m clipmapper.export CHECKPOINT FOLDER`: a training checkpoint as a folder for `CLIPMapper.from_pretrained`."""
+
+from pathlib import Path
+
+from clipmapper.checkpoints import read_checkpoint
+from clipmapper.tasks import model_from_checkpoint
+
+
+def export(checkpoint: Path, folder: Path, half: bool = False) -> None:
+    """Writes model.safetensors, config.json and a model card.
+
+    Args:
+        checkpoint: a checkpoint of train.py.
+        folder: where the files go.
+        half: store the weights in half precision.
+    """
+    model = model_from_checkpoint(read_checkpoint(checkpoint), str(checkpoint))
+    for name, part in model.named_children():
+        if half and name != "clip":
+            part.half()
+    model.save_pretrained(folder)
+    print(f"written: {folder}")
+
+
+if __name__ == "__main__":
+    from jsonargparse import auto_cli
+
+    auto_cli(export)

@@ -1,0 +1,83 @@
+"""The main job as a user does it: train.py, then evaluate.py, in processes of their own."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipmapper.data.shapes.write import ShapesConfig, write_shapes
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def call(*command: object, fails: bool = False) -> str:
+    """Runs a script of the repository; returns all it printed."""
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=REPOSITORY, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert bool(done.returncode) == fails, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "shapes"
+    write_shapes(root, ShapesConfig(train=60, val=20, test=10, questions=5))
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mapper", ["a", "b"])
+def test_training_and_evaluation_on_shapes(mapper: str, shapes: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--data.root", shapes, "--data.cache", tmp_path / "features"]
+    call(
+        "train.py", "--config", f"mapper_{mapper}_vqa_shapes", *options, "--run.dir", run, "--run.floors", "true",
+        "--run.loggers", "[csv]", "--trainer.max_steps", 6, "--optimizer.warmup_steps", 2, "--optimizer.decay_from", 4,
+    )  # fmt: skip
+    printed = call("evaluate.py", "--checkpoint", run / "checkpoints" / "last.ckpt", "--output", run)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["accuracy"].keys() == {"overall", "yes/no", "number", "other"}
+    assert metrics["floors"].keys() == {"question_only", "image_only"}
+    assert all(0 <= value <= 100 for value in [*metrics["accuracy"].values(), *metrics["floors"].values()])
+    assert metrics["questions"] == len(json.loads((run / "predictions.json").read_text())) >= 90
+    assert metrics["accuracy_by_question_type"].keys() >= {"counting", "colour", "relation"}
+    assert (run / "examples.png").stat().st_size > 10_000
+    assert "question_only" in printed and "relation" in printed
+
+    call("evaluate.py", "--checkpoint", run / "checkpoints" / "last.ckpt", "--output", run, "--split", "test")
+    results = json.loads((run / "vqa_test_results.json").read_text())
+    asked = json.loads((shapes / "v2_OpenEnded_mscoco_test2015_questions.json").read_text())["questions"]
+    assert {r["question_id"] for r in results} == {q["question_id"] for q in asked}
+    assert all(isinstance(r["answer"], str) and r["answer"] for r in results)
+
+
+@pytest.mark.slow
+def test_real_images_and_questions_with_a_random_clip(shared_data: Path, tmp_path: Path) -> None:
+    """VQAv2 and COCO samples, ViT-B-32 without its weights: formats and arithmetic, no claim about accuracy."""
+    root = tmp_path / "vqav2"
+    root.mkdir()
+    for source in [*(shared_data / "vqa").glob("v2_*.json"), *(shared_data / "images").iterdir()]:
+        (root / source.name).symlink_to(source)
+    run = tmp_path / "run"
+    call(
+        "train.py", "--config", "mapper_b_vqa", "--model.pretrained", "null", "--model.layers", 1, "--data.root", root,
+        "--data.cache", tmp_path / "features", "--data.batch_size", 16, "--data.workers", 0, "--run.dir", run,
+        "--run.loggers", "[csv]", "--trainer.max_steps", 2, "--trainer.precision", "32-true",
+    )  # fmt: skip
+    call("evaluate.py", "--checkpoint", run / "checkpoints" / "last.ckpt", "--output", run)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["questions"] == 329 and not any(metrics["skipped"].values())
+
+
+def test_wrong_command_lines_say_what_is_right(tmp_path: Path) -> None:
+    assert "did you mean 'mapper_b_vqa'" in call("train.py", "--config", "maper_b_vqa", fails=True)
+    unknown = call("train.py", "--config", "mapper_b_vqa_shapes", "--data.batchsize", "3", fails=True)
+    assert "did you mean data.batch_size" in unknown
+    missing = call("train.py", "--config", "mapper_b_vqa", "--data.root", tmp_path / "nowhere", fails=True)
+    assert re.search(r"nowhere/v2_OpenEnded_mscoco_train2014_questions\.json", missing)
+    assert "clipmapper.download --root" in missing and "mapper_b_vqa_shapes" in missing
+    assert "no checkpoint" in call("evaluate.py", "--checkpoint", tmp_path / "x.ckpt", "--output", tmp_path, fails=True)
