@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from clipmapper.clip import SHAPES_CLIP, create_clip, image_tokens, text_tokens
-from clipmapper.data.shapes.captions import KINDS, CaptionKind, distorted
+from clipmapper.data.shapes.captions import KINDS, CaptionKind, wrong
 from clipmapper.data.shapes.language import PLACES, Description, place, with_article
 from clipmapper.data.shapes.render import mask, render
 from clipmapper.data.shapes.scene import COLOURS, SHAPES, SIDE, SIZES, Scene, Thing, sample_scene
@@ -79,7 +79,7 @@ def _texts(scene: Scene, rng: np.random.Generator) -> tuple[list[str], list[str]
     details: list[str] = []
     phrases, codes = [], []
     for _ in range(DRAWS):
-        full.append(KINDS[0](scene, rng))
+        full.append(KINDS[0](scene, rng).text)
         for kind in KINDS[1:]:
             details.extend(_true_and_wrong(scene, kind, rng))
         thing = scene.things[rng.integers(len(scene.things))]
@@ -92,14 +92,9 @@ def _texts(scene: Scene, rng: np.random.Generator) -> tuple[list[str], list[str]
 
 
 def _true_and_wrong(scene: Scene, kind: CaptionKind, rng: np.random.Generator) -> tuple[str, str]:
-    """The caption, and the one the same draw of chance gives for a distorted scene; equal ones teach nothing."""
-    seed = rng.integers(2**31)
-    true = wrong = kind(scene, np.random.default_rng(seed))
-    for _ in range(6):
-        wrong = kind(distorted(scene, rng), np.random.default_rng(seed))
-        if wrong != true:
-            break
-    return true, wrong
+    """Equal ones teach nothing: they stand where no wrong caption was found."""
+    true = kind(scene, rng).text
+    return true, wrong(scene, kind, rng) or true
 
 
 def _codes(thing: Thing) -> list[int]:

@@ -3,61 +3,90 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
-from clipmapper.data.shapes.language import NUMBERS, Description, listing, with_article
+from clipmapper.data.shapes.language import NUMBERS, Description, listing, unmark, with_article
 from clipmapper.data.shapes.questions import CLEAR, RELATIONS
 from clipmapper.data.shapes.scene import COLOURS, SHAPES, SIZES, Scene, Thing
 
-CaptionKind = Callable[[Scene, np.random.Generator], str]
+
+class Caption(NamedTuple):
+    """A caption, and of which scenes it is true."""
+
+    text: str
+    holds: Callable[[Scene], bool]
+
+
+CaptionKind = Callable[[Scene, np.random.Generator], Caption]
 
 
 def _naming(thing: Thing, *names: str) -> str:
     return Description(**{name: getattr(thing, name) for name in names}).words()
 
 
-def everything(scene: Scene, rng: np.random.Generator) -> str:
+def _tally(scene: Scene, *names: str) -> Counter[tuple[str, ...]]:
+    """How many objects share each combination of the named attributes."""
+    return Counter(tuple(getattr(thing, name) for name in names) for thing in scene)
+
+
+def everything(scene: Scene, rng: np.random.Generator) -> Caption:
     """All objects with all attributes."""
+    names = ("size", "colour", "shape")
+    said = _tally(scene, *names)
     order = rng.permutation(len(scene.things))
-    return listing([with_article(_naming(scene.things[i], "size", "colour", "shape")) for i in order])
+    text = listing([with_article(_naming(scene.things[i], *names)) for i in order])
+    return Caption(text, lambda other: _tally(other, *names) == said)
 
 
-def some(scene: Scene, rng: np.random.Generator) -> str:
+def some(scene: Scene, rng: np.random.Generator) -> Caption:
     """Two objects by colour and shape."""
-    chosen = rng.permutation(len(scene.things))[:2]
+    chosen = [scene.things[i] for i in rng.permutation(len(scene.things))[:2]]
+    said = Counter((thing.colour, thing.shape) for thing in chosen)
     opening = str(rng.choice(("a picture of ", "an image with ", "there is ", "")))
-    return opening + listing([with_article(_naming(scene.things[i], "colour", "shape")) for i in chosen])
+    text = opening + listing([with_article(_naming(thing, "colour", "shape")) for thing in chosen])
+    return Caption(text, lambda other: said <= _tally(other, "colour", "shape"))
 
 
-def counts(scene: Scene, rng: np.random.Generator) -> str:
+def counts(scene: Scene, rng: np.random.Generator) -> Caption:
     """How many objects of each shape, or of each colour."""
     name = str(rng.choice(("shape", "colour")))
-    numbers = Counter(getattr(thing, name) for thing in scene)
-    phrases = [f"{NUMBERS[n]} {Description(**{name: kind}).words(plural=n > 1)}" for kind, n in sorted(numbers.items())]
-    return listing([phrases[i] for i in rng.permutation(len(phrases))])
+    said = _tally(scene, name)
+    phrases = [f"{NUMBERS[n]} {Description(**{name: kind}).words(plural=n > 1)}" for (kind,), n in sorted(said.items())]
+    text = listing([phrases[i] for i in rng.permutation(len(phrases))])
+    return Caption(text, lambda other: _tally(other, name) == said)
 
 
-def relation(scene: Scene, rng: np.random.Generator) -> str:
-    """Where one object lies seen from another."""
-    for i, j in rng.permutation([[i, j] for i in range(len(scene.things)) for j in range(len(scene.things))]):
+def relation(scene: Scene, rng: np.random.Generator) -> Caption:
+    """Where one object lies seen from another; of a lone object, everything."""
+    number = len(scene.things)
+    for i, j in rng.permutation([[i, j] for i in range(number) for j in range(number)]):
         for k in rng.permutation(len(RELATIONS)):
             words, sign, axis = RELATIONS[k]
-            one, other = scene.things[i], scene.things[j]
-            if sign * (axis(one) - axis(other)) > CLEAR:
-                first, second = (_naming(t, "colour", "shape") for t in (one, other))
-                return f"{with_article(first)} {words.replace('[', '').replace(']', '')} {with_article(second)}"
+            first, second = (Description(colour=t.colour, shape=t.shape) for t in (scene.things[i], scene.things[j]))
+            if sign * (axis(scene.things[i]) - axis(scene.things[j])) > CLEAR:
+                text = f"{with_article(first.words())} {unmark(words)[0]} {with_article(second.words())}"
+                return Caption(text, partial(_lies, first, second, sign, axis))
     return everything(scene, rng)
 
 
-def comparison(scene: Scene, rng: np.random.Generator) -> str:
-    """Which shape or colour is more frequent."""
+def _lies(first: Description, second: Description, sign: float, axis: Callable[[Thing], float], scene: Scene) -> bool:
+    ones, others = ([axis(scene.things[i]) for i in d.find(scene)] for d in (first, second))
+    return any(sign * (one - other) > 0 for one in ones for other in others)
+
+
+def comparison(scene: Scene, rng: np.random.Generator) -> Caption:
+    """Which shape or colour is more frequent; where none is, counts."""
     name = str(rng.choice(("shape", "colour")))
-    ranked = Counter(getattr(thing, name) for thing in scene).most_common()
-    if len(ranked) < 2 or ranked[0][1] == ranked[-1][1]:
+    ranked = _tally(scene, name).most_common()
+    if ranked[0][1] == ranked[-1][1]:
         return counts(scene, rng)
-    often, seldom = (Description(**{name: kind}).words(plural=True) for kind in (ranked[0][0], ranked[-1][0]))
-    return f"more {often} than {seldom}" if rng.random() < 0.5 else f"fewer {seldom} than {often}"
+    often, seldom = ranked[0][0], ranked[-1][0]
+    more, fewer = (Description(**{name: kind}).words(plural=True) for (kind,) in (often, seldom))
+    text = f"more {more} than {fewer}" if rng.random() < 0.5 else f"fewer {fewer} than {more}"
+    return Caption(text, lambda other: _tally(other, name)[often] > _tally(other, name)[seldom])
 
 
 KINDS: tuple[CaptionKind, ...] = (everything, some, counts, relation, comparison)
@@ -65,7 +94,16 @@ KINDS: tuple[CaptionKind, ...] = (everything, some, counts, relation, comparison
 
 def captions(scene: Scene, rng: np.random.Generator) -> list[str]:
     """Five true captions, one of each kind."""
-    return [kind(scene, rng) for kind in KINDS]
+    return [kind(scene, rng).text for kind in KINDS]
+
+
+def wrong(scene: Scene, kind: CaptionKind, rng: np.random.Generator) -> str | None:
+    """A caption of a slightly distorted scene that is not true of this one; None if none is found."""
+    for _ in range(12):
+        caption = kind(distorted(scene, rng), rng)
+        if not caption.holds(scene):
+            return caption.text
+    return None
 
 
 def distorted(scene: Scene, rng: np.random.Generator) -> Scene:

@@ -160,19 +160,28 @@ FAMILIES: dict[str, tuple[Family, float]] = {
 }
 
 
-def ask(scene: Scene, rng: np.random.Generator, asked: Counter[tuple[str, str]], number: int) -> list[Question]:
+Asked = Counter[tuple[str, int, str]]  # family, number of deciding words, answer -> questions
+
+
+def ask(scene: Scene, rng: np.random.Generator, asked: Asked, number: int) -> list[Question]:
     """`number` questions of different texts about a scene (fewer where it offers no more).
 
-    `asked` counts (family, answer) over the whole data set and is updated.
+    `asked` counts over the whole data set and is updated.
     """
     names, shares = zip(*((name, share) for name, (_, share) in FAMILIES.items()), strict=True)
     questions: dict[str, Question] = {}
     for name in rng.choice(names, size=3 * number, p=np.array(shares) / sum(shares)):
         offered = [q for q in FAMILIES[str(name)][0](scene, rng) if q.text not in questions]
-        if offered and len(questions) < number:
-            least = min(asked[q.family, q.answer] for q in offered)
-            fitting = [q for q in offered if asked[q.family, q.answer] == least]
+        if offered:
+            least = min(asked[_kind(q)] for q in offered)
+            fitting = [q for q in offered if asked[_kind(q)] == least]
             question = fitting[rng.integers(len(fitting))]
-            asked[question.family, question.answer] += 1
+            asked[_kind(question)] += 1
             questions[question.text] = question
+        if len(questions) == number:
+            break
     return list(questions.values())
+
+
+def _kind(question: Question) -> tuple[str, int, str]:
+    return question.family, len(question.words), question.answer

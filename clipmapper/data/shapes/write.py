@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from clipmapper.data.shapes.captions import captions
-from clipmapper.data.shapes.questions import Question, ask
+from clipmapper.data.shapes.questions import Asked, Question, ask
 from clipmapper.data.shapes.render import outline, render
 from clipmapper.data.shapes.scene import SHAPES, SIDE, Scene, Thing, sample_scene
 
@@ -72,7 +72,7 @@ def _write_split(root: Path, folder: str, scenes: int, config: ShapesConfig, num
     (root / folder).mkdir()
     draw = partial(_draw, root / folder, folder, config.seed, number)
     first = 1 + MOST_SCENES * number
-    asked: Counter[tuple[str, str]] = Counter()
+    asked: Asked = Counter()
     records = [
         _describe(sample_scene((config.seed, number, i)), first + i, folder, config, asked, number)
         for i in tqdm(range(scenes), desc=f"{folder} questions", disable=scenes < 1000)
@@ -93,7 +93,7 @@ def _file_name(folder: str, image_id: int) -> str:
 
 
 def _describe(
-    scene: Scene, image_id: int, folder: str, config: ShapesConfig, asked: Counter[tuple[str, str]], number: int
+    scene: Scene, image_id: int, folder: str, config: ShapesConfig, asked: Asked, number: int
 ) -> dict[str, Any]:
     rng = np.random.default_rng((config.seed, number, image_id, 1))
     instances = [_instance(thing, image_id, image_id * 100 + i) for i, thing in enumerate(scene)]
