@@ -42,6 +42,9 @@ class LastCheckpoint(Checkpoint):
         self.path, self.every = path, every
         self.step = 0  # that of the newest checkpoint
 
+    def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        self.step = trainer.global_step
+
     def on_train_batch_end(self, trainer: pl.Trainer, *unused: Any) -> None:
         # Not on the last batch of an epoch: Lightning would leave out the validation that follows when it resumes there.
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
@@ -59,7 +62,7 @@ class LastCheckpoint(Checkpoint):
     def save(self, trainer: pl.Trainer) -> None:
         if trainer.global_step != self.step:
             self.step = trainer.global_step
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)  # with optimizer and loops
 
 
 def caption(questions: Questions, row: int, answer: str) -> str:

@@ -17,13 +17,20 @@ from clipmapper.errors import nearest, unknown
 # What a run sets itself: loggers, callbacks and folders follow from `run`, samplers from `data`.
 OWN = {"logger", "callbacks", "default_root_dir", "use_distributed_sampler", "enable_checkpointing", "plugins"}
 
+# What jsonargparse says about a key it does not know, in a file's group, elsewhere in a file, on the command line.
+UNKNOWN_KEY = re.compile(
+    r"Group '(?P<group>[\w.]+)' does not accept option '(?P<option>[\w.]+)'"
+    r"|Option '(?P<key>[\w.]+)' is not accepted"
+    r"|unrecognized arguments: --(?P<argument>[\w.]+)"
+)
+
 
 class Parser(ArgumentParser):
     """jsonargparse's parser, whose errors about an unknown key name the nearest known one."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        for name in re.findall(r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)", message):
-            wanted = next(part for part in name if part)
+        for match in UNKNOWN_KEY.finditer(message):
+            wanted = ".".join(part for part in match.groups() if part)
             if near := nearest(wanted, self.known_keys()):
                 message += f"\nunknown: {wanted}; did you mean {near}?"
         print(f"error: {message}\nfor all keys and their meaning: python {self.prog} --help", file=sys.stderr)
@@ -35,7 +42,8 @@ class Parser(ArgumentParser):
 
 def training_parser(configs: Path) -> Parser:
     """The parser of `train.py`; `configs` is the folder of named configurations."""
-    parser = Parser(prog="train.py", description=f"Trains a mapper. Configurations: {', '.join(named(configs))}.")
+    description = f"Trains a mapper. Configurations: {', '.join(named(configs))}."
+    parser = Parser(prog="train.py", description=description, allow_abbrev=False)
     parser.add_argument("--config", action=ActionConfigFile, help="name below configs/, or a YAML file")
     for name, kind in (
         ("model", ModelConfig),
@@ -67,12 +75,12 @@ def parse_training(arguments: Sequence[str], configs: Path) -> Settings:
         arguments = with_config_paths(arguments, configs)
     except ValueError as error:
         parser.error(str(error))
-    if not any(argument.startswith("--config") for argument in arguments) and "--help" not in arguments:
+    if not any(argument.startswith("--config") for argument in arguments) and not {"-h", "--help"} & {*arguments}:
         parser.error(f"which run? give --config with one of: {', '.join(named(configs))}")
     parsed = parser.parse_args(arguments)
     values = yaml.safe_load(parser.dump(parsed))
     try:
-        built = parser.instantiate_classes(parsed)
+        built = parser.instantiate(parsed)
     except ValueError as error:
         parser.error(str(error))
     return Settings(built.model, built.data, built.optimizer, built.run, built.trainer.as_dict(), values)
@@ -130,9 +138,13 @@ def with_config_paths(arguments: Sequence[str], configs: Path) -> list[str]:
 
 
 def config_path(name: str, configs: Path) -> Path:
-    """The file of a named configuration, or `name` itself if it is a file."""
+    """The file of a named configuration, or `name` itself if it is a file. Raises ValueError if it is not YAML."""
     for path in (configs / f"{name}.yaml", Path(name)):
         if path.is_file():
+            try:
+                yaml.safe_load(path.read_text())
+            except yaml.YAMLError as error:  # jsonargparse would not name the file
+                raise ValueError(f"{path} is not YAML: {error}") from error
             return path
     raise unknown("configuration", name, named(configs))
 

@@ -117,10 +117,10 @@ class RunConfig:
 
     Attributes:
         dir: folder of the run: checkpoints, logs, floors.
-        name: its name in W&B; null lets W&B choose.
+        name: its name in the logs; null takes the folder's.
         loggers: wandb, csv, tensorboard.
         seed: of weights, order and dropout.
-        resume: checkpoint to continue from, or "last" for the run's own newest.
+        resume: checkpoint to continue from, "last" for the run's own newest, or "auto" for that if there is one.
         checkpoint_every: steps between checkpoints of `last.ckpt` within an epoch.
         patience: validations without a better accuracy until the run stops; null never stops early.
         floors: also train a question-only and an image-only model, in the same way.

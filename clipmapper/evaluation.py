@@ -88,7 +88,7 @@ def load(settings: EvaluationSettings) -> tuple[CLIPMapper, DataConfig]:
     parser = ArgumentParser()
     parser.add_class_arguments(DataConfig, "data")
     values = parser.parse_object({"data": {**trained_on, **settings.data}})
-    return model, parser.instantiate_classes(values).data
+    return model, parser.instantiate(values).data
 
 
 def load_floors(checkpoint: str) -> dict[str, CLIPMapper]:

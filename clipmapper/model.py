@@ -1,13 +1,16 @@
 """CLIPMapper: a frozen CLIP, a mapper over its tokens, and an answer head."""
 
 import json
+import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -16,7 +19,7 @@ from clipmapper.config import ModelConfig
 from clipmapper.data.images import ImageSource, load_image
 from clipmapper.errors import unknown
 from clipmapper.heads import AnswerHead
-from clipmapper.mapper import DEFAULT_LAYERS, MAPPERS
+from clipmapper.mapper import DEFAULT_LAYERS, MAPPERS, DualBlock, MapperB
 
 SHIPPED = ("shapes-a-vqa", "shapes-b-vqa")  # trained mappers inside the package
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -61,6 +64,7 @@ class CLIPMapper(
         layers = config.layers or DEFAULT_LAYERS[config.mapper]
         self.mapper = MAPPERS[config.mapper](width, layers, config.heads, config.dropout)
         self.head = AnswerHead(width, len(self.answers), config.dropout)
+        self._freeze_unread()
 
     @torch.no_grad()
     def _start_from_clip(self) -> None:
@@ -71,6 +75,14 @@ class CLIPMapper(
             if matrix is not None:
                 linear.weight.copy_(matrix.T)
                 linear.bias.zero_()
+
+    def _freeze_unread(self) -> None:
+        """B's last layer changes also the stream the head does not read: nothing to learn, and ddp would wait for it."""
+        if isinstance(self.mapper, MapperB):
+            last = cast(DualBlock, self.mapper.blocks[-1])
+            unread = last.text if self.config.read == "image" else last.image
+            for part in (unread.cross_attention, unread.forward_norm, unread.feed_forward):
+                part.requires_grad_(False)
 
     def forward(
         self,
@@ -147,16 +159,20 @@ class CLIPMapper(
             name = ASSETS / name
         elif not Path(name).is_dir() and "/" not in str(name):
             raise unknown("model (neither shipped, nor a folder, nor a hub id)", str(name), SHIPPED)
+        if Path(name).is_dir():
+            _read_description(Path(name) / CONFIG)  # huggingface_hub reads it too, but does not say what is wrong
         return super().from_pretrained(name, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_file({k: v.contiguous() for k, v in self.trained_state().items()}, save_directory / WEIGHTS)
+        state = {name: tensor.contiguous() for name, tensor in self.trained_state().items()}
         description = {
             "config": asdict(self.config),
             "answers": self.answers,
             "clip_fingerprint": self.clip.fingerprint,
         }
-        (save_directory / CONFIG).write_text(json.dumps(description, indent=1))
+        # huggingface_hub has removed the old configuration; the new one comes last, so that one stands for whole weights.
+        _write(save_directory / WEIGHTS, lambda path: save_file(state, path))
+        _write(save_directory / CONFIG, lambda path: path.write_text(json.dumps(description, indent=1)))
 
     @classmethod
     def _from_pretrained(
@@ -182,14 +198,37 @@ class CLIPMapper(
             config.pretrained = pretrained
         model = cls(config, description["answers"])
         model.check_clip(description["clip_fingerprint"], str(folder))
-        model.load_trained_state(load_file(folder / WEIGHTS), str(folder / WEIGHTS))
+        model.load_trained_state(_read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
         return model.eval()
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: a saved CLIPMapper has {CONFIG} and {WEIGHTS}")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is truncated or no safetensors file ({error}): save or fetch the model anew"
+        ) from error
 
 
 def _read_description(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: a saved CLIPMapper has {CONFIG} and {WEIGHTS}")
-    description = json.loads(path.read_text())
+    try:
+        description = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): save or fetch the model anew") from error
     missing = {"config", "answers", "clip_fingerprint"} - description.keys()
     if missing:
         raise ValueError(f"{path} is not of a CLIPMapper: it lacks {', '.join(sorted(missing))}")

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from clipmapper.config import ModelConfig, OptimizerConfig
 from clipmapper.data.vqa import Batch
@@ -25,7 +26,7 @@ class VQATask(pl.LightningModule):
         """`extra`: plain values put into checkpoints, such as the data configuration."""
         super().__init__()
         self.model, self.config, self.seed, self.extra = model, optimizer, seed, extra
-        self.accuracy = VQAAccuracy()
+        self.accuracy, self.val_loss = VQAAccuracy(), MeanMetric()  # exact also where processes have unequal shares
         self.strict_loading = False  # CLIP's weights are not in checkpoints
 
     def logits(self, batch: Batch) -> Tensor:
@@ -52,15 +53,17 @@ class VQATask(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self.logits(batch)
-        self.log("val/loss", soft_label_loss(logits, batch["scores"]), batch_size=len(logits), sync_dist=True)
+        self.val_loss.update(soft_label_loss(logits, batch["scores"]), len(logits))
         self.log("val/skipped", batch["skipped"].float(), reduce_fx="sum", batch_size=len(logits), sync_dist=True)
         self.accuracy.update(logits, batch["scores"], batch["answer_type"])
 
     def on_validation_epoch_end(self) -> None:
-        accuracy = self.accuracy.compute()
+        accuracy, loss = self.accuracy.compute(), self.val_loss.compute()
         self.accuracy.reset()
-        self.log("val/accuracy", accuracy.pop("overall"), prog_bar=True)
-        self.log_dict({f"val/accuracy/{name}": value for name, value in accuracy.items()})
+        self.val_loss.reset()
+        self.log("val/loss", loss, sync_dist=True)
+        self.log("val/accuracy", accuracy.pop("overall"), prog_bar=True, sync_dist=True)
+        self.log_dict({f"val/accuracy/{name}": value for name, value in accuracy.items()}, sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Rows [B] and labels [B] of the likeliest answers."""

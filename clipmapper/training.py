@@ -1,6 +1,8 @@
 """One training run: data, model, loggers, checkpoints; and the blind models that give its floors."""
 
+import logging
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +25,20 @@ from clipmapper.tasks import VQATask, check_checkpoint
 FLOORS: dict[str, Sees] = {"question_only": "question", "image_only": "image"}
 
 
+# Advice of Lightning's that does not hold here: CLIP stays in eval mode, our batches do resume within an epoch.
+NEEDLESS = (
+    r"Found \d+ module\(s\) in eval mode",
+    ".*your dataloader is not resumable",
+    "Checkpoint directory .* not empty",
+    r".*isinstance\(treespec, LeafSpec\)",
+)
+
+
 def run(settings: Settings) -> None:
     """Trains the model of the settings, then, if asked for, its floors. Leaves with a message on bad input."""
+    for message in NEEDLESS:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     try:
         records = load_records(settings.data)
         train(settings, records)
@@ -79,7 +93,9 @@ def callbacks(config: RunConfig, loggers: list[Logger]) -> list[Callback]:
     if loggers:
         chosen.append(LearningRateMonitor("step"))
     if config.patience is not None:
-        chosen.append(EarlyStopping("val/accuracy", patience=config.patience, mode="max", check_on_train_epoch_end=False))
+        chosen.append(
+            EarlyStopping("val/accuracy", patience=config.patience, mode="max", check_on_train_epoch_end=False)
+        )
     if config.examples:
         chosen.append(ExampleLogger(config.examples))
     return chosen

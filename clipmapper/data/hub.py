@@ -9,10 +9,9 @@ from datasets import Dataset, Features, Image, Value, concatenate_datasets, load
 from datasets.config import HF_DATASETS_CACHE
 from datasets.fingerprint import Hasher
 
-from clipmapper.data.answers import normalise
+from clipmapper.data.answers import normalise, unanimous
 from clipmapper.data.official import FEATURES, BadData
 
-ANNOTATORS = 10  # a lone answer counts as this many equal ones, so that giving it scores 1
 IDS = ("question_id", "image_id")
 REQUIRED = ("question", "image")
 
@@ -123,11 +122,11 @@ def _answers(value: Any) -> list[str]:
     if isinstance(value, Mapping):
         return _answers(value["answer"])
     if value is None or isinstance(value, str):
-        return [value] * ANNOTATORS if value else []
+        return unanimous([value]) if value else []
     answers = [entry["answer"] if isinstance(entry, Mapping) else entry for entry in value]
     if not all(isinstance(answer, str) for answer in answers):
         raise TypeError(f"answers {answers!r}")
-    return answers * ANNOTATORS if len(answers) == 1 else answers
+    return unanimous(answers)
 
 
 def _most_frequent(answers: list[str]) -> str:

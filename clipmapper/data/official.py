@@ -19,7 +19,7 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
 
 from clipmapper.data import answers as answer_rules
-from clipmapper.data.answers import AnswerVocabulary, normalise
+from clipmapper.data.answers import AnswerVocabulary, normalise, unanimous
 from clipmapper.data.splits import hold_out
 
 FEATURES = Features(
@@ -223,7 +223,7 @@ def _read_questions(path: Path) -> dict[int, tuple[int, str]]:
 
 
 def _annotation(entry: dict[str, Any], path: Path) -> dict[str, Any]:
-    answers = [_field(answer, "answer", str, path) for answer in _field(entry, "answers", list, path)]
+    answers = unanimous([_field(answer, "answer", str, path) for answer in _field(entry, "answers", list, path)])
     most_frequent = max(answers, key=answers.count, default="")
     return {
         "question_type": str(entry.get("question_type") or ""),

@@ -142,7 +142,7 @@ class Batches(Sampler[list[int]]):
 
     def _own(self) -> Tensor:
         if self.seed is None:
-            return torch.arange(self.rank, self.count, self.world)
+            return torch.arange(self.count)[self.rank :: self.world]
         order = torch.randperm(self.count, generator=torch.Generator().manual_seed(hash((self.seed, self.epoch))))
         padded = -(-self.count // self.world) * self.world
         return order[torch.arange(self.rank, padded, self.world) % self.count]
@@ -150,8 +150,9 @@ class Batches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         # A generator: the epoch may still be set between this call and the first batch.
         start = self.resumed[1] if self.resumed[0] == self.epoch else 0
-        for batch in self._own().split(self.batch_size)[start:]:
-            yield batch.tolist()
+        own = self._own()
+        for k in range(start, len(self)):
+            yield own[k * self.batch_size : (k + 1) * self.batch_size].tolist()
 
     def __len__(self) -> int:
         share = -(-self.count // self.world) if self.seed is not None else len(self._own())
@@ -181,7 +182,7 @@ class VQAData(pl.LightningDataModule):
     def state_dict(self) -> dict[str, int]:
         """Where training stands, for a checkpoint; Lightning restores its own loops only after the loaders are made."""
         assert self.trainer is not None
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         return {"epoch": self._train_batches.epoch, "batches": done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

@@ -9,7 +9,7 @@ RGB = tuple[int, int, int]
 SIDE = 128  # pixels of a scene's side
 
 SHAPES = ("circle", "square", "triangle", "rectangle", "star", "oval", "diamond", "hexagon", "cross", "heart")
-SIZES = {"small": (9.0, 13.0), "large": (19.0, 27.0)}  # radius of the bounding circle in pixels
+SIZES = {"small": (12.0, 15.0), "large": (22.0, 29.0)}  # radius of the bounding circle in pixels
 # Two anchors a colour name: the tone people paint with and the pure screen colour; objects lie between them.
 COLOURS = {
     "red": ((205, 40, 45), (255, 0, 0)),

@@ -13,6 +13,7 @@ from clipmapper.data.answers import (
     AnswerVocabulary,
     normalise,
     soft_scores,
+    unanimous,
     vqa_accuracy,
 )
 
@@ -177,3 +178,8 @@ def test_bad_vocabulary_file(tmp_path: Path, content: str, complaint: str) -> No
 def test_missing_vocabulary_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"label2ans\.json: no such"):
         AnswerVocabulary.from_file(tmp_path / "label2ans.json")
+
+
+def test_a_lone_answer_counts_as_ten() -> None:
+    assert soft_scores(unanimous(["cat"])) == {"cat": 1.0}
+    assert unanimous(["cat", "dog"]) == ["cat", "dog"] and unanimous([]) == []

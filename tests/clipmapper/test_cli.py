@@ -1,0 +1,132 @@
+"""The command line: named files, overrides, and what is refused with which words."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from clipmapper.cli import Settings, named, parse_training
+from clipmapper.training import run
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SHIPPED = ["mapper_a_vqa", "mapper_a_vqa_shapes", "mapper_b_vqa", "mapper_b_vqa_shapes"]
+
+
+def parse(*arguments: str) -> Settings:
+    return parse_training(arguments, CONFIGS)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What is said to arguments that must be refused."""
+    with pytest.raises(SystemExit) as left:
+        parse(*arguments)
+    assert left.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "mine.yaml"
+
+
+def test_the_four_configurations_are_there_and_valid() -> None:
+    assert set(SHIPPED) <= set(named(CONFIGS))
+    for name in SHIPPED:
+        settings = parse("--config", name)
+        assert settings.model.mapper == name.split("_")[1]
+        assert (settings.data.shapes is not None) == name.endswith("shapes")
+        assert settings.model.clip == ("shapes-vit-16" if name.endswith("shapes") else "ViT-B-32")
+
+
+@pytest.mark.parametrize("given", [["--config", "mapper_b_vqa"], ["--config=mapper_b_vqa"]])
+def test_every_value_can_be_overridden(given: list[str]) -> None:
+    options = ["--model.heads", "2", "--data.cache", "null", "--optimizer.betas=[0.5,0.6]", "--run.seed=7"]
+    settings = parse(*given, *options, "--trainer.max_steps=12", "--data.root", "elsewhere")
+    assert (settings.model.heads, settings.data.cache, settings.optimizer.betas) == (2, None, (0.5, 0.6))
+    assert (settings.run.seed, settings.trainer["max_steps"], settings.data.root) == (7, 12, Path("elsewhere"))
+    assert settings.plain["data"]["root"] == "elsewhere" and settings.plain["optimizer"]["betas"] == [0.5, 0.6]
+    assert yaml.safe_load(yaml.safe_dump(settings.plain)) == settings.plain, "only plain values go into a checkpoint"
+
+
+def test_a_file_outside_the_folder_works_too(file: Path) -> None:
+    file.write_text("data: {hub: {name: some/data, columns: {image: picture}}}")
+    settings = parse(f"--config={file}")
+    assert settings.data.hub is not None and settings.data.hub.columns == {"image": "picture"}
+
+
+def test_unknown_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, "--config", "mapper_b_vqa_shape")
+    assert "unknown configuration 'mapper_b_vqa_shape'; did you mean 'mapper_b_vqa_shapes'?" in message
+
+
+def test_no_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys)
+    assert "give --config with one of" in message and all(name in message for name in SHIPPED)
+
+
+@pytest.mark.parametrize(
+    ("option", "near"),
+    [
+        ("--model.heds=3", "model.heads"),
+        ("--optimizer.warm_up=3", "optimizer.warmup_steps"),
+        ("--trainer.max_stpes=3", "trainer.max_steps"),
+        ("--run.resum=last", "run.resume"),
+    ],
+)
+def test_unknown_key_on_the_command_line(capsys: pytest.CaptureFixture[str], option: str, near: str) -> None:
+    message = refused(capsys, "--config", "mapper_b_vqa", option)
+    assert option.removeprefix("--").split("=")[0] in message and f"did you mean {near}?" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "near"),
+    [("model: {heds: 3}", "model.heads"), ("modell: {heads: 3}", "model.heads"), ("data: {roots: x}", "data.root")],
+)
+def test_unknown_key_in_a_file(capsys: pytest.CaptureFixture[str], file: Path, content: str, near: str) -> None:
+    file.write_text(content)
+    assert f"did you mean {near}?" in refused(capsys, f"--config={file}")
+
+
+@pytest.mark.parametrize(
+    ("option", "parts"),
+    [
+        ("--model.heads=many", ("model.heads", "int", "many")),
+        ("--model.mapper=c", ("model.mapper", "'a', 'b'", "c")),
+        ("--data.workers=-1", ("data.workers is -1", "0 or more")),
+        ("--data.batch_size=0", ("data.batch_size is 0", "above 0")),
+        ("--optimizer.lr=0", ("optimizer.lr is 0", "above 0")),
+        ("--optimizer.decay_from=1", ("optimizer.decay_from is 1", "at least warmup_steps")),
+        ("--model.dropout=1", ("model.dropout is 1", "in [0, 1)")),
+        ("--run.loggers=[wandbb]", ("unknown logger 'wandbb'", "did you mean 'wandb'?")),
+        ("--trainer.logger=false", ("trainer.logger",)),  # the run's own
+    ],
+)
+def test_wrong_values(capsys: pytest.CaptureFixture[str], option: str, parts: tuple[str, ...]) -> None:
+    message = refused(capsys, "--config", "mapper_b_vqa", option)
+    assert all(part in message for part in parts), message
+
+
+def test_file_that_is_not_yaml_is_named(capsys: pytest.CaptureFixture[str], file: Path) -> None:
+    file.write_text("model: [")
+    assert f"{file} is not YAML" in refused(capsys, f"--config={file}")
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_needs_no_configuration(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    with pytest.raises(SystemExit) as left:
+        parse(option)
+    assert left.value.code == 0
+    assert "--optimizer.warmup_steps" in capsys.readouterr().out
+
+
+def test_missing_data_names_paths_command_and_twin(tmp_path: Path) -> None:
+    settings = parse("--config=mapper_b_vqa", f"--data.root={tmp_path / 'no'}", f"--run.dir={tmp_path / 'run'}")
+    with pytest.raises(SystemExit) as left:
+        run(settings)
+    said = str(left.value)
+    for split in ("train", "val"):
+        for name in (f"v2_OpenEnded_mscoco_{split}2014_questions.json", f"v2_mscoco_{split}2014_annotations.json"):
+            assert f"{tmp_path / 'no' / name}: missing" in said
+    assert f"python -m clipmapper.download --root {tmp_path / 'no'}" in said
+    assert "python train.py --config mapper_b_vqa_shapes" in said
+    assert list(tmp_path.iterdir()) == [], "nothing is written before the data is found"
