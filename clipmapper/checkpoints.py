@@ -1,11 +1,12 @@
 """Checkpoints on disk: written whole or not at all, read without executing anything."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from clipmapper.files import replacing
 
 
 class FileCheckpointIO(TorchCheckpointIO):
@@ -14,20 +15,13 @@ class FileCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Raises OSError naming the file and the remedy if the disk is full; the checkpoint before stays."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with open(temporary, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            with replacing(path) as temporary:
+                torch.save(checkpoint, temporary)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             raise OSError(
                 f"checkpoint {path} could not be written ({error}): free space, then --run.resume last"
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

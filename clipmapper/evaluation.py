@@ -1,7 +1,6 @@
 """Official VQA accuracy of a checkpoint, its floors beside it, and the file the VQA evaluation server takes."""
 
 import json
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from clipmapper.data.official import BadData, MissingData
 from clipmapper.data.records import load_split
 from clipmapper.data.vqa import ANSWER_TYPES, Batches, Questions, loader
 from clipmapper.features import FeatureCache
+from clipmapper.files import replacing
 from clipmapper.gallery import save_gallery
 from clipmapper.model import SHIPPED, CLIPMapper
 from clipmapper.tasks import VQATask, described, model_from_checkpoint
@@ -173,6 +173,5 @@ def table(metrics: dict[str, Any]) -> str:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a file that is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1))
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1))

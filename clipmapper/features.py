@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-import os
 import time
 import uuid
 import warnings
@@ -19,6 +18,8 @@ from jaxtyping import Float, Float16
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
+
+from clipmapper.files import replacing
 
 T = TypeVar("T")
 Batch = tuple[list[str], Tensor | None, dict[str, str]]  # keys, their inputs [B, ...], key -> why it has none
@@ -49,7 +50,8 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         _remove_stale(self.folder)
         if not (self.folder / "identity.json").exists():
-            _write_atomically(self.folder / "identity.json", lambda file: file.write(text.encode()))
+            with replacing(self.folder / "identity.json") as temporary:
+                temporary.write_text(text)
         self._forget()
         self._scan()
 
@@ -203,11 +205,12 @@ def _write_shard(path: Path, keys: list[str], tokens: Float16[np.ndarray, "B N D
     columns = [pa.array(keys, pa.string()), pa.FixedSizeListArray.from_arrays(pa.array(tokens.reshape(-1)), n * d)]
     batch = pa.record_batch(columns, names=["key", "tokens"]).replace_schema_metadata({"N": str(n), "D": str(d)})
 
-    def write(file: Any) -> None:
-        with pa.ipc.new_file(file, batch.schema) as writer:
-            writer.write_batch(batch)
-
-    _write_atomically(path, write)
+    with (
+        replacing(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as file,
+        pa.ipc.new_file(file, batch.schema) as writer,
+    ):
+        writer.write_batch(batch)
 
 
 def _open_shard(path: Path) -> tuple[list[str], Float16[np.ndarray, "B N D"]]:
@@ -218,21 +221,9 @@ def _open_shard(path: Path) -> tuple[list[str], Float16[np.ndarray, "B N D"]]:
     return batch.column("key").to_pylist(), tokens
 
 
-def _write_atomically(path: Path, write: Callable[[Any], object]) -> None:
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _remove_stale(folder: Path) -> None:
     """Younger temporary files may belong to a process that still writes."""
-    for path in folder.glob("*.tmp"):
+    for path in folder.glob(".*.tmp"):
         with suppress(FileNotFoundError):
             if path.stat().st_mtime < time.time() - STALE_SECONDS:
                 path.unlink()

@@ -1,6 +1,5 @@
 """A picture of what a model answers."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import fill
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 
 from clipmapper.data.images import load_image
 from clipmapper.data.vqa import Questions
+from clipmapper.files import replacing
 
 COLUMNS, ROWS = 6, 2
 
@@ -30,9 +30,8 @@ def save_gallery(path: Path, questions: Questions, answers: Mapping[int, str]) -
     for axes in grid:
         axes.set_xticks([])
         axes.set_yticks([])
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    figure.savefig(temporary, dpi=110)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
 
 
 def plain(text: str) -> str:

@@ -5,7 +5,6 @@ import functools
 import importlib.util
 import os
 import re
-import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from pytorch_lightning.utilities import rank_zero_only
 
 from clipmapper.errors import unknown
+from clipmapper.files import replacing
 
 
 def make_loggers(
@@ -115,7 +115,8 @@ def log_table(
         elif isinstance(logger, CSVLogger):
             suffix = "" if step is None else f"-{step:08d}"
             path = Path(logger.log_dir, "tables", f"{_file_name(name)}{suffix}.csv")
-            _write_atomically(path, functools.partial(_write_csv, [columns, *rows]))
+            with replacing(path) as temporary:
+                _write_csv([columns, *rows], temporary)
 
 
 @rank_zero_only
@@ -138,7 +139,8 @@ def log_examples(loggers: Sequence[Logger], name: str, images: list[Image], capt
             folder = Path(logger.log_dir, "examples", _file_name(name), f"{step:08d}")
             for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
                 words = re.sub(r"[^A-Za-z0-9]+", "-", caption).strip("-")[:60]
-                _write_atomically(folder / f"{i:02d}-{words}.png", functools.partial(_write_png, image, caption))
+                with replacing(folder / f"{i:02d}-{words}.png") as temporary:
+                    _write_png(image, caption, temporary)
 
 
 def _write_png(image: Image, caption: str, path: Path) -> None:
@@ -150,16 +152,6 @@ def _write_png(image: Image, caption: str, path: Path) -> None:
 def _write_csv(rows: Sequence[Sequence[Any]], path: Path) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
-
-
-def _write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

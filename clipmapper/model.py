@@ -1,8 +1,6 @@
 """CLIPMapper: a frozen CLIP, a mapper over its tokens, and an answer head."""
 
 import json
-import os
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +16,7 @@ from clipmapper.clip import ASSETS, FrozenCLIP, text_tower
 from clipmapper.config import ModelConfig
 from clipmapper.data.images import ImageSource, load_image
 from clipmapper.errors import unknown
+from clipmapper.files import replacing
 from clipmapper.heads import AnswerHead
 from clipmapper.mapper import DEFAULT_LAYERS, MAPPERS, DualBlock, MapperB
 
@@ -171,8 +170,10 @@ class CLIPMapper(
             "clip_fingerprint": self.clip.fingerprint,
         }
         # huggingface_hub has removed the old configuration; the new one comes last, so that one stands for whole weights.
-        _write(save_directory / WEIGHTS, lambda path: save_file(state, path))
-        _write(save_directory / CONFIG, lambda path: path.write_text(json.dumps(description, indent=1)))
+        with replacing(save_directory / WEIGHTS) as path:
+            save_file(state, path)
+        with replacing(save_directory / CONFIG) as path:
+            path.write_text(json.dumps(description, indent=1))
 
     @classmethod
     def _from_pretrained(
@@ -200,15 +201,6 @@ class CLIPMapper(
         model.check_clip(description["clip_fingerprint"], str(folder))
         model.load_trained_state(_read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
         return model.eval()
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

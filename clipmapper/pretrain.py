@@ -37,6 +37,7 @@ from clipmapper.data.shapes.materials import (
     value_ids,
 )
 from clipmapper.data.shapes.scene import SIDE
+from clipmapper.files import replacing
 
 
 class Pretraining(pl.LightningModule):
@@ -215,9 +216,8 @@ def pretrain(
         print(f"step {trainer.global_step}: {figures}", flush=True)
         state = {k: v.detach().half().contiguous().cpu() for k, v in model.state_dict().items()}
         settings = {"scenes": scenes, "steps": trainer.global_step, "of": steps, "batch": batch, "lr": lr, "seed": seed}
-        temporary = output.with_suffix(".partial")
-        save_file(state, temporary, metadata={name: str(value) for name, value in settings.items()})
-        temporary.replace(output)
+        with replacing(output) as temporary:
+            save_file(state, temporary, metadata={name: str(value) for name, value in settings.items()})
 
     trainer = pl.Trainer(
         max_steps=steps,

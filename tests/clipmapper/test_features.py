@@ -123,7 +123,7 @@ def test_a_process_killed_while_writing_leaves_nothing_half_written(
         process.start()
         process.join(30)
     assert process.exitcode == 9
-    (left,) = cache.folder.glob("*.tmp")
+    (left,) = cache.folder.glob(".*.tmp")
     reopened = FeatureCache(tmp_path, IDENTITY)
     assert reopened.missing(SOURCES) == [f"image {i}" for i in range(4, 10)]
     assert left.exists(), "it could belong to a living process"
@@ -145,7 +145,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -
     with pytest.raises(OSError, match=f"{cache.folder} needs about {6 * 6 * 2} bytes more") as caught:
         build(cache, SOURCES)
     assert caught.value.errno == code
-    assert list(cache.folder.glob("*.tmp")) == []
+    assert list(cache.folder.glob(".*.tmp")) == []
     assert torch.equal(FeatureCache(tmp_path, IDENTITY).read(["image 3"]), truth(3))
 
 
