@@ -16,7 +16,7 @@ from clipmapper.errors import unknown
 from clipmapper.features import weights_fingerprint
 
 ASSETS = Path(__file__).parent / "assets"
-SHAPES_CLIP = "shapes-vit-16"  # the CLIP that ships with the package, pretrained on Shapes (tag "shapes")
+SHAPES_CLIP = "shapes-vit-8"  # the CLIP that ships with the package, pretrained on Shapes (tag "shapes")
 
 open_clip.add_model_config(ASSETS / "shapes-clip")
 

@@ -36,8 +36,9 @@ from clipmapper.data.shapes.materials import (
     prepare,
     value_ids,
 )
-from clipmapper.data.shapes.scene import SIDE
 from clipmapper.files import replacing
+
+WEIGHTS = (1.0, 1.0, 3.0, 1.0)  # of the attributes: shape is the hardest to see
 
 
 class Pretraining(pl.LightningModule):
@@ -78,7 +79,7 @@ class Pretraining(pl.LightningModule):
         features = self.image_features(augment(self.images[batch].float()))
         patches, found = features[:, 1:], self.patches[batch].long()
         phrases, wanted = self.phrases[batch, draw[0]], self.codes[batch, draw[0]]
-        some = batch[: len(batch) // 4]  # image-level losses need more text, so they get fewer images
+        some = batch[: len(batch) // 8]  # image-level losses need more text, so they get fewer images
         whole = features[: len(some), 0]
         kinds = torch.randint(len(KINDS) - 1, some.shape, device=batch.device)
         losses = {
@@ -104,7 +105,7 @@ class Pretraining(pl.LightningModule):
         for k, names in enumerate(self.value_features()):
             target = torch.where(found[..., k] == NOTHING, len(VALUES[k]), found[..., k]).flatten()
             each = F.cross_entropy(self._scale() * (patches @ names.T).flatten(0, 1), target, reduction="none")
-            loss = loss + (each * weight).sum() / weight.sum()
+            loss = loss + WEIGHTS[k] * (each * weight).sum() / weight.sum()
         return loss
 
     def _phrases(self, patches: Tensor, found: Tensor, phrases: Tensor, wanted: Tensor) -> Tensor:
@@ -163,8 +164,9 @@ def augment(images: Tensor) -> Tensor:
     images = (
         (images - 128) * (1 + 0.15 * torch.randn(shape, device=device)) + 128 + 8 * torch.randn(shape, device=device)
     )
-    side = int(torch.randint(SIDE // 2, SIDE, ()))
-    small = F.interpolate(F.interpolate(images, side, mode="area"), SIDE, mode="bilinear")
+    side = images.shape[-1]
+    smaller = int(torch.randint(side // 2, side, ()))
+    small = F.interpolate(F.interpolate(images, smaller, mode="area"), side, mode="bilinear")
     images = torch.where(torch.rand(shape, device=device) < 0.4, small, images)
     return (images + 6 * torch.rand(shape, device=device) * torch.randn_like(images)).clamp(0, 255)
 
@@ -183,9 +185,9 @@ class IndexBatches(IterableDataset):
 def pretrain(
     output: Path,
     scenes: int = 30_000,
-    steps: int = 3000,
+    steps: int = 2600,
     batch: int = 128,
-    lr: float = 1e-3,
+    lr: float = 1.5e-3,
     seed: int = 0,
     workers: int = 2,
     precision: Literal["32-true", "bf16-mixed"] = "32-true",
@@ -207,8 +209,7 @@ def pretrain(
     pl.seed_everything(seed)
     torch.set_float32_matmul_precision("high")
     model = create_clip(SHAPES_CLIP, None)
-    grid = model.visual.grid_size[0]
-    materials = prepare(scenes + val_scenes, seed, grid, workers)
+    materials = prepare(scenes + val_scenes, seed, model.visual.image_size[0], model.visual.grid_size[0], workers)
     module = Pretraining(model, materials, lr, steps)
 
     def save(trainer: pl.Trainer, module: pl.LightningModule) -> None:

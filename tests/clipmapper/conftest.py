@@ -63,7 +63,7 @@ def small_clip() -> FrozenCLIP:
 @pytest.fixture
 def tokens(small_clip: FrozenCLIP) -> torch.Tensor:
     """Image tokens [3, 65, 128] of three different images."""
-    pixels = torch.randn(3, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     return small_clip.image_tokens(pixels)
 
 

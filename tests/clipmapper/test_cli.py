@@ -35,7 +35,7 @@ def test_the_four_configurations_are_there_and_valid() -> None:
         settings = parse("--config", name)
         assert settings.model.mapper == name.split("_")[1]
         assert (settings.data.shapes is not None) == name.endswith("shapes")
-        assert settings.model.clip == ("shapes-vit-16" if name.endswith("shapes") else "ViT-B-32")
+        assert settings.model.clip == ("shapes-vit-8" if name.endswith("shapes") else "ViT-B-32")
 
 
 @pytest.mark.parametrize("given", [["--config", "mapper_b_vqa"], ["--config=mapper_b_vqa"]])

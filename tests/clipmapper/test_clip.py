@@ -76,7 +76,7 @@ def test_overlong_text_is_cut_and_keeps_its_end(small_clip: FrozenCLIP) -> None:
 def test_grid_width_and_pixels(small_clip: FrozenCLIP) -> None:
     assert small_clip.grid == (8, 8)
     assert (small_clip.image_width, small_clip.text_width, small_clip.embed_width) == (128, 96, 128)
-    assert small_clip.pixels(Image.new("RGB", (200, 90))).shape == (3, 128, 128)
+    assert small_clip.pixels(Image.new("RGB", (200, 90))).shape == (3, 64, 64)
 
 
 def test_frozen_and_in_eval_mode_for_good(small_clip: FrozenCLIP) -> None:

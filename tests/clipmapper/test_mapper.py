@@ -165,7 +165,7 @@ def test_dropout_works_in_training_only(mapper: MapperA | MapperB) -> None:
 @pytest.mark.parametrize("name", ["a", "b"])
 def test_projections_start_as_clips_own(name: str) -> None:
     model = CLIPMapper(ModelConfig(SHAPES_CLIP, None, mapper=name, heads=4, layers=1), ["yes"])  # type: ignore[arg-type]
-    pixels = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     image = model.image_projection(model.clip.image_tokens(pixels))[:, 0]
     assert torch.allclose(image, model.clip.model.encode_image(pixels), atol=1e-5)
     ids, _ = model.clip.tokenize(["a red circle"])

@@ -8,6 +8,7 @@ from multiprocessing import get_context
 import numpy as np
 import open_clip
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,7 +21,7 @@ from clipmapper.data.shapes.scene import COLOURS, SHAPES, SIDE, SIZES, Scene, Th
 VALUES = (tuple(SIZES), tuple(COLOURS), SHAPES, tuple(name for row in PLACES for name in row))
 ATTRIBUTES = ("size", "colour", "shape", "place")
 FULL_LENGTH, DETAIL_LENGTH, PHRASE_LENGTH = 48, 40, 16  # tokens
-DRAWS = 4  # captions of each kind a scene, and phrases a scene
+DRAWS = 2  # captions of each kind a scene, and phrases a scene
 OPEN, NOTHING = -1, -2  # attribute codes: a phrase that leaves it open; a patch without object
 
 
@@ -28,7 +29,7 @@ OPEN, NOTHING = -1, -2  # attribute codes: a phrase that leaves it open; a patch
 class Materials:
     """What pretraining reads, S scenes; texts are BPE ids, padded with 0; codes index VALUES."""
 
-    images: Tensor  # uint8 [S, 3, SIDE, SIDE]
+    images: Tensor  # uint8 [S, 3, side, side], as large as CLIP takes them
     patches: Tensor  # int8 [S, patches, 4]: codes of the object that covers the patch, or NOTHING
     full: Tensor  # int32 [S, DRAWS, FULL_LENGTH]: captions of everything
     details: Tensor  # int32 [S, DRAWS, kinds - 1, 2, DETAIL_LENGTH]: of each other kind a true and a wrong caption
@@ -36,7 +37,7 @@ class Materials:
     codes: Tensor  # int8 [S, DRAWS, 4]: what each phrase asks for, or OPEN
 
 
-def make_materials(seed: int, grid: int, indices: range) -> Materials:
+def make_materials(seed: int, side: int, grid: int, indices: range) -> Materials:
     """Renders and describes the scenes of the given indices."""
     tokenizer = open_clip.get_tokenizer(SHAPES_CLIP)
     scenes = [sample_scene((seed, i), least=1, most=6) for i in indices]
@@ -47,7 +48,12 @@ def make_materials(seed: int, grid: int, indices: range) -> Materials:
         return tokenizer([text for some in batch for text in some], length).to(torch.int32)
 
     return Materials(
-        images=torch.stack([torch.from_numpy(np.array(render(scene))).permute(2, 0, 1) for scene in scenes]),
+        images=torch.stack(
+            [
+                torch.from_numpy(np.array(render(scene).resize((side, side), Image.Resampling.BICUBIC)))
+                for scene in scenes
+            ]
+        ).permute(0, 3, 1, 2),
         patches=torch.stack([_patch_codes(scene, grid) for scene in scenes]),
         full=ids(full, FULL_LENGTH).view(len(scenes), DRAWS, -1),
         details=ids(details, DETAIL_LENGTH).view(len(scenes), DRAWS, len(KINDS) - 1, 2, -1),
@@ -106,10 +112,10 @@ def fits(found: Tensor, wanted: Tensor) -> Tensor:
     return same.all(-1) & (found[:, :, None, 0] != NOTHING)
 
 
-def prepare(scenes: int, seed: int, grid: int, workers: int) -> Materials:
+def prepare(scenes: int, seed: int, side: int, grid: int, workers: int) -> Materials:
     """Materials of `scenes` scenes, made by several processes."""
     chunks = [range(i, min(i + 500, scenes)) for i in range(0, scenes, 500)]
     spawn = get_context("spawn")  # a fork inherits torch's threads and deadlocks
     with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
-        done = list(tqdm(pool.map(partial(make_materials, seed, grid), chunks), total=len(chunks), desc="scenes"))
+        done = list(tqdm(pool.map(partial(make_materials, seed, side, grid), chunks), total=len(chunks), desc="scenes"))
     return Materials(*(torch.cat([getattr(m, f.name) for m in done]) for f in fields(Materials)))

@@ -1,0 +1,75 @@
+"""Compares our explainers with outputs of the published reference code: `python tests/golden/check.py FILE...`
+
+One line for each method with its largest error, max|x - ref| / max|ref| for each sample and target, in float64 and in
+float32; the exit status is 1 if one is above the tolerance or a method is unknown.
+"""
+
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+
+from golden import TOLERANCES, Case, Cases, Golden, error  # noqa: E402, F401
+from single_stream import bert, clip, visualbert, vit  # noqa: E402
+from two_streams import detr, lxmert  # noqa: E402
+
+FAMILIES: dict[str, Cases] = {
+    "ViTForImageClassification": vit,
+    "BertForSequenceClassification": bert,
+    "open_clip.model.CLIP": clip,
+    "VisualBertForQuestionAnswering": visualbert,
+    "LxmertForQuestionAnswering": lxmert,
+    "DetrForObjectDetection": detr,
+}
+NEED_LRP = {  # relevance propagation, which is not there yet
+    *("transformer_attribution", "transformer_attribution_start1", "full", "last_layer", "last_layer_ablation"),
+    *("second_layer", "second_layer_ablation", "generate_LRP_start0", "generate_LRP_start1", "generate_LRP_last"),
+    *("generate_LRP_last_layer", "generate_full_lrp", "transformer_att", "partial_lrp", "ours_with_lrp"),
+    *("ours_with_lrp_no_norm", "ours_with_lrp_no_normalization", "ablation_no_self_in_10_with_lrp"),
+}
+
+
+def check(path: Path) -> bool:
+    """Prints the table of one file; False if a figure is off or a method unknown."""
+    golden = Golden.load(path)
+    print(f"{path.name}  {golden.model_class}")
+    found = {dtype: compare(golden, dtype) for dtype in TOLERANCES}
+    methods = dict.fromkeys(method for dtype in TOLERANCES for method in found[dtype])
+    for method in methods:
+        fits = all(fit for dtype in TOLERANCES for _, fit in found[dtype].get(method, []))
+        figures = (max((off for off, _ in found[dtype].get(method, [])), default=None) for dtype in TOLERANCES)
+        shown = " ".join(f"{'-' if figure is None else f'{figure:.1e}':>9}" for figure in figures)
+        print(f"  {method:32} {shown}  {'ok' if fits else 'OFF'}")
+    missing = [method for method in golden.methods() if method not in methods]
+    for method in missing:
+        print(f"  {method:32} {'not covered: LRP' if _needs_lrp(method, golden) else 'UNKNOWN METHOD'}")
+    fits = all(fit for dtype in TOLERANCES for cases in found[dtype].values() for _, fit in cases)
+    return fits and all(_needs_lrp(method, golden) for method in missing)
+
+
+def compare(golden: Golden, dtype: torch.dtype) -> dict[str, list[tuple[float, bool]]]:
+    """For each method the error of each of its tensors, and whether it is tolerable."""
+    found = defaultdict(list)
+    for case in FAMILIES[golden.model_class](golden, dtype):
+        reference = golden.reference(case, dtype)
+        if reference is not None:
+            off = error(case, reference)
+            found[case.method].append((off, off <= golden.limit(case.key, dtype)))
+    return found
+
+
+def _needs_lrp(method: str, golden: Golden) -> bool:
+    """ViT's "rollout" is one of LRP relevance; the others' is one of attention."""
+    return method in NEED_LRP or (method.startswith("rollout") and golden.model_class.startswith("ViT"))
+
+
+def main(names: list[str]) -> int:
+    print(f"  {'method':32} {'float64':>9} {'float32':>9}")
+    return 0 if all([check(Path(name)) for name in names]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

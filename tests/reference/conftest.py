@@ -1,0 +1,76 @@
+"""Tapes made by hand: random attentions and gradients in every order of events, so that a rule meets each case."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from xai.tape import Event, Tape
+
+SIZES = {"a": 3, "b": 4}
+A, B = slice(0, 3), slice(3, 7)
+BOTH = slice(0, 7)
+ORDERS: dict[str, list[list[tuple[slice, slice]]]] = {
+    "single": [[(A, A)], [(A, A)], [(A, A)]],
+    "towers": [[(A, A), (B, B)], [(A, A), (B, B)]],
+    "co-attention": [[(A, A), (B, B)], [(A, B), (B, A)], [(A, A), (B, B)], [(A, B), (B, A)], [(A, A), (B, B)]],
+    "cross first": [[(A, B), (B, A)], [(A, A), (B, B)], [(A, B), (B, A)]],
+    "encoder-decoder": [[(B, B)], [(B, B)], [(A, A)], [(A, B)], [(A, A)], [(A, B)]],
+    "self and cross at once": [[(A, A), (B, A)], [(A, B), (B, B)]],
+    "joint after towers": [[(A, A), (B, B)], [(BOTH, BOTH)], [(BOTH, BOTH)]],
+}
+BIMODAL = ("co-attention", "cross first", "encoder-decoder")
+BATCH, HEADS, WIDTH = 2, 2, 5
+MakeTape = Callable[..., Tape]
+
+
+def total(output: Tensor) -> Tensor:
+    """The target of a handmade tape: the output itself, [B]."""
+    return output
+
+
+@pytest.fixture
+def target() -> Callable[[Tensor], Tensor]:
+    return total
+
+
+@pytest.fixture
+def make_tape() -> MakeTape:
+    return tape_of
+
+
+def tape_of(order: str, seed: int, unreached: int = 0, scale: float = 1.0) -> Tape:
+    """The last `unreached` events are no part of the target; the first token of every event has no positive evidence."""
+    generator = torch.Generator().manual_seed(seed)
+    pairs = [pair for layer in ORDERS[order] for pair in layer]
+    events = list(_events(pairs, generator))
+    output = torch.zeros(BATCH, dtype=torch.float64)
+    for event in events[: len(events) - unreached]:
+        output = output + scale * _weighted(event, generator)
+    iterator = iter(events)
+    layers = tuple(tuple(next(iterator) for _ in layer) for layer in ORDERS[order])
+    tokens = 3 if order == "single" else 7
+    read = torch.zeros(BATCH, tokens, dtype=torch.float64)
+    read[:, 1] = 1
+    modalities = {"a": A} if order == "single" else {"a": A, "b": B}
+    return Tape(layers, modalities, read, torch.ones(BATCH, tokens, dtype=torch.bool), output)
+
+
+def _events(pairs: list[tuple[slice, slice]], generator: torch.Generator) -> Iterator[Event]:
+    for i, (s, k) in enumerate(pairs):
+        q, n = s.stop - s.start, k.stop - k.start
+        A = torch.randn(BATCH, HEADS, q, n, generator=generator, dtype=torch.float64).softmax(-1)
+        Y, Y_out = (torch.randn(BATCH, q, WIDTH, generator=generator, dtype=torch.float64) for _ in range(2))
+        yield Event(f"event {i}", s, k, *(tensor.requires_grad_() for tensor in (A, Y, Y_out)))
+
+
+def _weighted(event: Event, generator: torch.Generator) -> Tensor:
+    """[B], linear in the event's tensors, so that its gradients are the random weights."""
+    parts = []
+    for tensor in (event.A, event.Y, event.Y_out):
+        weights = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        if tensor is event.A:
+            weights[:, :, 0] = -weights[:, :, 0].abs()
+        parts.append((weights * tensor).flatten(1).sum(1))
+    return parts[0] + parts[1] + parts[2]

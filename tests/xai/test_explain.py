@@ -1,0 +1,177 @@
+"""From model and inputs to relevance; targets; the tape's one backward pass."""
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import xai
+from xai import EXPLAINERS, adapter_for, difference, explain, explain_tape, given, predicted, record, similarity, token
+from xai.adapters import ADAPTERS
+from xai.explainers import IGNORE_TARGET
+from xai.relevance import read_weights
+
+from .conftest import Family, build
+
+PACKAGE = Path(xai.__file__).parent
+
+
+@pytest.fixture
+def bert() -> Family:
+    return build("bert")
+
+
+def test_inputs_by_name_in_order_or_alone() -> None:
+    family = build("vit")
+    pixels = family.inputs["pixel_values"]
+    by_name = explain(family.model, {"pixel_values": pixels}).scores["image"]
+    assert torch.equal(by_name, explain(family.model, [pixels]).scores["image"])
+    assert torch.equal(by_name, explain(family.model, pixels).scores["image"])
+
+
+def test_the_result_tells_how_it_came_about(bert: Family) -> None:
+    result = explain(bert.model, bert.inputs, "genatt", given(2), normalise=False, last=1)
+    assert (result.method, result.options, result.target) == ("genatt", {"normalise": False, "last": 1}, "given 2")
+    assert torch.equal(result.real["text"], bert.inputs["attention_mask"].bool())
+    assert explain(bert.model, bert.inputs, "rollout", given(2)).target is None
+
+
+def test_wra_scores_sum_to_one(bert: Family) -> None:
+    scores = explain(bert.model, bert.inputs).scores["text"]
+    torch.testing.assert_close(scores.sum(1), torch.ones(2).double())
+
+
+def test_methods_that_ignore_the_target_are_tagged(bert: Family) -> None:
+    with record(bert.model, adapter_for(bert.model)) as recording:
+        bert.model(**bert.inputs)
+    for method in EXPLAINERS:
+        one, other = (explain_tape(recording.tape, method, given(label)).scores["text"] for label in (0, 1))
+        assert torch.equal(one, other) == (method in IGNORE_TARGET)
+
+
+def test_one_backward_pass_serves_all_methods(bert: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    grad = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *args, **kwargs: calls.append(1) or grad(*args, **kwargs))
+    with record(bert.model, adapter_for(bert.model)) as recording:
+        bert.model(**bert.inputs)
+    target = predicted()
+    for method in EXPLAINERS:
+        explain_tape(recording.tape, method, target)
+    assert len(calls) == 1
+    explain_tape(recording.tape, "wra", given(0))
+    assert len(calls) == 2
+
+
+def test_a_contrast_has_the_difference_of_the_gradients(bert: Family) -> None:
+    with record(bert.model, adapter_for(bert.model)) as recording:
+        bert.model(**bert.inputs)
+    tape = recording.tape
+    one, two, both = (tape.gradients(target)[tape.events[0]].A for target in (given(1), given(2), difference(1, 2)))
+    torch.testing.assert_close(both, one - two)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (predicted(), [3.0, 6.0]),
+        (given(0), [1.0, 4.0]),
+        (given(torch.tensor([2, 0])), [2.0, 4.0]),
+        (difference(1, torch.tensor([0, 2])), [2.0, 1.0]),
+    ],
+)
+@pytest.mark.parametrize("name", ["logits", "question_answering_score", None])
+def test_class_targets(target: Any, expected: list[float], name: str | None) -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0], [4.0, 6.0, 5.0]])
+    assert target(logits if name is None else SimpleNamespace(**{name: logits})).tolist() == expected
+
+
+def test_targets_of_one_position() -> None:
+    logits = torch.arange(24.0).reshape(2, 3, 4)
+    assert token(1)(logits).tolist() == [7, 19]
+    assert token(torch.tensor([0, 2]), 1)(logits).tolist() == [1, 21]
+    assert xai.detection(2)(logits).tolist() == [10, 22]  # the last class is "no object"
+    assert xai.detection(torch.tensor([0, 1]), 3)(logits).tolist() == [3, 19]
+    assert token(1).row == ("text", 1) and xai.detection(2).row == ("queries", 2)
+
+
+def test_similarity_of_pairs() -> None:
+    image, text = torch.eye(2), torch.tensor([[0.5, 0.1], [0.3, 0.2]])
+    expected = torch.tensor([5.0, 2.0])
+    features = {"image_features": image, "text_features": text, "logit_scale": torch.tensor(10.0)}
+    torch.testing.assert_close(similarity()((image, text, torch.tensor(10.0))), expected)
+    torch.testing.assert_close(similarity()(features), expected)
+    torch.testing.assert_close(similarity()(SimpleNamespace(logits_per_image=10 * image @ text.T)), expected)
+    with pytest.raises(ValueError, match="1 images and 2 texts"):
+        similarity()((image[:1], text, 1.0))
+
+
+def test_a_target_reads_its_own_row(bert: Family) -> None:
+    with record(bert.model, adapter_for(bert.model)) as recording:
+        bert.model(**bert.inputs)
+    tape = recording.tape
+    assert read_weights(tape, token(torch.tensor([2, 4]))).argmax(1).tolist() == [2, 4]
+    assert read_weights(tape, predicted()).argmax(1).tolist() == [0, 0]
+    with pytest.raises(ValueError, match="position 7 of 'text', which has 7 tokens"):
+        read_weights(tape, token(7))
+    with pytest.raises(ValueError, match="modality 'queries'; the model has text"):
+        read_weights(tape, xai.detection(0))
+
+
+def off_target(output: Any) -> Tensor:
+    return output.logits.detach()[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "wrra"}, "unknown method 'wrra'; known: raw_attention"),
+        ({"last": 3}, "last is 3; this tape has 2 layers"),
+        ({"target": off_target}, "no gradient"),
+        ({"target": lambda output: output.logits}, r"one number a sample, shape \[2\], but is \[2, 3\]"),
+        ({"target": lambda output: output.logits[:, 0] / torch.tensor([1, 0])}, r"not finite for samples \[1\]"),
+    ],
+)
+def test_errors(bert: Family, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        explain(bert.model, bert.inputs, **options)
+
+
+def test_nan_in_the_weights_is_named(bert: Family) -> None:
+    torch.nn.init.constant_(bert.model.classifier.bias, torch.nan)
+    with pytest.raises(ValueError, match=r"not finite for samples \[0, 1\]; check the model's weights"):
+        explain(bert.model, bert.inputs, "rollout")
+
+
+def test_no_logits_is_an_error() -> None:
+    with pytest.raises(TypeError, match="no logits in SimpleNamespace"):
+        predicted()(SimpleNamespace(features=torch.ones(2)))
+
+
+def test_xai_needs_torch_alone() -> None:
+    """And never clipmapper: the adapter of CLIPmapper lives there."""
+    allowed = {"torch", "xai", *sys.stdlib_module_names}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            assert {name.split(".")[0] for name in names} <= allowed, path
+
+
+def test_every_adapter_is_of_a_class_that_exists() -> None:
+    homes = {
+        "open_clip": "open_clip.model",
+        "timm": "timm.models",
+        "torchvision": "torchvision.models.vision_transformer",
+        "transformers": "transformers",
+    }
+    for name in ADAPTERS:
+        library, cls = name.split(".")
+        assert hasattr(importlib.import_module(homes[library]), cls), name

@@ -1,0 +1,47 @@
+"""The model families xai knows, by library and class name, so that none of the libraries need be there."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from xai.adapter import Adapter
+from xai.adapters.bert import bert, distilbert
+from xai.adapters.clip import open_clip, transformers_clip
+from xai.adapters.detr import detr
+from xai.adapters.lxmert import lxmert
+from xai.adapters.visualbert import visualbert
+from xai.adapters.vit import dinov2, timm_vit, torchvision_vit, two_headed_timm_vit, two_headed_vit, vit
+
+ADAPTERS: dict[str, Callable[[nn.Module], Adapter]] = {
+    "transformers.DeiTForImageClassificationWithTeacher": two_headed_vit,
+    "transformers.ViTPreTrainedModel": vit,
+    "transformers.DeiTPreTrainedModel": vit,
+    "transformers.Dinov2PreTrainedModel": dinov2,
+    "transformers.Dinov2WithRegistersPreTrainedModel": dinov2,
+    "timm.VisionTransformerDistilled": two_headed_timm_vit,
+    "timm.VisionTransformer": timm_vit,
+    "torchvision.VisionTransformer": torchvision_vit,
+    "transformers.BertPreTrainedModel": bert,
+    "transformers.RobertaPreTrainedModel": bert,
+    "transformers.XLMRobertaPreTrainedModel": bert,
+    "transformers.ElectraPreTrainedModel": bert,
+    "transformers.DistilBertPreTrainedModel": distilbert,
+    "open_clip.CLIP": open_clip,
+    "open_clip.CustomTextCLIP": open_clip,
+    "transformers.CLIPModel": transformers_clip,
+    "transformers.VisualBertPreTrainedModel": visualbert,
+    "transformers.LxmertPreTrainedModel": lxmert,
+    "transformers.DetrPreTrainedModel": detr,
+}
+
+
+def adapter_for(model: nn.Module) -> Adapter:
+    """The adapter of the nearest known class among a model's own and its bases; raises TypeError if there is none."""
+    for cls in type(model).__mro__:
+        name = f"{cls.__module__.split('.')[0]}.{cls.__name__}"
+        if name in ADAPTERS:
+            return ADAPTERS[name](model)
+    raise TypeError(
+        f"no adapter for {type(model).__name__}: write one (docs/how-to-explain-your-own-model.md) and give it as `adapter=`. "
+        "Hierarchical models such as Swin, whose tokens merge between layers, cannot be explained on one token axis"
+    )

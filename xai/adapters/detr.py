@@ -1,0 +1,46 @@
+"""DETR: an encoder over image cells and a decoder of object queries, [queries | image].
+
+No token is read for the whole image: give a target with a query, `xai.targets.detection`.
+"""
+
+from collections.abc import Mapping
+from math import ceil
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xai.adapter import Adapter, Layout, Site, Stream
+from xai.adapters.common import prefix_of, stack
+
+QUERIES: Stream = ("queries",)
+IMAGE: Stream = ("image",)
+STRIDES = (4, 8, 16, 32, 64)
+
+
+def detr(model: nn.Module) -> Adapter:
+    prefix = prefix_of(model)
+    encoder = stack(model, prefix + "encoder.layers", IMAGE, "self_attn", "self_attn", "self_attn.o_proj")
+    layers: list[tuple[Site, ...]] = [(site,) for site in encoder]
+    for i, _ in model.get_submodule(prefix + "decoder.layers").named_children():
+        for name, keys in (("self_attn", QUERIES), ("encoder_attn", IMAGE)):
+            module = f"{prefix}decoder.layers.{i}.{name}"
+            layers.append((Site(module, QUERIES, keys, module, module + ".o_proj"),))
+    return Adapter(tuple(layers), _layout)
+
+
+def _layout(inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
+    lengths = {"queries": sizes[QUERIES], "image": sizes[IMAGE]}
+    mask = inputs.get("pixel_mask")
+    real = {} if mask is None else {"image": _cells(mask, lengths["image"])}
+    return Layout(lengths, {}, real)
+
+
+def _cells(pixel_mask: Tensor, count: int) -> Tensor:
+    """Real cells [B, count] of a backbone that shrinks the picture by a power of two, masked as DETR itself does it."""
+    height, width = pixel_mask.shape[-2:]
+    for stride in STRIDES:
+        grid = (ceil(height / stride), ceil(width / stride))
+        if grid[0] * grid[1] == count:
+            return F.interpolate(pixel_mask[None].float(), size=grid)[0].bool().flatten(1)
+    raise ValueError(f"no stride of {STRIDES} makes {count} cells of a picture of {height} x {width} pixels")

@@ -1,0 +1,27 @@
+"""VisualBERT: one stream [text | regions]."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from xai.adapter import Adapter, Layout, Stream, at
+from xai.adapters.bert import bert_sites
+from xai.adapters.common import side_by_side
+
+JOINT: Stream = ("text", "regions")
+
+
+def visualbert(model: nn.Module) -> Adapter:
+    """The question answering head reads the token before the last real one, other heads the first."""
+    before_last = type(model).__name__ == "VisualBertForQuestionAnswering"
+
+    def layout(inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
+        length = inputs["input_ids"].shape[1]
+        lengths = {"text": length, "regions": sizes[JOINT] - length}
+        masks = {"text": inputs.get("attention_mask"), "regions": inputs.get("visual_attention_mask")}
+        real = {name: mask for name, mask in masks.items() if mask is not None}
+        position = real["text"].sum(1).long() - 2 if before_last else 0
+        return Layout(lengths, {"text": at(position, length)}, real)
+
+    return Adapter(side_by_side(bert_sites(model, JOINT)), layout)

@@ -1,0 +1,80 @@
+"""Vision transformers of transformers (ViT, DeiT, DINOv2), timm and torchvision. One modality, "image"."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xai.adapter import Adapter, Layout, Site, Stream, at
+from xai.adapters.common import prefix_of, side_by_side, stack
+
+IMAGE: Stream = ("image",)
+
+
+def vit(model: nn.Module) -> Adapter:
+    """ViT and DeiT; the head reads the class token."""
+    return _adapter(_vit_sites(model), _class_token)
+
+
+def two_headed_vit(model: nn.Module) -> Adapter:
+    """DeiT whose answer is the mean of a head on the class token and one on the distillation token."""
+    return _adapter(_vit_sites(model), _two_tokens)
+
+
+def dinov2(model: Any) -> Adapter:
+    """DINOv2, with registers or without; the classifier reads the class token and the mean of the patches side by side."""
+    layers = prefix_of(model) + "encoder.layer"
+    sites = stack(model, layers, IMAGE, module="attention", residual="norm1", output="layer_scale1")
+    if not hasattr(model, "classifier"):
+        return _adapter(sites, _class_token)
+    patches = 1 + getattr(model.config, "num_register_tokens", 0)
+    return _adapter(sites, lambda length: (_class_token(length) + mean_from(patches, length)) / 2)
+
+
+def timm_vit(model: Any) -> Adapter:
+    """timm's VisionTransformer; raises ValueError where its pooling is neither of the class token nor the mean."""
+    if model.global_pool == "token":
+        return _adapter(_timm_sites(model), _class_token)
+    if model.global_pool == "avg":
+        return _adapter(_timm_sites(model), lambda length: mean_from(model.num_prefix_tokens, length))
+    raise ValueError(f"global_pool is {model.global_pool!r}; the adapter knows 'token' and 'avg'")
+
+
+def two_headed_timm_vit(model: nn.Module) -> Adapter:
+    """timm's distilled DeiT."""
+    return _adapter(_timm_sites(model), _two_tokens)
+
+
+def torchvision_vit(model: nn.Module) -> Adapter:
+    sites = stack(model, "encoder.layers", IMAGE, module="self_attention", residual="ln_1", output="dropout")
+    return _adapter(sites, _class_token)
+
+
+def _timm_sites(model: nn.Module) -> list[Site]:
+    return stack(model, "blocks", IMAGE, module="attn", residual="norm1", output="ls1")
+
+
+def _class_token(length: int) -> Tensor:
+    return at(0, length)
+
+
+def _two_tokens(length: int) -> Tensor:
+    return (at(0, length) + at(1, length)) / 2
+
+
+def mean_from(start: int, length: int) -> Tensor:
+    """Read weights [1, length] of a head that reads the mean of the tokens from `start` on."""
+    return (torch.arange(length) >= start).float()[None] / (length - start)
+
+
+def _vit_sites(model: nn.Module) -> list[Site]:
+    layers = prefix_of(model) + "layers"
+    return stack(model, layers, IMAGE, module="attention", residual="layernorm_before", output="attention.o_proj")
+
+
+def _adapter(sites: list[Site], read: Callable[[int], Tensor]) -> Adapter:
+    def layout(inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
+        return Layout({"image": sizes[IMAGE]}, {"image": read(sizes[IMAGE])}, {})
+
+    return Adapter(side_by_side(sites), layout)

@@ -1,0 +1,128 @@
+"""From what the hooks caught to a tape, with every doubt an error: silence would be a wrong explanation."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from xai.adapter import Adapter, Layout, Site, Stream
+from xai.tape import Event, Tape
+
+
+class RecordingError(RuntimeError):
+    """The model's attentions could not be recorded one for one."""
+
+
+class Captured(NamedTuple):
+    """By module name, what each of its calls showed: probabilities, first argument, output."""
+
+    attention: defaultdict[str, list[Tensor]]
+    residual: defaultdict[str, list[Tensor]]
+    output: defaultdict[str, list[Tensor]]
+
+
+def assemble(adapter: Adapter, captured: Captured, inputs: Mapping[str, Any], output: Any) -> Tape:
+    """The tape of one forward pass; raises RecordingError, naming the module that does not fit the adapter."""
+    _check_calls(adapter, captured)
+    tensors = _by_site(adapter, captured)
+    layout = adapter.layout(inputs, _sizes(adapter, tensors))
+    modalities = _slices(layout.lengths)
+    first = tensors[0][0]
+    layers, taken = [], iter(tensors)
+    for layer in adapter.layers:
+        events = tuple(_event(site, *next(taken), modalities, len(first)) for site in layer)
+        layers.append(events)
+    read, real = _axis(layout, len(first), first)
+    return Tape(tuple(layers), modalities, read, real, output)
+
+
+def _check_calls(adapter: Adapter, captured: Captured) -> None:
+    expected = Counter(site.module for site in adapter.sites)
+    for module, calls in expected.items():
+        found = len(captured.attention[module])
+        if found != calls:
+            raise RecordingError(f"module {module!r} computed attention {found} times; the adapter expects {calls}")
+
+
+def _by_site(adapter: Adapter, captured: Captured) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """(A, Y, Y_out) of each site: the n-th site that names a module takes its n-th call."""
+    used: Counter[tuple[str, str]] = Counter()
+
+    def take(role: str, module: str) -> Tensor:
+        calls = getattr(captured, role)[module]
+        used[role, module] += 1
+        if used[role, module] > len(calls):
+            raise RecordingError(f"module {module!r} ({role}) was called {len(calls)} times; the adapter expects more")
+        return calls[used[role, module] - 1]
+
+    return [
+        (take("attention", site.module), take("residual", site.residual), take("output", site.output))
+        for site in adapter.sites
+    ]
+
+
+def _sizes(adapter: Adapter, tensors: list[tuple[Tensor, Tensor, Tensor]]) -> dict[Stream, int]:
+    """Tokens of each stream that asks or is asked."""
+    sizes: dict[Stream, int] = {}
+    for site, (A, _, _) in zip(adapter.sites, tensors, strict=True):
+        if A.dim() != 4:
+            raise RecordingError(f"module {site.module!r}: attention has shape {list(A.shape)}, expected [B, H, q, k]")
+        for stream, size in ((site.queries, A.shape[2]), (site.keys, A.shape[3])):
+            if sizes.setdefault(stream, size) != size:
+                raise RecordingError(
+                    f"module {site.module!r}: {size} tokens of {'+'.join(stream)} where earlier layers had "
+                    f"{sizes[stream]}; models that merge tokens (hierarchical ones such as Swin) cannot be explained "
+                    "on one token axis"
+                )
+    return sizes
+
+
+def _slices(lengths: dict[str, int]) -> dict[str, slice]:
+    slices, start = {}, 0
+    for name, length in lengths.items():
+        slices[name] = slice(start, start + length)
+        start += length
+    return slices
+
+
+def _event(site: Site, A: Tensor, Y: Tensor, Y_out: Tensor, modalities: dict[str, slice], batch: int) -> Event:
+    queries, keys = _span(site, site.queries, modalities), _span(site, site.keys, modalities)
+    shape = (batch, queries.stop - queries.start, keys.stop - keys.start)
+    if (A.shape[0], *A.shape[2:]) != shape:
+        raise RecordingError(
+            f"module {site.module!r}: attention has shape {list(A.shape)}, expected batch, queries and keys "
+            f"{list(shape)}; attention in windows (hierarchical models such as Swin) cannot be explained on one token axis"
+        )
+    for role, module, tensor in (("residual", site.residual, Y), ("output", site.output, Y_out)):
+        if tensor.shape[:2] != shape[:2] or tensor.dim() != 3:
+            raise RecordingError(
+                f"module {module!r} ({role}): shape {list(tensor.shape)}, expected {[*shape[:2], 'D']}"
+            )
+        if not tensor.requires_grad:
+            raise RecordingError(f"module {module!r} ({role}) is off the graph; does the model detach it?")
+    if not A.requires_grad:
+        raise RecordingError(f"module {site.module!r}: attention is off the graph; does the model detach its inputs?")
+    return Event(site.module, queries, keys, A, Y, Y_out)
+
+
+def _span(site: Site, stream: Stream, modalities: dict[str, slice]) -> slice:
+    parts = [modalities[name] for name in stream]
+    if any(a.stop != b.start for a, b in pairwise(parts)):
+        raise RecordingError(
+            f"module {site.module!r}: modalities {'+'.join(stream)} are not neighbours on the joint axis"
+        )
+    return slice(parts[0].start, parts[-1].stop)
+
+
+def _axis(layout: Layout, batch: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Read weights [B, T] and real tokens [B, T] of the joint axis."""
+    read, real = [], []
+    for name, length in layout.lengths.items():
+        weights = layout.read.get(name, torch.zeros(1, length))
+        read.append(weights.to(like.device, like.dtype).expand(batch, length))
+        mask = layout.real.get(name, torch.ones(1, length))
+        real.append(mask.to(like.device, torch.bool).expand(batch, length))
+    return torch.cat(read, dim=1), torch.cat(real, dim=1)

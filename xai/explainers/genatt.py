@@ -1,0 +1,71 @@
+"""Generic attention explainability (Chefer, Gur & Wolf 2021), eq. 1-11."""
+
+import torch
+from torch import Tensor
+
+from xai.relevance import evidence, fold, rownorm
+from xai.tape import Event, Score, Tape
+
+
+def genatt(
+    tape: Tape,
+    target: Score,
+    normalise: bool = True,
+    aggregate: bool = True,
+    self_in_cross: bool = True,
+    last: int | None = None,
+    drop_undefined: bool = False,
+) -> Tensor:
+    """[B, T, T]. The first three options are the paper's ablations:
+
+    `normalise=False`: no N in eq. 10; `self_in_cross=False`: R[s,q] += Ā there; `aggregate=False`: every += is =, and N
+    is not applied, as R - I has no meaning then. Events that do not reach the target change nothing.
+    Compatibility with published numbers: `drop_undefined` leaves a sample's whole eq. 10 out where N divides by zero, as
+    DETR's code does; by default such a row stays a row of the identity.
+    """
+    gradients = tape.gradients(target)
+    normalise = normalise and aggregate
+
+    def change(R: Tensor, event: Event) -> Tensor:
+        rows = R[:, event.queries]
+        if not gradients[event].reached:
+            return torch.zeros_like(rows)
+        A = evidence(event, gradients[event])
+        update = A @ R[:, event.keys]  # eq. 6, 7; in cross-attention eq. 11
+        written = slice(None)
+        if not event.is_self:
+            cross = cross_update(R, event, A, normalise, drop_undefined) if self_in_cross else A
+            update[..., event.keys] = cross
+            written = slice(None) if _is_answered(tape, event) else event.keys
+        difference = torch.zeros_like(rows)
+        difference[..., written] = update[..., written] if aggregate else (update - rows)[..., written]
+        return difference
+
+    return fold(tape, change, last)
+
+
+def cross_update(R: Tensor, event: Event, A: Tensor, normalise: bool, drop_undefined: bool) -> Tensor:
+    """N(R[s,s])ᵀ Ā N(R[q,q]) [B, q, k] (eq. 10)."""
+    left, right = (R[:, tokens, tokens] for tokens in (event.queries, event.keys))
+    if not normalise:
+        return left.mT @ A @ right
+    update = shares(left).mT @ A @ shares(right)
+    if not drop_undefined:
+        return update
+    return update * (_is_defined(left) & _is_defined(right))
+
+
+def shares(R: Tensor) -> Tensor:
+    """N(R) = rownorm(R - I) + I (eq. 8-9); a token that has taken in nothing yet is itself alone."""
+    eye = torch.eye(R.shape[-1], device=R.device, dtype=R.dtype)
+    return rownorm(R - eye) + eye
+
+
+def _is_defined(R: Tensor) -> Tensor:
+    eye = torch.eye(R.shape[-1], device=R.device, dtype=R.dtype)
+    return ((R - eye).sum(dim=-1) != 0).all(dim=-1)[:, None, None]
+
+
+def _is_answered(tape: Tape, event: Event) -> bool:
+    """Whether the keys also ask the queries: co-attention, and not an encoder that never sees its decoder."""
+    return any(other.queries == event.keys and other.keys == event.queries for other in tape.events)

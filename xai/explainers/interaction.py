@@ -1,0 +1,24 @@
+"""Modified interaction map: how the input tokens of one modality attend to those of another, over all layers."""
+
+import torch
+from torch import Tensor
+
+from xai.explainers.wra import wra_change
+from xai.relevance import advance, evidence, identity
+from xai.tape import Score, Tape
+
+
+def interaction(tape: Tape, target: Score, mutual: bool = False, last: int | None = None) -> Tensor:
+    """M [B, T, T] over the joint axis; the block of two modalities is `M[:, modalities[v], modalities[l]]` (WRA eq. 16-19).
+
+    Every event adds R[s]ᵀ Ã R[k], with Ã not normalised and R of WRA as it stood before the event. `mutual` is M ⊙ Mᵀ.
+    """
+    gradients = tape.gradients(target)
+    change = wra_change(gradients)
+    R = identity(tape)
+    M = torch.zeros_like(R)
+    for layer in tape.last(last):
+        for event in layer:
+            M += R[:, event.queries].mT @ evidence(event, gradients[event]) @ R[:, event.keys]
+        R = advance(R, layer, change)
+    return M * M.mT if mutual else M
