@@ -20,7 +20,7 @@ from clipmapper.files import replacing
 from clipmapper.heads import AnswerHead
 from clipmapper.mapper import DEFAULT_LAYERS, MAPPERS, DualBlock, MapperB
 
-SHIPPED = ("shapes-a-vqa", "shapes-b-vqa")  # trained mappers inside the package
+SHIPPED = ("shapes-b-vqa",)  # trained mappers inside the package
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CARD = """---
 {{ card_data }}
