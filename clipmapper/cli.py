@@ -102,7 +102,7 @@ def parse_evaluation(arguments: Sequence[str], configs: Path) -> EvaluationSetti
     """What the command line of `evaluate.py` asks for; leaves with a message if it asks for something that is not."""
     parser = training_parser(configs)
     parser.prog, parser.description = "evaluate.py", "Evaluates a trained mapper on its own data, or that of --config."
-    parser.add_argument("--checkpoint", type=str, help="a checkpoint, a folder of save_pretrained, or a shipped name")
+    parser.add_argument("--checkpoint", type=str, help="a checkpoint, or a folder of save_pretrained")
     parser.add_argument("--output", type=Path, help="folder for the results")
     parser.add_argument("--split", type=Literal["val", "train", "test", "test-dev"], default="val")
     try:

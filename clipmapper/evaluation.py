@@ -23,7 +23,7 @@ from clipmapper.data.vqa import ANSWER_TYPES, Batches, Questions, loader
 from clipmapper.features import FeatureCache
 from clipmapper.files import replacing
 from clipmapper.gallery import save_gallery
-from clipmapper.model import SHIPPED, CLIPMapper
+from clipmapper.model import CLIPMapper
 from clipmapper.tasks import VQATask, described, model_from_checkpoint
 from clipmapper.training import FLOORS
 
@@ -71,7 +71,7 @@ def load(settings: EvaluationSettings) -> tuple[CLIPMapper, DataConfig]:
     """The model, and the data it is evaluated on: that of --config, else that of its training; options override both."""
     source = settings.checkpoint
     trained_on: dict[str, Any] = {}
-    if source in SHIPPED or Path(source).is_dir():
+    if Path(source).is_dir():
         model = CLIPMapper.from_pretrained(source)
     else:
         checkpoint = read_checkpoint(source)

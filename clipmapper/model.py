@@ -12,15 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from clipmapper.clip import ASSETS, FrozenCLIP, text_tower
+from clipmapper.clip import FrozenCLIP, text_tower
 from clipmapper.config import ModelConfig
 from clipmapper.data.images import ImageSource, load_image
-from clipmapper.errors import unknown
 from clipmapper.files import replacing
 from clipmapper.heads import AnswerHead
 from clipmapper.mapper import DEFAULT_LAYERS, MAPPERS, DualBlock, MapperB
 
-SHIPPED = ("shapes-b-vqa",)  # trained mappers inside the package
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CARD = """---
 {{ card_data }}
@@ -149,15 +147,13 @@ class CLIPMapper(
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> "CLIPMapper":  # type: ignore[override]
-        """A trained model in eval mode, from a name that ships with the package, a saved folder or a hub id.
+        """A trained model in eval mode, from a saved folder or a hub id.
 
         `options` are huggingface_hub's (`revision`, `token`, ...); `pretrained` names CLIP's weights if they moved.
         Raises ValueError or FileNotFoundError, naming what does not fit.
         """
-        if name in SHIPPED:
-            name = ASSETS / name
-        elif not Path(name).is_dir() and "/" not in str(name):
-            raise unknown("model (neither shipped, nor a folder, nor a hub id)", str(name), SHIPPED)
+        if not Path(name).is_dir() and "/" not in str(name):
+            raise FileNotFoundError(f"{name} is neither a folder of save_pretrained nor a hub id (owner/model)")
         if Path(name).is_dir():
             _read_description(Path(name) / CONFIG)  # huggingface_hub reads it too, but does not say what is wrong
         return super().from_pretrained(name, **options)

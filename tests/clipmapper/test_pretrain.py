@@ -62,7 +62,7 @@ def test_the_losses_fall(materials: Materials) -> None:
     torch.manual_seed(0)
     module = Pretraining(create_clip(SHAPES_CLIP, None), materials, lr=1e-3, steps=50)
     parts: list[float] = []
-    module.log_dict = lambda losses, **_: parts.append(float(losses['attributes']))  # type: ignore[method-assign]
+    module.log_dict = lambda losses, **_: parts.append(float(losses["attributes"]))  # type: ignore[method-assign]
     optimizer = torch.optim.Adam(module.parameters(), 3e-4)
     for _ in range(12):
         loss = module.training_step(torch.arange(24), 0)
