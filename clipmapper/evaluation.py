@@ -121,7 +121,9 @@ def answer_split(model: CLIPMapper, data: DataConfig, settings: EvaluationSettin
     }
     given = questions.records.select_columns(["answers"])
     accuracy = {
-        row: vqa_accuracy(answer, given[row]["answers"]) for row, answer in answers.items() if given[row]["answers"]
+        row: vqa_accuracy(answer, annotators)
+        for row, answer in answers.items()
+        if (annotators := given[row]["answers"])
     }
     return Answered(questions, answers, accuracy)
 

@@ -7,7 +7,7 @@ questions the batch lost to unreadable images.
 
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,6 @@ class Questions(Dataset):
         self.rows = np.arange(len(self.records))  # usable ones; the cache takes those of unreadable images out
         self.unreadable: dict[int, str] = {}  # image -> what is wrong with it
         self._cache: FeatureCache | None = None
-        self._keys: list[str] = []
         self._columns = self.records.select_columns(["question", "answer_type", "labels", "scores"])
 
     def __len__(self) -> int:
@@ -69,7 +68,6 @@ class Questions(Dataset):
 
     def use_cache(self, cache: FeatureCache) -> None:
         """Reads CLIP's tokens from `cache` from now on; questions whose image is not in it are left out."""
-        self._keys = [self._key(image) for image in range(len(self.images))]
         absent = set(cache.missing(key for key in self._keys if key))
         there = np.array([bool(key) and key not in absent for key in self._keys])
         self.rows = np.flatnonzero(there[self.images.of_question])
@@ -77,7 +75,7 @@ class Questions(Dataset):
 
     def fill_cache(self, cache: FeatureCache, clip: FrozenCLIP, config: DataConfig) -> None:
         """Encodes the images that `cache` lacks."""
-        sources = {key: image for image in range(len(self.images)) if (key := self._key(image))}
+        sources = {key: image for image, key in enumerate(self._keys) if key}
         device = clip.model.visual.proj.device
         failed = cache.build(
             sources,
@@ -92,6 +90,11 @@ class Questions(Dataset):
     def skipped(self) -> dict[str, int]:
         """Questions left out so far, by reason."""
         return {"missing image": self.missing, "unreadable image": len(self.records) - len(self.rows)}
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        """Each image's key in the cache, "" if it cannot be read: a look at every file, or a hash of its bytes."""
+        return [self._key(image) for image in range(len(self.images))]
 
     def _key(self, image: int) -> str:
         try:
