@@ -3,9 +3,10 @@
 from xai.adapter import Adapter, Layout, Site
 from xai.adapters import adapter_for
 from xai.assemble import RecordingError
-from xai.explain import Relevance, explain, explain_tape
+from xai.explain import explain, explain_tape
 from xai.explainers import EXPLAINERS
 from xai.intercept import record
+from xai.result import Relevance
 from xai.targets import Target, detection, difference, given, predicted, similarity, token
 
 __all__ = [

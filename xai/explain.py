@@ -1,7 +1,6 @@
 """From a model and its inputs to relevance in one call."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,19 +10,9 @@ from xai.adapters import adapter_for
 from xai.explainers import EXPLAINERS, IGNORE_TARGET
 from xai.intercept import record
 from xai.relevance import read_out
+from xai.result import Relevance
 from xai.tape import Score, Tape
 from xai.targets import predicted
-
-
-@dataclass(frozen=True)
-class Relevance:
-    """How much each input token matters for the target: for each modality scores [B, tokens], 0 at padding."""
-
-    scores: dict[str, Tensor]
-    real: dict[str, Tensor]  # [B, tokens], False at padding
-    method: str
-    options: dict[str, Any]
-    target: str | None  # None: the method ignores the target
 
 
 def explain(
