@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipmapper.data.shapes.language import NUMBERS, Description, listing, unmark, with_article
-from clipmapper.data.shapes.questions import CLEAR, RELATIONS
+from clipmapper.data.shapes.language import NUMBERS, Description, listing, with_article
+from clipmapper.data.shapes.questions import CLEAR
 from clipmapper.data.shapes.scene import COLOURS, SHAPES, SIZES, Scene, Thing
 
 
@@ -19,6 +19,14 @@ class Caption(NamedTuple):
     text: str
     holds: Callable[[Scene], bool]
 
+
+# Each relation as (words, sign, axis): the first object is so to the second if sign * (its axis - the other's) > 0.
+RELATIONS: tuple[tuple[str, float, Callable[[Thing], float]], ...] = (
+    ("left of", -1, lambda t: t.x),
+    ("right of", 1, lambda t: t.x),
+    ("above", -1, lambda t: t.y),
+    ("below", 1, lambda t: t.y),
+)
 
 CaptionKind = Callable[[Scene, np.random.Generator], Caption]
 
@@ -67,7 +75,7 @@ def relation(scene: Scene, rng: np.random.Generator) -> Caption:
             words, sign, axis = RELATIONS[k]
             first, second = (Description(colour=t.colour, shape=t.shape) for t in (scene.things[i], scene.things[j]))
             if sign * (axis(scene.things[i]) - axis(scene.things[j])) > CLEAR:
-                text = f"{with_article(first.words())} {unmark(words)[0]} {with_article(second.words())}"
+                text = f"{with_article(first.words())} {words} {with_article(second.words())}"
                 return Caption(text, partial(_lies, first, second, sign, axis))
     return everything(scene, rng)
 

@@ -11,7 +11,7 @@ from itertools import permutations, product
 
 import numpy as np
 
-from clipmapper.data.shapes.language import Description, unmark, with_article
+from clipmapper.data.shapes.language import Description, place, unmark, with_article
 from clipmapper.data.shapes.scene import COLOURS, SHAPES, Scene, Thing
 
 MOST_COUNTED = 5
@@ -103,25 +103,29 @@ def size(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
         yield _question("size", text, scene.things[i].size, "other", (i,))
 
 
-# Each relation as (words, sign, axis): the first object is so to the second if sign * (its axis - the other's) > 0.
-RELATIONS: tuple[tuple[str, float, Callable[[Thing], float]], ...] = (
-    ("[left] of", -1, lambda t: t.x),
-    ("[right] of", 1, lambda t: t.x),
-    ("[above]", -1, lambda t: t.y),
-    ("[below]", 1, lambda t: t.y),
+def position(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
+    forms = ("[Where] is the {}?", "[Where] in the picture is the {}?", "In which [part] of the picture is the {}?")
+    for description, i in _unique(scene, ("shape",), ("colour",), ("colour", "shape")):
+        text = str(rng.choice(forms)).format(description.words(marked=True))
+        yield _question("position", text, place(scene.things[i]), "other", (i,))
+
+
+# Each axis as (word for the lesser side, word for the greater, what follows them, where an object lies on it).
+AXES: tuple[tuple[str, str, str, Callable[[Thing], float]], ...] = (
+    ("left", "right", " of", lambda t: t.x),
+    ("above", "below", "", lambda t: t.y),
 )
 
 
 def relation(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
     named = _unique(scene, ("shape",), ("colour",), ("colour", "shape"))
     for (first, i), (second, j) in permutations(named, 2):
-        if i == j:
-            continue
-        words, sign, axis = RELATIONS[rng.integers(len(RELATIONS))]
-        gap = sign * (axis(scene.things[i]) - axis(scene.things[j]))
-        if abs(gap) > CLEAR:
-            text = f"Is the {first.words(marked=True)} {words} the {second.words(marked=True)}?"
-            yield _yes_no("relation", text, gap > 0, (i, j))
+        less, greater, link, along = AXES[rng.integers(len(AXES))]
+        gap = along(scene.things[i]) - along(scene.things[j])
+        if i != j and abs(gap) > CLEAR:
+            one, other = first.words(marked=True), second.words(marked=True)
+            text = f"Is the {one} {{}}{link} the {other}?"
+            yield _which("relation", text, (less, greater), gap > 0, (i, j), rng)
 
 
 def comparison(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
@@ -130,32 +134,37 @@ def comparison(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
         for one, other in permutations(kinds, 2):
             first, second = Description(**{name: one}), Description(**{name: other})
             a, b = first.find(scene), second.find(scene)
-            more = bool(rng.random() < 0.5)
             if len(a) != len(b):
-                text = (
-                    f"Are there [{'more' if more else 'fewer'}] {first.words(plural=True, marked=True)} "
-                    f"than {second.words(plural=True, marked=True)}?"
-                )
-                yield _yes_no("comparison", text, (len(a) > len(b)) == more, a + b)
+                one, other = first.words(plural=True, marked=True), second.words(plural=True, marked=True)
+                text = f"Are there {{}} {one} than {other}?"
+                yield _which("comparison", text, ("fewer", "more"), len(a) > len(b), a + b, rng)
     for (first, i), (second, j) in permutations(_unique(scene, ("colour", "shape"), ("shape",)), 2):
         if scene.things[i].size != scene.things[j].size:
-            larger = bool(rng.random() < 0.5)
-            text = (
-                f"Is the {first.words(marked=True)} [{'larger' if larger else 'smaller'}] "
-                f"than the {second.words(marked=True)}?"
-            )
-            yield _yes_no("comparison", text, (scene.things[i].size == "large") == larger, (i, j))
+            text = f"Is the {first.words(marked=True)} {{}} than the {second.words(marked=True)}?"
+            larger = scene.things[i].size == "large"
+            yield _which("comparison", text, ("smaller", "larger"), larger, (i, j), rng)
+
+
+def _which(
+    family: str, text: str, words: tuple[str, str], greater: bool, things: tuple[int, ...], rng: np.random.Generator
+) -> Question:
+    """Asks for one of the two words, or which of them it is; `text` has a gap for them."""
+    if rng.random() < 0.5:
+        asked = int(rng.integers(2))
+        return _yes_no(family, text.format(f"[{words[asked]}]"), asked == greater, things)
+    return _question(family, text.format("[{}] or [{}]".format(*words)), words[int(greater)], "other", things)
 
 
 Family = Callable[[Scene, np.random.Generator], Iterator[Question]]
 # Each family with its share of all questions.
 FAMILIES: dict[str, tuple[Family, float]] = {
-    "existence": (existence, 0.16),
-    "counting": (counting, 0.18),
-    "colour": (colour, 0.16),
-    "shape": (shape, 0.16),
-    "size": (size, 0.10),
-    "relation": (relation, 0.14),
+    "existence": (existence, 0.15),
+    "counting": (counting, 0.16),
+    "colour": (colour, 0.14),
+    "shape": (shape, 0.14),
+    "size": (size, 0.09),
+    "position": (position, 0.10),
+    "relation": (relation, 0.12),
     "comparison": (comparison, 0.10),
 }
 

@@ -9,15 +9,16 @@ import pytest
 
 from clipmapper.data.shapes import questions as module
 from clipmapper.data.shapes.questions import FAMILIES, Question, ask
-from clipmapper.data.shapes.scene import COLOURS, SHAPES, SIZES, Scene, Thing, sample_scene
+from clipmapper.data.shapes.scene import COLOURS, SHAPES, SIDE, SIZES, Scene, Thing, sample_scene
 
 Asked = list[tuple[Scene, Question]]
 
 SHAPE_WORDS = {shape: shape for shape in SHAPES} | {f"{shape}s": shape for shape in SHAPES} | {"crosses": "cross"}
 RELATION_WORDS = ("left", "right", "above", "below")
 QUANTITIES = ("more", "fewer", "larger", "smaller")
+ASKED_FOR = ("color", "shape", "size", "Where", "part")
 DECIDING = re.compile(
-    rf"\b({'|'.join([*SHAPE_WORDS, *COLOURS, *SIZES, 'color', 'shape', 'size', *RELATION_WORDS, *QUANTITIES])})\b"
+    rf"\b({'|'.join([*SHAPE_WORDS, *COLOURS, *SIZES, *ASKED_FOR, *RELATION_WORDS, *QUANTITIES])})\b"
 )
 
 
@@ -57,6 +58,14 @@ def _either(scene: Scene, noun: str) -> tuple[str, set[int]]:
     return _attribute(scene, "size", noun)
 
 
+def _position(scene: Scene, noun: str) -> tuple[str, set[int]]:
+    i = the(noun, scene)
+    rows, columns = ("top ", "", "bottom "), ("left", "", "right")
+    third = SIDE / 3
+    words = rows[int(scene.things[i].y // third)] + columns[int(scene.things[i].x // third)]
+    return words.strip() or "center", {i}
+
+
 def _relation(scene: Scene, first: str, word: str, second: str) -> tuple[str, set[int]]:
     i, j = the(first, scene), the(second, scene)
     one, other = scene.things[i], scene.things[j]
@@ -79,6 +88,21 @@ def _sizes(scene: Scene, first: str, word: str, second: str) -> tuple[str, set[i
     return yes(gap > 0 if word == "larger" else gap < 0), {i, j}
 
 
+def _which_relation(scene: Scene, first: str, word: str, opposite: str, second: str) -> tuple[str, set[int]]:
+    holds, things = _relation(scene, first, word, second)
+    return word if holds == "yes" else opposite, things
+
+
+def _which_number(scene: Scene, first: str, second: str) -> tuple[str, set[int]]:
+    more, things = _numbers(scene, "more", first, second)
+    return "more" if more == "yes" else "fewer", things
+
+
+def _which_size(scene: Scene, first: str, second: str) -> tuple[str, set[int]]:
+    larger, things = _sizes(scene, first, "larger", second)
+    return "larger" if larger == "yes" else "smaller", things
+
+
 NOUN = r"((?:(?:small|large) )?(?:[a-z]+ )?[a-z]+)"
 # Every form of question as (family, answer type, text, interpretation).
 FORMS: list[tuple[str, str, str, Callable[..., tuple[str, set[int]]]]] = [
@@ -98,6 +122,12 @@ FORMS: list[tuple[str, str, str, Callable[..., tuple[str, set[int]]]]] = [
     ("size", "other", rf"Is the {NOUN} large or small\?", _either),
     ("relation", "yes/no", rf"Is the {NOUN} (left|right) of the {NOUN}\?", _relation),
     ("relation", "yes/no", rf"Is the {NOUN} (above|below) the {NOUN}\?", _relation),
+    ("relation", "other", rf"Is the {NOUN} (left) or (right) of the {NOUN}\?", _which_relation),
+    ("relation", "other", rf"Is the {NOUN} (above) or (below) the {NOUN}\?", _which_relation),
+    ("position", "other", rf"Where (?:in the picture )?is the {NOUN}\?", _position),
+    ("position", "other", rf"In which part of the picture is the {NOUN}\?", _position),
+    ("comparison", "other", rf"Are there fewer or more {NOUN} than {NOUN}\?", _which_number),
+    ("comparison", "other", rf"Is the {NOUN} smaller or larger than the {NOUN}\?", _which_size),
     ("comparison", "yes/no", rf"Are there (more|fewer) {NOUN} than {NOUN}\?", _numbers),
     ("comparison", "yes/no", rf"Is the {NOUN} (larger|smaller) than the {NOUN}\?", _sizes),
 ]
@@ -175,13 +205,24 @@ def test_questions_of_a_scene_are_different_and_as_many_as_wanted(asked: Asked) 
 
 def test_answers_are_even_in_each_family(asked: Asked) -> None:
     for family in ("existence", "relation", "comparison"):
-        assert shares(of_family(asked, family))["yes"] == pytest.approx(0.5, abs=0.02)
+        assert shares(yes_or_no(of_family(asked, family)))["yes"] == pytest.approx(0.5, abs=0.02)
+    for family, words in (("relation", RELATION_WORDS), ("comparison", QUANTITIES)):
+        found = shares(q for q in of_family(asked, family) if q.answer_type == "other")
+        assert set(found) == set(words)
+        for one, opposite in (words[:2], words[2:]):
+            assert found[one] == pytest.approx(found[opposite], abs=0.02)
+    found = shares(of_family(asked, "position"))
+    assert len(found) == 9 and max(found.values()) < 0.15
     assert shares(of_family(asked, "size"))["small"] == pytest.approx(0.5, abs=0.02)
     for family, names in (("colour", tuple(COLOURS)), ("shape", SHAPES)):
         found = shares(of_family(asked, family))
         assert set(found) == set(names) and max(found.values()) < 2 / len(names)
     numbers = shares(of_family(asked, "counting"))
     assert set(numbers) == set("012345") and max(numbers.values()) < 0.25
+
+
+def yes_or_no(questions: list[Question]) -> list[Question]:
+    return [question for question in questions if question.answer_type == "yes/no"]
 
 
 def template(question: Question) -> str:
@@ -212,6 +253,7 @@ def guessed(questions: list[Question], key: Callable[[Question], object]) -> flo
         ("existence", 0.55),
         ("relation", 0.55),
         ("comparison", 0.55),
+        ("position", 2 / 9),
         ("size", 0.55),
         ("colour", 2 / 12),
         ("shape", 2 / 10),
@@ -237,14 +279,14 @@ def yes_no() -> Asked:
     families = {family: FAMILIES[family] for family in ("existence", "relation", "comparison")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "FAMILIES", families)
-        scenes = [sample_scene((17, i)) for i in range(800)]
+        scenes = [sample_scene((17, i)) for i in range(2000)]
         return [(s, q) for i, s in enumerate(scenes) for q in ask(s, np.random.default_rng((17, i, 1)), given, 5)]
 
 
 @pytest.mark.parametrize("family", ["existence", "relation", "comparison"])
 def test_no_word_gives_yes_or_no_away(yes_no: Asked, family: str) -> None:
     pools: defaultdict[str, list[Question]] = defaultdict(list)
-    for question in of_family(yes_no, family):
+    for question in yes_or_no(of_family(yes_no, family)):
         for word in {question.text[start:end] for start, end in question.words}:
             pools[SHAPE_WORDS.get(word, word)].append(question)
     expected = {*COLOURS, *SHAPES} | {"existence": set(), "relation": {*RELATION_WORDS}}.get(family, {*QUANTITIES})

@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 
 from clipmapper.data.official import missing_images, read_official
 from clipmapper.data.shapes import write
+from clipmapper.data.shapes.language import PLACES
 from clipmapper.data.shapes.render import mask
 from clipmapper.data.shapes.scene import COLOURS, SHAPES, Scene, sample_scene
 from clipmapper.data.shapes.write import ShapesConfig, write_shapes
@@ -179,12 +180,9 @@ def test_the_official_reader_reads_all(root: Path, tmp_path: Path) -> None:
             assert set(rows["answer"]) == {""}
         else:
             assert list(rows["answer"]) == [entry["multiple_choice_answer"] for entry in annotations(root, split)]
-            assert {answer for row in rows["answers"] for answer in row} <= {*COLOURS, *SHAPES, *"012345"} | {
-                "yes",
-                "no",
-                "small",
-                "large",
-            }
+            words = "yes no small large left right above below more fewer larger smaller".split()
+            known = {*COLOURS, *SHAPES, *"012345", *words, *(place for row in PLACES for place in row)}
+            assert {answer for row in rows["answers"] for answer in row} <= known
 
 
 def test_the_command_gives_the_same_bytes_in_another_process(root: Path, tmp_path: Path) -> None:
