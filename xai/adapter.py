@@ -1,7 +1,7 @@
 """What the recorder must know of a model family: a small table, never a change of the model."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,11 +27,17 @@ class Site:
 
 @dataclass(frozen=True)
 class Layout:
-    """The joint axis of one call of the model: how many tokens, which of them the head reads, which are padding."""
+    """The joint axis of one call of the model: how many tokens, which of them the head reads, which are padding.
+
+    `special` tokens are no content: class, distillation and register tokens, [CLS], [SEP], start and end, object queries.
+    `grids` says how the others of a modality lie in its image, row by row; they number rows * columns.
+    """
 
     lengths: dict[str, int]  # tokens of each modality, in their order on the joint axis
     read: dict[str, Tensor]  # [B or 1, tokens]: weights of the rows that the head reads
     real: dict[str, Tensor]  # [B, tokens]: False at padding; a modality that is absent has none
+    special: dict[str, Tensor] = field(default_factory=dict)  # [B or 1, tokens]; a modality that is absent has none
+    grids: dict[str, tuple[int, int]] = field(default_factory=dict)  # rows and columns, of image modalities alone
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xai.adapter import Adapter, Layout, Site, Stream
-from xai.tape import Event, Tape
+from xai.tape import QKV, Event, Tape
 
 
 class RecordingError(RuntimeError):
@@ -17,11 +17,14 @@ class RecordingError(RuntimeError):
 
 
 class Captured(NamedTuple):
-    """By module name, what each of its calls showed: probabilities, first argument, output."""
+    """By module name, what each of its calls showed: probabilities and what they come from, first argument, output."""
 
-    attention: defaultdict[str, list[Tensor]]
+    attention: defaultdict[str, list[tuple[Tensor, QKV | None]]]
     residual: defaultdict[str, list[Tensor]]
     output: defaultdict[str, list[Tensor]]
+
+
+Caught = tuple[tuple[Tensor, QKV | None], Tensor, Tensor]
 
 
 def assemble(adapter: Adapter, captured: Captured, inputs: Mapping[str, Any], output: Any) -> Tape:
@@ -30,13 +33,14 @@ def assemble(adapter: Adapter, captured: Captured, inputs: Mapping[str, Any], ou
     tensors = _by_site(adapter, captured)
     layout = adapter.layout(inputs, _sizes(adapter, tensors))
     modalities = _slices(layout.lengths)
-    first = tensors[0][0]
+    first = tensors[0][0][0]
     layers, taken = [], iter(tensors)
     for layer in adapter.layers:
-        events = tuple(_event(site, *next(taken), modalities, len(first)) for site in layer)
+        events = tuple(_event(site, next(taken), modalities, len(first)) for site in layer)
         layers.append(events)
-    read, real = _axis(layout, len(first), first)
-    return Tape(tuple(layers), modalities, read, real, output)
+    _check_grids(layout)
+    read, real, special = _axis(layout, len(first), first)
+    return Tape(tuple(layers), modalities, read, real, special, layout.grids, output)
 
 
 def _check_calls(adapter: Adapter, captured: Captured) -> None:
@@ -47,11 +51,11 @@ def _check_calls(adapter: Adapter, captured: Captured) -> None:
             raise RecordingError(f"module {module!r} computed attention {found} times; the adapter expects {calls}")
 
 
-def _by_site(adapter: Adapter, captured: Captured) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """(A, Y, Y_out) of each site: the n-th site that names a module takes its n-th call."""
+def _by_site(adapter: Adapter, captured: Captured) -> list[Caught]:
+    """((A, its origin), Y, Y_out) of each site: the n-th site that names a module takes its n-th call."""
     used: Counter[tuple[str, str]] = Counter()
 
-    def take(role: str, module: str) -> Tensor:
+    def take(role: str, module: str) -> Any:
         calls = getattr(captured, role)[module]
         used[role, module] += 1
         if used[role, module] > len(calls):
@@ -64,10 +68,10 @@ def _by_site(adapter: Adapter, captured: Captured) -> list[tuple[Tensor, Tensor,
     ]
 
 
-def _sizes(adapter: Adapter, tensors: list[tuple[Tensor, Tensor, Tensor]]) -> dict[Stream, int]:
+def _sizes(adapter: Adapter, tensors: list[Caught]) -> dict[Stream, int]:
     """Tokens of each stream that asks or is asked."""
     sizes: dict[Stream, int] = {}
-    for site, (A, _, _) in zip(adapter.sites, tensors, strict=True):
+    for site, ((A, _), _, _) in zip(adapter.sites, tensors, strict=True):
         if A.dim() != 4:
             raise RecordingError(f"module {site.module!r}: attention has shape {list(A.shape)}, expected [B, H, q, k]")
         for stream, size in ((site.queries, A.shape[2]), (site.keys, A.shape[3])):
@@ -88,7 +92,8 @@ def _slices(lengths: dict[str, int]) -> dict[str, slice]:
     return slices
 
 
-def _event(site: Site, A: Tensor, Y: Tensor, Y_out: Tensor, modalities: dict[str, slice], batch: int) -> Event:
+def _event(site: Site, caught: Caught, modalities: dict[str, slice], batch: int) -> Event:
+    (A, qkv), Y, Y_out = caught
     queries, keys = _span(site, site.queries, modalities), _span(site, site.keys, modalities)
     shape = (batch, queries.stop - queries.start, keys.stop - keys.start)
     if (A.shape[0], *A.shape[2:]) != shape:
@@ -105,7 +110,7 @@ def _event(site: Site, A: Tensor, Y: Tensor, Y_out: Tensor, modalities: dict[str
             raise RecordingError(f"module {module!r} ({role}) is off the graph; does the model detach it?")
     if not A.requires_grad:
         raise RecordingError(f"module {site.module!r}: attention is off the graph; does the model detach its inputs?")
-    return Event(site.module, queries, keys, A, Y, Y_out)
+    return Event(site.module, queries, keys, A, Y, Y_out, qkv)
 
 
 def _span(site: Site, stream: Stream, modalities: dict[str, slice]) -> slice:
@@ -117,12 +122,22 @@ def _span(site: Site, stream: Stream, modalities: dict[str, slice]) -> slice:
     return slice(parts[0].start, parts[-1].stop)
 
 
-def _axis(layout: Layout, batch: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Read weights [B, T] and real tokens [B, T] of the joint axis."""
-    read, real = [], []
-    for name, length in layout.lengths.items():
-        weights = layout.read.get(name, torch.zeros(1, length))
-        read.append(weights.to(like.device, like.dtype).expand(batch, length))
-        mask = layout.real.get(name, torch.ones(1, length))
-        real.append(mask.to(like.device, torch.bool).expand(batch, length))
-    return torch.cat(read, dim=1), torch.cat(real, dim=1)
+def _check_grids(layout: Layout) -> None:
+    for name, (rows, columns) in layout.grids.items():
+        prefix = layout.special.get(name, torch.zeros(1, layout.lengths[name])).sum(dim=1)
+        content = (layout.lengths[name] - prefix).tolist()
+        if any(count != rows * columns for count in content):
+            raise RecordingError(
+                f"modality {name!r} has {content[0]:g} tokens that are not special, but the adapter's layout says a grid "
+                f"of {rows} x {columns}"
+            )
+
+
+def _axis(layout: Layout, batch: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Read weights, real tokens and special tokens of the joint axis, each [B, T]."""
+
+    def joint(values: Mapping[str, Tensor], otherwise: float, dtype: torch.dtype) -> Tensor:
+        parts = [values.get(name, torch.full((1, n), otherwise)) for name, n in layout.lengths.items()]
+        return torch.cat([part.to(like.device, dtype).expand(batch, -1) for part in parts], dim=1)
+
+    return joint(layout.read, 0, like.dtype), joint(layout.real, 1, torch.bool), joint(layout.special, 0, torch.bool)

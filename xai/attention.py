@@ -1,6 +1,7 @@
 """Attention written out, so that its probabilities are tensors of the graph.
 
-Each function stands in for torch's own of the same arguments and passes the probabilities [B, H, q, k] to `see`.
+Each function stands in for torch's own of the same arguments and passes the probabilities [B, H, q, k] and what they
+come from to `see`.
 """
 
 import inspect
@@ -11,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-See = Callable[[Tensor], None]
+from xai.tape import QKV
+
+See = Callable[[Tensor, QKV], None]
 _MULTI_HEAD = inspect.signature(F.multi_head_attention_forward)
 
 
@@ -39,7 +42,7 @@ def scaled_dot_product(
         masked = attn_mask.dtype == torch.bool
         scores = scores.masked_fill(~attn_mask, -torch.inf) if masked else scores + attn_mask
     probabilities = softmax(scores)
-    see(probabilities)
+    see(probabilities, QKV(query, key, value))
     return probabilities.to(value.dtype) @ value
 
 
@@ -64,14 +67,14 @@ def multi_head(see: See, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | No
         t.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)  # [q, B, D] to [B, H, q, D / H]
         for t in _projected(call)
     )
-    probabilities: list[Tensor] = []
+    seen: list[Tensor] = []
     dropout = call["dropout_p"] if call["training"] else 0.0
-    mixed = scaled_dot_product(probabilities.append, q, k, v, _merged_mask(call, batch, heads), dropout)
-    see(probabilities[0])
+    mixed = scaled_dot_product(lambda A, _: seen.append(A), q, k, v, _merged_mask(call, batch, heads), dropout)
+    see(seen[0], QKV(q, k, v, call["out_proj_weight"]))
     out = F.linear(mixed.permute(2, 0, 1, 3).flatten(2), call["out_proj_weight"], call["out_proj_bias"])
     if not call["need_weights"]:
         return out, None
-    return out, probabilities[0].mean(1) if call["average_attn_weights"] else probabilities[0]
+    return out, seen[0].mean(1) if call["average_attn_weights"] else seen[0]
 
 
 def _refuse(call: dict[str, Any]) -> None:

@@ -1,10 +1,12 @@
 """Recording: one forward pass of a stock model, with every attention that its adapter names laid on a tape."""
 
 import inspect
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +17,14 @@ from torch.utils._pytree import tree_map
 from xai.adapter import Adapter
 from xai.assemble import Captured, RecordingError, assemble
 from xai.attention import multi_head, scaled_dot_product
-from xai.tape import Tape
+from xai.lrp.mode import Ruling
+from xai.lrp.propagation import Propagation
+from xai.tape import QKV, Tape
+from xai.unchanged import evaluation, same_random_numbers
 
 _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
+_MOVES = ("View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "Clone", "ToCopy")  # of data, in the graph
+Embeddings = Mapping[tuple[str, int], list[tuple[slice, Tensor]]]  # by residual module and call: rows and their values
 
 
 class Recording:
@@ -34,22 +41,42 @@ class Recording:
 
 
 @contextmanager
-def record(model: nn.Module, adapter: Adapter) -> Iterator[Recording]:
+def record(model: nn.Module, adapter: Adapter, lrp: Literal["tokens", "pixels"] | None = None) -> Iterator[Recording]:
     """Records the one call of `model` in its body; afterwards the model is as it was, also after an exception.
 
     Inside, the model is in evaluation mode with its parameters frozen; the graph starts at the first attention's
     residual input, wherever the caller or the model has switched gradients off. Raises RecordingError, naming the
     module, unless every module of the adapter yields one attention a call and no attention happens elsewhere.
+
+    With `lrp` the graph carries relevance too, from the target to the tokens or on to the pixels, and every operation
+    must have a rule: raises PropagationError for one that has none.
     """
+    with _recording(model, adapter, {}, lrp) as recording:
+        yield recording
+
+
+@contextmanager
+def _recording(
+    model: nn.Module, adapter: Adapter, embeddings: Embeddings, lrp: Literal["tokens", "pixels"] | None = None
+) -> Iterator[Recording]:
     _refuse(model)
     recording = Recording()
     with ExitStack() as stack:
-        stack.enter_context(_same_random_numbers(model))
-        stack.enter_context(_evaluation(model))
-        run = stack.enter_context(_Pass(model, adapter, recording))
+        stack.enter_context(same_random_numbers(model))
+        stack.enter_context(evaluation(model))
+        run = stack.enter_context(_Pass(model, adapter, recording, embeddings, lrp))
         for handle in run.hooks():
             stack.callback(handle.remove)
         yield recording
+
+
+class _Call(NamedTuple):
+    """How the model was called."""
+
+    model: nn.Module
+    args: tuple
+    kwargs: dict
+    autocast: torch.autocast
 
 
 class _Watch(TorchFunctionMode):
@@ -64,9 +91,13 @@ class _Watch(TorchFunctionMode):
         if func is torch._C._set_grad_enabled:  # a frozen part under no_grad is explained too
             return None
         if func is F.scaled_dot_product_attention:
-            return scaled_dot_product(self.run.see, *args, **kwargs)
+            mixed = scaled_dot_product(self.run.see, *args, **kwargs)
+            self.run.mixed = mixed.grad_fn
+            return mixed
         if func is F.multi_head_attention_forward:
             return multi_head(self.run.see, *args, **kwargs)
+        if func is F.linear:
+            self.run.see_projection(*args[:2])
         result = func(*args, **kwargs)
         if func in _SOFTMAX and self.run.inside:
             self.run.see(result)
@@ -76,14 +107,25 @@ class _Watch(TorchFunctionMode):
 class _Pass(ExitStack):
     """The hooks of one recording. It is itself the stack of contexts that hold while the model runs."""
 
-    def __init__(self, model: nn.Module, adapter: Adapter, recording: Recording) -> None:
+    def __init__(
+        self, model: nn.Module, adapter: Adapter, recording: Recording, embeddings: Embeddings, lrp: str | None
+    ) -> None:
         super().__init__()
-        self.model, self.adapter, self.recording = model, adapter, recording
+        self.ruling = None if lrp is None else Ruling(Propagation(), "pixels" if lrp == "pixels" else "blocks")
+        self.pixels: Tensor | None = None
+        self.model, self.adapter, self.recording, self.embeddings = model, adapter, recording, embeddings
         self.captured = Captured(defaultdict(list), defaultdict(list), defaultdict(list))
-        self.inside: list[tuple[str, list[Tensor]]] = []  # attention modules now running, with what they have shown
+        self.inside: list[
+            tuple[str, list[tuple[Tensor, QKV | None]]]
+        ] = []  # attention modules now running, what they show
         self.inputs: dict[str, Any] = {}
+        self.call: _Call | None = None
+        self.qkv: QKV | None = None  # of the attention last seen, until its output projection is seen
+        self.mixed: Any = None  # the node of the graph that made what is projected
 
     def hooks(self) -> Iterator[Any]:
+        if self.ruling is not None:
+            yield from self.ruling.hooks(self.model)
         yield self.model.register_forward_pre_hook(self._start, with_kwargs=True)
         for name in dict.fromkeys(site.module for site in self.adapter.sites):
             yield self._module(name).register_forward_pre_hook(
@@ -91,18 +133,32 @@ class _Pass(ExitStack):
             )
             yield self._module(name).register_forward_hook(self._left)
         for name in dict.fromkeys(site.residual for site in self.adapter.sites):
-            take = _residual_into(self.captured.residual[name])
+            take = _residual_into(self.captured.residual[name], partial(self._changed, name))
             yield self._module(name).register_forward_pre_hook(take, with_kwargs=True)
         for name in dict.fromkeys(site.output for site in self.adapter.sites):
             yield self._module(name).register_forward_hook(_output_into(self.captured.output[name]))
         yield self.model.register_forward_hook(self._finish, always_call=True)
 
-    def see(self, probabilities: Tensor) -> None:
+    def see(self, probabilities: Tensor, qkv: QKV | None = None) -> None:
         if not self.inside:
             raise RecordingError(
                 "an attention ran outside all modules that the adapter names; add its module to the adapter"
             )
-        self.inside[-1][1].append(probabilities)
+        self.inside[-1][1].append((probabilities, qkv))
+        self.qkv, self.mixed = qkv, None
+
+    def see_projection(self, x: Tensor, weight: Tensor) -> None:
+        """A linear map of what an attention gave, which was only moved since, is its output projection."""
+        if self.qkv is None or self.mixed is None:
+            return
+        node = x.grad_fn
+        while node is not None and node is not self.mixed and node.name().removesuffix("Backward0") in _MOVES:
+            node = node.next_functions[0][0]
+        if node is self.mixed:
+            self.qkv.projection, self.qkv, self.mixed = weight, None, None
+
+    def _changed(self, module: str, call: int) -> list[tuple[slice, Tensor]]:
+        return self.embeddings.get((module, call), [])
 
     def _module(self, name: str) -> nn.Module:
         try:
@@ -118,7 +174,12 @@ class _Pass(ExitStack):
         self.enter_context(torch.inference_mode(False))
         self.enter_context(torch.enable_grad())
         args, kwargs = tree_map(_own, (args, kwargs))
+        self.call = _Call(model, args, kwargs, _autocast(model))
         self.inputs = dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+        if self.ruling is not None:
+            if self.ruling.stage == "pixels":
+                self.pixels = _pixels(self.inputs).requires_grad_()
+            self.enter_context(self.ruling)  # below the watch, whose written-out attention it rules
         self.enter_context(_Watch(self))
         return args, kwargs
 
@@ -133,8 +194,34 @@ class _Pass(ExitStack):
 
     def _finish(self, model: nn.Module, args: tuple, output: Any) -> None:
         self.close()
-        if output is not None:  # None: the model raised
-            self.recording._tape = assemble(self.adapter, self.captured, self.inputs, output)
+        if output is not None and self.call is not None:  # None: the model raised
+            tape = assemble(self.adapter, self.captured, self.inputs, output)
+            again = partial(_again, self.adapter, self.call, tape.modalities)
+            propagation = None if self.ruling is None else self.ruling.propagation
+            self.recording._tape = replace(tape, again=again, propagation=propagation, pixels=self.pixels)
+
+
+def _again(adapter: Adapter, call: "_Call", modalities: Mapping[str, slice], embeddings: Mapping[str, Tensor]) -> Tape:
+    """The tape of the same call with these embeddings of modalities: what their first events take as residual input."""
+    places: defaultdict[tuple[str, int], list[tuple[slice, Tensor]]] = defaultdict(list)
+    left, calls = dict(embeddings), Counter[str]()
+    for site in adapter.sites:
+        start = modalities[site.queries[0]].start
+        for name in left.keys() & set(site.queries):
+            rows = slice(modalities[name].start - start, modalities[name].stop - start)
+            places[site.residual, calls[site.residual]].append((rows, left.pop(name)))
+        calls[site.residual] += 1
+    if left:
+        raise ValueError(f"modality {', '.join(left)} asks nothing in any attention: the model has no embedding of it")
+    with _recording(call.model, adapter, places) as recording, call.autocast:
+        call.model(*call.args, **call.kwargs)
+    return recording.tape
+
+
+def _autocast(model: nn.Module) -> torch.autocast:
+    """As it is now where the model lies."""
+    kind = next((parameter.device.type for parameter in model.parameters()), "cpu")
+    return torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
 
 
 def _own(value: Any) -> Any:
@@ -144,11 +231,25 @@ def _own(value: Any) -> Any:
     return value.clone() if value.is_inference() else value.detach()
 
 
-def _residual_into(found: list[Tensor]) -> Any:
+def _pixels(inputs: Mapping[str, Any]) -> Tensor:
+    """The images among the inputs; raises RecordingError unless there is just one tensor [B, C, rows, columns]."""
+    found = [name for name, x in inputs.items() if isinstance(x, Tensor) and x.is_floating_point() and x.dim() == 4]
+    if len(found) != 1:
+        raise RecordingError(f"relevance of pixels needs one input of images [B, C, rows, columns]; found {found}")
+    return inputs[found[0]]
+
+
+def _residual_into(found: list[Tensor], changed: Callable[[int], list[tuple[slice, Tensor]]]) -> Any:
+    """All in place: the skip connection may take the same tensor past this module."""
+
     def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
         tensor = args[0] if args else next(iter(kwargs.values()))
+        for rows, values in changed(len(found)):
+            data = tensor.detach().clone()
+            data[:, rows] = values
+            tensor.data = data  # new storage: the old one may be a parameter's
         if not tensor.requires_grad:
-            tensor.requires_grad_()  # in place: the skip connection may take the same tensor past this module
+            tensor.requires_grad_()
         found.append(tensor)
 
     return hook
@@ -169,25 +270,3 @@ def _refuse(model: nn.Module) -> None:
                     f"module {name or type(model).__name__!r} uses activation checkpointing ({flag}), which hides its "
                     "attention; switch it off before explaining"
                 )
-
-
-@contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and frozen parameters; each module and parameter gets its own back."""
-    modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.eval().requires_grad_(False)
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-
-
-@contextmanager
-def _same_random_numbers(model: nn.Module) -> Iterator[None]:
-    cards = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
-    with torch.random.fork_rng(devices=list(cards)):
-        yield

@@ -11,7 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xai.lrp.propagation import Propagation
+
 Score = Callable[[Any], Tensor]  # the model's outputs to one number a sample, [B]
+
+
+@dataclass(eq=False)
+class QKV:
+    """What goes into an attention, [B, H, q or k, D / H], and the weight [D, D] of the projection that follows it."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    projection: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +36,17 @@ class Event:
     A: Tensor  # probabilities [B, H, q, k]
     Y: Tensor  # what the skip connection carries [B, q, D]
     Y_out: Tensor  # what the attention adds to it, after the output projection [B, q, D]
+    qkv: QKV | None = None  # None: the model computes its softmax in plain code, which does not show them
 
     @property
     def is_self(self) -> bool:
         return self.queries == self.keys
+
+    def rows(self, tokens: slice) -> slice | None:
+        """Which of the event's queries are these tokens of the joint axis; None if they are not among them."""
+        if tokens.start < self.queries.start or tokens.stop > self.queries.stop:
+            return None
+        return slice(tokens.start - self.queries.start, tokens.stop - self.queries.start)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +64,23 @@ Gradients = Mapping[Event, Gradient]
 
 @dataclass(frozen=True, eq=False)
 class Tape:
-    """Layers of simultaneous events: those of one layer all read the state before it."""
+    """Layers of simultaneous events: those of one layer all read the state before it.
+
+    `again` runs the recorded call once more with other embeddings, [B, tokens, D] of each modality that changes: what
+    its first event has as residual input. None if the tape was not recorded.
+    """
 
     layers: tuple[tuple[Event, ...], ...]
     modalities: dict[str, slice]
     read: Tensor  # [B or 1, T]: how much of each token's row the model's head reads
     real: Tensor  # [B, T], False at padding
+    special: Tensor  # [B, T], True at tokens that are no content
+    grids: dict[str, tuple[int, int]]  # rows and columns of the tokens of image modalities that are not special
     output: Any
+    again: Callable[[Mapping[str, Tensor]], "Tape"] | None = field(default=None, repr=False)
+    propagation: Propagation | None = field(default=None, repr=False)  # None: recorded without rules for relevance
+    pixels: Tensor | None = field(default=None, repr=False)  # [B, C, rows, columns] if the graph starts at them
+    relevances: dict[Any, Any] = field(default_factory=dict, repr=False)  # found so far, for xai.lrp.relevances
     _gradients: dict[Score, Gradients] = field(default_factory=dict, repr=False)
 
     @property

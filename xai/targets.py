@@ -7,24 +7,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xai.tape import Score
+
 Index = int | Tensor  # one for all samples, or [B]
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A named score of the outputs; `row` is the modality and position it is read from, None for the model's own head."""
+    """A named score of the outputs; `row` is the modality and position it is read from, None for the model's own head.
+
+    `choose` is there if the outputs decide the class: it gives the target of the class that they decide on.
+    """
 
     name: str
     score: Callable[[Any], Tensor]
     row: tuple[str, Index] | None = None
+    choose: "Callable[[Any], Target] | None" = None
 
     def __call__(self, outputs: Any) -> Tensor:
         return self.score(outputs)
 
 
+def decided(target: Score, outputs: Any) -> Score:
+    """`target` with its class as these outputs have it, for methods that run the model again with other inputs."""
+    choose = getattr(target, "choose", None)
+    return target if choose is None else choose(outputs)
+
+
 def predicted() -> Target:
     """The largest logit of each sample."""
-    return Target("predicted", lambda outputs: logits(outputs).amax(dim=-1))
+    return Target(
+        "predicted",
+        lambda outputs: logits(outputs).amax(dim=-1),
+        choose=lambda outputs: given(logits(outputs).argmax(dim=-1)),
+    )
 
 
 def given(label: Index) -> Target:
@@ -42,17 +58,26 @@ def difference(label: Index, other: Index) -> Target:
 
 def token(position: Index, label: Index | None = None) -> Target:
     """A word that a caption model predicts at a position of its text, by default the likeliest."""
-    return Target(f"token at {_shown(position)}", lambda outputs: _at(outputs, position, label), ("text", position))
+    return Target(
+        f"token at {_shown(position)}",
+        lambda outputs: _at(logits(outputs), position, label),
+        ("text", position),
+        None if label is not None else lambda outputs: token(position, _row(logits(outputs), position).argmax(dim=-1)),
+    )
 
 
 def detection(query: Index, label: Index | None = None) -> Target:
     """A class of one object query of a detector, by default the likeliest but the last, which is "no object"."""
 
-    def score(outputs: Any) -> Tensor:
-        objects = logits(outputs)[..., :-1]
-        return _at(objects if label is None else outputs, query, label)
+    def objects(outputs: Any) -> Tensor:
+        return logits(outputs)[..., :-1]
 
-    return Target(f"query {_shown(query)}", score, ("queries", query))
+    return Target(
+        f"query {_shown(query)}",
+        lambda outputs: _at(objects(outputs) if label is None else logits(outputs), query, label),
+        ("queries", query),
+        None if label is not None else lambda outputs: detection(query, _row(objects(outputs), query).argmax(dim=-1)),
+    )
 
 
 def similarity() -> Target:
@@ -77,11 +102,15 @@ def _pick(values: Tensor, label: Index) -> Tensor:
     return values.gather(1, index[:, None])[:, 0]
 
 
-def _at(outputs: Any, position: Index, label: Index | None) -> Tensor:
-    values = logits(outputs)
-    index = torch.as_tensor(position, device=values.device).expand(len(values))
-    row = values[torch.arange(len(values), device=values.device), index]
+def _at(values: Tensor, position: Index, label: Index | None) -> Tensor:
+    row = _row(values, position)
     return row.amax(dim=-1) if label is None else _pick(row, label)
+
+
+def _row(values: Tensor, position: Index) -> Tensor:
+    """values [B, positions, classes] at one position for each sample."""
+    index = torch.as_tensor(position, device=values.device).expand(len(values))
+    return values[torch.arange(len(values), device=values.device), index]
 
 
 def _similarity(outputs: Any) -> Tensor:

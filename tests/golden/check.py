@@ -24,12 +24,6 @@ FAMILIES: dict[str, Cases] = {
     "LxmertForQuestionAnswering": lxmert,
     "DetrForObjectDetection": detr,
 }
-NEED_LRP = {  # relevance propagation, which is not there yet
-    *("transformer_attribution", "transformer_attribution_start1", "full", "last_layer", "last_layer_ablation"),
-    *("second_layer", "second_layer_ablation", "generate_LRP_start0", "generate_LRP_start1", "generate_LRP_last"),
-    *("generate_LRP_last_layer", "generate_full_lrp", "transformer_att", "partial_lrp", "ours_with_lrp"),
-    *("ours_with_lrp_no_norm", "ours_with_lrp_no_normalization", "ablation_no_self_in_10_with_lrp"),
-}
 
 
 def check(path: Path) -> bool:
@@ -45,9 +39,8 @@ def check(path: Path) -> bool:
         print(f"  {method:32} {shown}  {'ok' if fits else 'OFF'}")
     missing = [method for method in golden.methods() if method not in methods]
     for method in missing:
-        print(f"  {method:32} {'not covered: LRP' if _needs_lrp(method, golden) else 'UNKNOWN METHOD'}")
-    fits = all(fit for dtype in TOLERANCES for cases in found[dtype].values() for _, fit in cases)
-    return fits and all(_needs_lrp(method, golden) for method in missing)
+        print(f"  {method:32} UNKNOWN METHOD")
+    return not missing and all(fit for dtype in TOLERANCES for cases in found[dtype].values() for _, fit in cases)
 
 
 def compare(golden: Golden, dtype: torch.dtype) -> dict[str, list[tuple[float, bool]]]:
@@ -57,13 +50,8 @@ def compare(golden: Golden, dtype: torch.dtype) -> dict[str, list[tuple[float, b
         reference = golden.reference(case, dtype)
         if reference is not None:
             off = error(case, reference)
-            found[case.method].append((off, off <= golden.limit(case.key, dtype)))
+            found[case.method].append((off, off <= golden.limit(case, dtype)))
     return found
-
-
-def _needs_lrp(method: str, golden: Golden) -> bool:
-    """ViT's "rollout" is one of LRP relevance; the others' is one of attention."""
-    return method in NEED_LRP or (method.startswith("rollout") and golden.model_class.startswith("ViT"))
 
 
 def main(names: list[str]) -> int:

@@ -13,7 +13,9 @@ from golden import Case, Golden, minmax
 from torch import Tensor
 
 from xai import Target, adapter_for, given, record, similarity
-from xai.explainers import attention_gradcam, genatt, raw_attention, rollout
+from xai.explainers import attention_gradcam, full_lrp, genatt, partial_lrp, pixel_lrp, raw_attention, rollout, transatt
+from xai.lrp.positive import TRANSATT
+from xai.lrp.relevances import relevances
 from xai.tape import Event, Score, Tape
 
 Method = Callable[[Tape, Score], Tensor]  # to a map [B, T, T]
@@ -30,17 +32,37 @@ VIT: dict[str, Method] = {
     "generate_rollout_start1": lambda tape, target: rollout(tape, target, last=all_but_first(tape)),
     "genatt": genatt,
 }
+VIT_LRP: dict[str, Method] = {
+    "transformer_attribution": transatt,
+    "transformer_attribution_start1": lambda tape, target: transatt(tape, target, last=all_but_first(tape)),
+    "rollout": lambda tape, target: transatt(tape, target, gradient=False),
+    "rollout_start1": lambda tape, target: transatt(tape, target, gradient=False, last=all_but_first(tape)),
+    "last_layer": lambda tape, target: transatt(tape, target, gradient=False, block=-1),
+    "last_layer_ablation": lambda tape, target: transatt(tape, target, block=-1),
+    "second_layer": lambda tape, target: transatt(tape, target, gradient=False, block=1),
+    "second_layer_ablation": lambda tape, target: transatt(tape, target, block=1),
+}
 BERT: dict[str, Method] = {
     "generate_attn_last_layer": raw_attention,
     "generate_rollout": rollout,
     "generate_rollout_start1": lambda tape, target: rollout(tape, target, last=all_but_first(tape)),
     "generate_attn_gradcam": lambda tape, target: minmax(attention_gradcam(tape, target), 2),
 }
+BERT_LRP: dict[str, Method] = {
+    "generate_LRP_start0": lambda tape, target: transatt(tape, target, normalise=True),
+    "generate_LRP_start1": lambda tape, target: transatt(tape, target, normalise=True, last=all_but_first(tape)),
+    "generate_LRP_last": lambda tape, target: transatt(tape, target, normalise=True, last=1),
+    "generate_LRP_last_layer": lambda tape, target: transatt(tape, target, gradient=False, block=-1),
+}
 VISUALBERT: dict[str, Method] = {
     "ours_no_lrp": genatt,
     "rollout": lambda tape, target: rollout(tape, target, normalise=False),
     "raw_attn": raw_attention,
     "attn_gradcam": lambda tape, target: minmax(attention_gradcam(tape, target), 2),
+}
+VISUALBERT_LRP: dict[str, Method] = {
+    "transformer_attribution": transatt,
+    "partial_lrp": lambda tape, target: minmax(partial_lrp(tape, target), 2),
 }
 
 
@@ -49,8 +71,8 @@ def transformers_model(golden: Golden, dtype: torch.dtype) -> Any:
     return golden.weighted(cls(cls.config_class.from_dict(golden.config)), dtype)
 
 
-def taped(model: Any, **inputs: Tensor) -> Tape:
-    with record(model, adapter_for(model)) as recording:
+def taped(model: Any, lrp: Any = None, **inputs: Tensor) -> Tape:
+    with record(model, adapter_for(model), lrp) as recording:
         model(**inputs)
     return recording.tape
 
@@ -70,6 +92,11 @@ def gradients(tape: Tape, targets: list[Target], event: Event) -> Tensor:
     return torch.stack([tape.gradients(target)[event].A for target in targets], dim=1)
 
 
+def attention_relevances(tape: Tape, targets: list[Target], event: Event) -> Tensor:
+    """[samples, targets, heads, q, k]."""
+    return torch.stack([relevances(tape, target, TRANSATT).A[event] for target in targets], dim=1)
+
+
 def vit(golden: Golden, dtype: torch.dtype) -> Iterator[Case]:
     inputs = golden.inputs(dtype)
     targets = targets_of(inputs["targets"])
@@ -81,6 +108,13 @@ def vit(golden: Golden, dtype: torch.dtype) -> Iterator[Case]:
     for name, method in VIT.items():
         scores = maps(tape, targets, method)[..., 0, 1:]
         yield Case(name, f"relevance/{name}", minmax(scores, 1) if name == "generate_cam_attn" else scores, 2)
+    tape = taped(transformers_model(golden, dtype), "pixels", pixel_values=inputs["pixel_values"])
+    yield Case("full", "relevance/full", maps(tape, targets, pixel_lrp), 2, lrp=True)
+    for i, event in enumerate(tape.events):
+        yield Case("attention relevance", f"attention_cam/{i}", attention_relevances(tape, targets, event), 2, lrp=True)
+        yield Case("attention gradient", f"attention_grad/{i}", gradients(tape, targets, event), 2)
+    for name, method in VIT_LRP.items():
+        yield Case(name, f"relevance/{name}", maps(tape, targets, method)[..., 0, 1:], 2, lrp=True)
 
 
 def bert(golden: Golden, dtype: torch.dtype) -> Iterator[Case]:
@@ -97,6 +131,22 @@ def bert(golden: Golden, dtype: torch.dtype) -> Iterator[Case]:
             scores = maps(tape, targets, method)[0, :, 0]
             scores[:, 0] = 0
             yield Case(name, f"relevance/{name}/{sample}", scores, 1)
+        yield from _bert_lrp(
+            taped(model, "tokens", input_ids=ids, attention_mask=torch.ones_like(ids)), targets, sample
+        )
+
+
+def _bert_lrp(tape: Tape, targets: list[Target], sample: int) -> Iterator[Case]:
+    for i, event in enumerate(tape.events):
+        ours = attention_relevances(tape, targets, event)[0]
+        yield Case("attention relevance", f"attention_cam/{i}/{sample}", ours, 1, lrp=True)
+    for name, method in BERT_LRP.items():
+        scores = maps(tape, targets, method)[0, :, 0]
+        scores[:, 0] = 0 if name == "generate_LRP_last_layer" else scores.amin(dim=1)
+        yield Case(name, f"relevance/{name}/{sample}", scores, 1, lrp=True)
+    scores = maps(tape, targets, full_lrp)[0]
+    scores[:, 0] = 0
+    yield Case("generate_full_lrp", f"relevance/generate_full_lrp/{sample}", scores, 1, lrp=True)
 
 
 def clip(golden: Golden, dtype: torch.dtype) -> Iterator[Case]:
@@ -141,8 +191,13 @@ def visualbert(golden: Golden, dtype: torch.dtype) -> Iterator[Case]:
         key = f"modules/{i:02}_self.{i}/"
         yield Case("attention", key + "attn", event.A, 1)
         yield Case("attention gradient", key + "grad", gradients(tape, targets, event), 2)
+    with_rules = taped(transformers_model(golden, dtype), "tokens", **inputs)
+    for i, event in enumerate(with_rules.events):
+        ours = attention_relevances(with_rules, targets, event)
+        yield Case("attention relevance", f"modules/{i:02}_self.{i}/lrp_cam", ours, 2, lrp=True)
     samples, reads = torch.arange(len(tape.read)), tape.read.argmax(1)
-    for name, method in VISUALBERT.items():
-        scores = maps(tape, targets, method)[samples, :, reads]
+    for name, method in {**VISUALBERT, **VISUALBERT_LRP}.items():
+        lrp = name in VISUALBERT_LRP
+        scores = maps(with_rules if lrp else tape, targets, method)[samples, :, reads]
         scores[samples, :, reads] = 0
-        yield Case(name, f"relevance/{name}/scores", scores, 2)
+        yield Case(name, f"relevance/{name}/scores", scores, 2, lrp=lrp)

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 import torch
-from golden import Case, Golden
-from single_stream import Method, gradients, maps, taped, targets_of, transformers_model
+from golden import Case, Golden, minmax
+from single_stream import Method, attention_relevances, gradients, maps, taped, targets_of, transformers_model
 
 from xai import detection
-from xai.explainers import attention_gradcam, genatt, raw_attention, rollout
+from xai.explainers import attention_gradcam, genatt, genatt_lrp, partial_lrp, raw_attention, rollout, transatt
 from xai.tape import Event, Tape
 
 BOTH: dict[str, Method] = {
@@ -21,6 +21,18 @@ BOTH: dict[str, Method] = {
 LXMERT: dict[str, Method] = {"ours_no_lrp": genatt, **BOTH}
 # DETR's code turns every NaN of an addition into 0, and one row without evidence makes them all NaN
 DETR: dict[str, Method] = {"ours_no_lrp": lambda tape, target: genatt(tape, target, drop_undefined=True), **BOTH}
+WITH_LRP: dict[str, Method] = {"transformer_att": transatt, "partial_lrp": partial_lrp}
+LXMERT_LRP: dict[str, Method] = {
+    "ours_with_lrp": genatt_lrp,
+    "ours_with_lrp_no_normalization": lambda tape, target: genatt_lrp(tape, target, normalise=False),
+    "ablation_no_self_in_10_with_lrp": lambda tape, target: genatt_lrp(tape, target, self_in_cross=False),
+    **WITH_LRP,
+}
+DETR_LRP: dict[str, Method] = {
+    "ours_with_lrp": lambda tape, target: genatt_lrp(tape, target, drop_undefined=True),
+    "ours_with_lrp_no_norm": lambda tape, target: genatt_lrp(tape, target, normalise=False),
+    **WITH_LRP,
+}
 
 
 def lxmert(golden: Golden, dtype: torch.dtype) -> Iterator[Case]:
@@ -34,21 +46,28 @@ def lxmert(golden: Golden, dtype: torch.dtype) -> Iterator[Case]:
         yield Case("attention", f"modules/{key}/attn", event.A, 1)
         if f"modules/{key}/grad" in golden.tensors:  # none where nothing reaches the answer
             yield Case("attention gradient", f"modules/{key}/grad", gradients(tape, targets, event), 2)
+    with_rules = taped(transformers_model(golden, dtype), "tokens", **inputs)
+    for key in _modules(golden):
+        ours = attention_relevances(with_rules, targets, _lxmert_event(with_rules, key))
+        yield Case("attention relevance", f"modules/{key}/lrp_cam", ours, 2, lrp=True)
     slices = {"t": tape.modalities["text"], "i": tape.modalities["regions"]}
-    for name, method in LXMERT.items():
-        R = maps(tape, targets, method)
+    for name, method in {**LXMERT, **LXMERT_LRP}.items():
+        lrp = name in LXMERT_LRP
+        R = maps(with_rules if lrp else tape, targets, method)
         for block in _blocks(golden, name):
             ours = R[..., slices[block[2]], slices[block[4]]].clone()
+            ours = minmax(ours, 2) if name == "partial_lrp" else ours
             if block == "R_t_t":
                 ours[..., 0, 0] = 0
-            yield Case(name, f"relevance/{name}/{block}", ours, 2, without_identity=_starts_from_identity(name, block))
+            identity = _starts_from_identity(name, block)
+            yield Case(name, f"relevance/{name}/{block}", ours, 2, without_identity=identity, lrp=lrp)
 
 
 def detr(golden: Golden, dtype: torch.dtype) -> Iterator[Case]:
     inputs = golden.inputs(dtype)
-    tape = taped(
-        transformers_model(golden, dtype), pixel_values=inputs["pixel_values"], pixel_mask=inputs["pixel_mask"]
-    )
+    images = {name: inputs[name] for name in ("pixel_values", "pixel_mask")}
+    model = transformers_model(golden, dtype)
+    tape, with_rules = taped(model, **images), taped(model, "tokens", **images)
     yield Case("logits", "outputs/logits", tape.output.logits[0], 1)
     yield Case("logits", "outputs/pred_boxes", tape.output.pred_boxes[0], 1)
     queries = inputs["target_queries"].tolist()
@@ -58,13 +77,18 @@ def detr(golden: Golden, dtype: torch.dtype) -> Iterator[Case]:
         yield Case("attention", f"modules/{key}/attn", event.A[0], 0)
         grad = torch.cat([tape.gradients(target)[event].A for target in targets])
         yield Case("attention gradient", f"modules/{key}/grad", grad, 1)
+        ours = attention_relevances(with_rules, targets, _detr_event(with_rules, key))[0]
+        yield Case("attention relevance", f"modules/{key}/lrp_cam", ours, 1, lrp=True)
     slices = {"q": tape.modalities["queries"], "i": tape.modalities["image"]}
-    for name, method in DETR.items():
-        R = torch.cat([method(tape, target) for target in targets])
-        yield Case(name, f"relevance/{name}/scores", R[torch.arange(len(R)), queries, slices["i"]], 1)
+    for name, method in {**DETR, **DETR_LRP}.items():
+        lrp = name in DETR_LRP
+        R = torch.cat([method(with_rules if lrp else tape, target) for target in targets])
+        shown = R[:, slices["q"], slices["i"]]
+        shown = minmax(shown, 2) if name == "partial_lrp" else shown
+        yield Case(name, f"relevance/{name}/scores", shown[torch.arange(len(R)), queries], 1, lrp=lrp)
         for block in _blocks(golden, name):
-            ours = R[:, slices[block[2]], slices[block[4]]]
-            yield Case(name, f"relevance/{name}/{block}", ours, 1, without_identity=_starts_from_identity(name, block))
+            ours, identity = R[:, slices[block[2]], slices[block[4]]], _starts_from_identity(name, block)
+            yield Case(name, f"relevance/{name}/{block}", ours, 1, without_identity=identity, lrp=lrp)
 
 
 def _modules(golden: Golden) -> list[str]:

@@ -1,12 +1,13 @@
 """Tapes made by hand: random attentions and gradients in every order of events, so that a rule meets each case."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from xai.tape import Event, Tape
+from xai.tape import QKV, Event, Tape
 
 SIZES = {"a": 3, "b": 4}
 A, B = slice(0, 3), slice(3, 7)
@@ -40,11 +41,16 @@ def make_tape() -> MakeTape:
     return tape_of
 
 
-def tape_of(order: str, seed: int, unreached: int = 0, scale: float = 1.0) -> Tape:
+def tape_of(
+    order: str, seed: int, unreached: int = 0, scale: float = 1.0, embeddings: Mapping[str, Tensor] | None = None
+) -> Tape:
     """The last `unreached` events are no part of the target; the first token of every event has no positive evidence."""
     generator = torch.Generator().manual_seed(seed)
     pairs = [pair for layer in ORDERS[order] for pair in layer]
     events = list(_events(pairs, generator))
+    for name, values in (embeddings or {}).items():
+        first = next(event for event in events if event.queries == {"a": A, "b": B}[name])
+        first.Y.data = values
     output = torch.zeros(BATCH, dtype=torch.float64)
     for event in events[: len(events) - unreached]:
         output = output + scale * _weighted(event, generator)
@@ -54,7 +60,8 @@ def tape_of(order: str, seed: int, unreached: int = 0, scale: float = 1.0) -> Ta
     read = torch.zeros(BATCH, tokens, dtype=torch.float64)
     read[:, 1] = 1
     modalities = {"a": A} if order == "single" else {"a": A, "b": B}
-    return Tape(layers, modalities, read, torch.ones(BATCH, tokens, dtype=torch.bool), output)
+    real = torch.ones(BATCH, tokens, dtype=torch.bool)
+    return Tape(layers, modalities, read, real, ~real, {}, output, partial(tape_of, order, seed, unreached, scale))
 
 
 def _events(pairs: list[tuple[slice, slice]], generator: torch.Generator) -> Iterator[Event]:
@@ -62,7 +69,13 @@ def _events(pairs: list[tuple[slice, slice]], generator: torch.Generator) -> Ite
         q, n = s.stop - s.start, k.stop - k.start
         A = torch.randn(BATCH, HEADS, q, n, generator=generator, dtype=torch.float64).softmax(-1)
         Y, Y_out = (torch.randn(BATCH, q, WIDTH, generator=generator, dtype=torch.float64) for _ in range(2))
-        yield Event(f"event {i}", s, k, *(tensor.requires_grad_() for tensor in (A, Y, Y_out)))
+        yield Event(f"event {i}", s, k, *(tensor.requires_grad_() for tensor in (A, Y, Y_out)), _qkv(i, q, n))
+
+
+def _qkv(seed: int, q: int, k: int) -> QKV:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(BATCH, HEADS, tokens, 3) for tokens in (q, k, k)] + [(WIDTH, HEADS * 3)]
+    return QKV(*(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes))
 
 
 def _weighted(event: Event, generator: torch.Generator) -> Tensor:

@@ -7,11 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xai.explainers import EXPLAINERS, genatt, interaction, wra
+from xai.explainers import EXPLAINERS, RUN_AGAIN, genatt, interaction, wra
 from xai.explainers.wra import attention_share, wra_change
 from xai.relevance import advance, evidence, identity, read_out
 
 from .conftest import BIMODAL, ORDERS, tape_of, total
+
+INPUT_GRADIENTS = ("input_gradient", "integrated_gradients", "smoothgrad")
 
 
 @settings(max_examples=25, deadline=None)
@@ -42,12 +44,13 @@ def test_genatt_of_self_attention_is_the_product_of_identity_plus_evidence(order
 
 
 @pytest.mark.parametrize("order", sorted(ORDERS))
-@pytest.mark.parametrize("method", [name for name in EXPLAINERS if name != "random"])
+@pytest.mark.parametrize("method", sorted(EXPLAINERS.keys() - RUN_AGAIN - {"random"}))
 def test_samples_do_not_see_each_other(order: str, method: str) -> None:
     tape = tape_of(order, seed=8)
     swapped = tape_of(order, seed=8)
     for event in swapped.events:  # the same numbers with the two samples exchanged
-        for tensor in (event.A, event.Y, event.Y_out):
+        assert event.qkv is not None
+        for tensor in (event.A, event.Y, event.Y_out, event.qkv.query, event.qkv.key, event.qkv.value):
             tensor.data = tensor.data.flip(0)
     gradients = tape.gradients(total)
     other = swapped.gradients(total)
@@ -65,8 +68,10 @@ def test_a_target_that_ignores_the_model_gives_no_nan(order: str, method: str) -
     assert relevance.isfinite().all()
     if method in ("genatt", "wra"):
         assert torch.equal(relevance, identity(tape))
-    if method in ("attention_gradcam", "interaction"):
+    if method in ("attention_gradcam", "interaction", "legrad", "grad_eclip", "attcat", *INPUT_GRADIENTS):
         assert not relevance.any()
+    if method == "tokentm":
+        assert torch.equal(relevance, relevance * identity(tape))
 
 
 @pytest.mark.parametrize("order", BIMODAL)
@@ -114,7 +119,7 @@ def test_interaction_is_mutual_when_asked() -> None:
     torch.testing.assert_close(mutual, mutual.mT)
 
 
-@pytest.mark.parametrize("method", ["genatt", "wra", "rollout", "interaction"])
+@pytest.mark.parametrize("method", ["genatt", "wra", "rollout", "interaction", "legrad", "attcat", "tokentm"])
 def test_the_last_layers_alone(method: str) -> None:
     tape = tape_of("single", seed=15)
     last = EXPLAINERS[method](tape, total, last=1)

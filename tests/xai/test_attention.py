@@ -37,7 +37,8 @@ def test_scaled_dot_product(options: dict[str, Any]) -> None:
     seen: list[Tensor] = []
     q, k, v = qkv()
     torch.testing.assert_close(
-        scaled_dot_product(seen.append, q, k, v, **options), F.scaled_dot_product_attention(q, k, v, **options)
+        scaled_dot_product(lambda A, _: seen.append(A), q, k, v, **options),
+        F.scaled_dot_product_attention(q, k, v, **options),
     )
     assert seen[0].shape == (2, 4, 5, 6)
     torch.testing.assert_close(seen[0] @ v, F.scaled_dot_product_attention(q, k, v, **options))
@@ -46,9 +47,11 @@ def test_scaled_dot_product(options: dict[str, Any]) -> None:
 def test_grouped_queries() -> None:
     q, k, v = qkv(key_heads=2)
     seen: list[Tensor] = []
-    ours = scaled_dot_product(seen.append, q, k, v, enable_gqa=True)
+    values: list[Tensor] = []
+    ours = scaled_dot_product(lambda A, qkv: seen.append(A) or values.append(qkv.value), q, k, v, enable_gqa=True)
     torch.testing.assert_close(ours, F.scaled_dot_product_attention(q, k, v, enable_gqa=True))
     assert seen[0].shape == (2, 4, 5, 6)
+    torch.testing.assert_close(seen[0] @ values[0], ours)  # each head with the values it reads
 
 
 def test_a_query_without_keys_has_no_gradient_of_nan() -> None:
@@ -62,7 +65,7 @@ def test_a_query_without_keys_has_no_gradient_of_nan() -> None:
 def test_half_precision_has_single_precision_probabilities() -> None:
     seen: list[Tensor] = []
     q, k, v = (t.bfloat16() for t in qkv())
-    assert scaled_dot_product(seen.append, q, k, v).dtype == torch.bfloat16
+    assert scaled_dot_product(lambda A, _: seen.append(A), q, k, v).dtype == torch.bfloat16
     assert seen[0].dtype == torch.float32
 
 
@@ -91,6 +94,9 @@ def test_multi_head_attention(call: dict[str, Any], options: dict[str, Any]) -> 
     with record(model, adapter_of("attention")) as recording:
         found = model(inputs[0])
     torch.testing.assert_close(found.detach(), expected)
+    qkv, A = recording.tape.events[0].qkv, recording.tape.events[0].A
+    assert qkv is not None and qkv.projection is attention.out_proj.weight
+    mixed = (A @ qkv.value).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(F.linear(mixed, qkv.projection, attention.out_proj.bias).detach(), expected)
     if weights is not None:
-        A = recording.tape.events[0].A
         torch.testing.assert_close(A.detach() if weights.dim() == 4 else A.mean(1).detach(), weights)

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from xai.adapter import Adapter, Layout, Site, Stream, at
-from xai.adapters.common import side_by_side, stack
+from xai.adapters.common import before_grid, joined, patch_grid, side_by_side, stack
 from xai.adapters.vit import mean_from
 
 IMAGE: Stream = ("image",)
 TEXT: Stream = ("text",)
+Part = Callable[[Mapping[str, Any], int], Layout]  # of one tower: the arguments of forward, number of tokens
 BOTH = ("image", "text")
 
 
@@ -33,7 +34,11 @@ def open_clip(model: Any, towers: tuple[str, ...] = BOTH) -> Adapter:
     sites = {name: stack(model, layers[name], (name,), "attn", "ln_1", "ls_1") for name in towers}
     # the names differ between CLIP, which holds its text layers itself, and CustomTextCLIP
     text_pool, eos = (model.text_pool_type, model.text_eos_id) if text is model else (text.pool_type, text.eos_id)
-    return _adapter(sites, "text", lambda ids: pooled_position(ids, text_pool, eos), mean=pool == "avg")
+    return _adapter(
+        sites,
+        lambda inputs, n: _image(n, patch_grid(inputs["image"], model.visual.patch_size), mean=pool == "avg"),
+        lambda inputs, n: _text(n, pooled_position(inputs["text"], text_pool, eos)),
+    )
 
 
 def transformers_clip(model: Any, towers: tuple[str, ...] = BOTH) -> Adapter:
@@ -44,7 +49,12 @@ def transformers_clip(model: Any, towers: tuple[str, ...] = BOTH) -> Adapter:
     }
     eos = model.config.text_config.eos_token_id
     pool = "argmax" if eos == 2 else "eos"  # as in transformers: old configurations have a wrong end token
-    return _adapter(sites, "input_ids", lambda ids: pooled_position(ids, pool, eos), mean=False)
+    patch = model.config.vision_config.patch_size
+    return _adapter(
+        sites,
+        lambda inputs, n: _image(n, patch_grid(inputs["pixel_values"], patch), mean=False),
+        lambda inputs, n: _text(n, pooled_position(inputs["input_ids"], pool, eos)),
+    )
 
 
 def pooled_position(ids: Tensor, pool: str, eos: int) -> Tensor:
@@ -56,16 +66,21 @@ def pooled_position(ids: Tensor, pool: str, eos: int) -> Tensor:
     raise ValueError(f"text pooling is {pool!r}; the adapter knows 'argmax' and 'eos'")
 
 
-def _adapter(sites: dict[str, list[Site]], text_input: str, end: Callable[[Tensor], Tensor], mean: bool) -> Adapter:
+def _image(length: int, grid: tuple[int, int], mean: bool) -> Layout:
+    read = mean_from(1, length) if mean else at(0, length)
+    return Layout({"image": length}, {"image": read}, {}, {"image": before_grid(length, grid)}, {"image": grid})
+
+
+def _text(length: int, ends: Tensor) -> Layout:
+    """Start token, words, end token; what comes after is padding."""
+    positions, end = torch.arange(length, device=ends.device), ends[:, None]
+    special = (positions == 0) | (positions == end)
+    return Layout({"text": length}, {"text": at(ends, length)}, {"text": positions <= end}, {"text": special})
+
+
+def _adapter(sites: dict[str, list[Site]], image: Part, text: Part) -> Adapter:
     def layout(inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
-        lengths = {name: sizes[(name,)] for name in BOTH if name in sites}
-        read, real = {}, {}
-        if "image" in sites:
-            read["image"] = mean_from(1, lengths["image"]) if mean else at(0, lengths["image"])
-        if "text" in sites:
-            ends = end(inputs[text_input])
-            read["text"] = at(ends, lengths["text"])
-            real["text"] = torch.arange(lengths["text"], device=ends.device) <= ends[:, None]
-        return Layout(lengths, read, real)
+        parts = [(IMAGE, image), (TEXT, text)]
+        return joined([part(inputs, sizes[stream]) for stream, part in parts if stream in sizes])
 
     return Adapter(side_by_side(*sites.values()), layout)

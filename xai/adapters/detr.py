@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,16 +32,23 @@ def detr(model: nn.Module) -> Adapter:
 
 def _layout(inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
     lengths = {"queries": sizes[QUERIES], "image": sizes[IMAGE]}
+    grid = _grid(inputs["pixel_values"], lengths["image"])
     mask = inputs.get("pixel_mask")
-    real = {} if mask is None else {"image": _cells(mask, lengths["image"])}
-    return Layout(lengths, {}, real)
+    real = {} if mask is None else {"image": _cells(mask, grid)}
+    queries = torch.ones(1, lengths["queries"], dtype=torch.bool)
+    return Layout(lengths, {}, real, {"queries": queries}, {"image": grid})
 
 
-def _cells(pixel_mask: Tensor, count: int) -> Tensor:
-    """Real cells [B, count] of a backbone that shrinks the picture by a power of two, masked as DETR itself does it."""
-    height, width = pixel_mask.shape[-2:]
+def _cells(pixel_mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Real cells [B, rows * columns], masked as DETR itself does it."""
+    return F.interpolate(pixel_mask[None].float(), size=grid)[0].bool().flatten(1)
+
+
+def _grid(pixels: Tensor, count: int) -> tuple[int, int]:
+    """Rows and columns of the `count` cells of a backbone that shrinks the picture by a power of two."""
+    height, width = pixels.shape[-2:]
     for stride in STRIDES:
         grid = (ceil(height / stride), ceil(width / stride))
         if grid[0] * grid[1] == count:
-            return F.interpolate(pixel_mask[None].float(), size=grid)[0].bool().flatten(1)
+            return grid
     raise ValueError(f"no stride of {STRIDES} makes {count} cells of a picture of {height} x {width} pixels")

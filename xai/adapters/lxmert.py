@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from xai.adapter import Adapter, Layout, Site, Stream, at
+from xai.adapters.bert import text_masks
 from xai.adapters.common import prefix_of, side_by_side, stack
 
 REGIONS: Stream = ("regions",)
@@ -39,8 +40,8 @@ def _site(queries: Stream, keys: Stream, names: tuple[str, str, str]) -> Site:
 
 
 def _layout(inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
-    masks = {"text": inputs.get("attention_mask"), "regions": inputs.get("visual_attention_mask")}
-    lengths = {"regions": sizes[REGIONS], "text": sizes[TEXT]}
-    return Layout(
-        lengths, {"text": at(0, sizes[TEXT])}, {name: mask for name, mask in masks.items() if mask is not None}
-    )
+    length = sizes[TEXT]
+    text, special = text_masks(inputs, length)
+    regions = inputs.get("visual_attention_mask")
+    real = {"text": text} if regions is None else {"text": text, "regions": regions}
+    return Layout({"regions": sizes[REGIONS], "text": length}, {"text": at(0, length)}, real, {"text": special})

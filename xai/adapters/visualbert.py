@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from xai.adapter import Adapter, Layout, Stream, at
-from xai.adapters.bert import bert_sites
+from xai.adapters.bert import bert_sites, text_masks
 from xai.adapters.common import side_by_side
 
 JOINT: Stream = ("text", "regions")
@@ -19,9 +19,10 @@ def visualbert(model: nn.Module) -> Adapter:
     def layout(inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
         length = inputs["input_ids"].shape[1]
         lengths = {"text": length, "regions": sizes[JOINT] - length}
-        masks = {"text": inputs.get("attention_mask"), "regions": inputs.get("visual_attention_mask")}
-        real = {name: mask for name, mask in masks.items() if mask is not None}
-        position = real["text"].sum(1).long() - 2 if before_last else 0
-        return Layout(lengths, {"text": at(position, length)}, real)
+        text, special = text_masks(inputs, length)
+        regions = inputs.get("visual_attention_mask")
+        real = {"text": text} if regions is None else {"text": text, "regions": regions}
+        position = text.sum(1).long() - 2 if before_last else 0
+        return Layout(lengths, {"text": at(position, length)}, real, {"text": special})
 
     return Adapter(side_by_side(bert_sites(model, JOINT)), layout)

@@ -7,19 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from xai.adapter import Adapter, Layout, Site, Stream, at
-from xai.adapters.common import prefix_of, side_by_side, stack
+from xai.adapters.common import before_grid, patch_grid, prefix_of, side_by_side, stack
 
 IMAGE: Stream = ("image",)
+Grid = Callable[[Mapping[str, Any]], tuple[int, int]]  # the arguments of forward to rows and columns of patches
 
 
-def vit(model: nn.Module) -> Adapter:
+def vit(model: Any) -> Adapter:
     """ViT and DeiT; the head reads the class token."""
-    return _adapter(_vit_sites(model), _class_token)
+    return _adapter(_vit_sites(model), _class_token, _pixel_values(model))
 
 
-def two_headed_vit(model: nn.Module) -> Adapter:
+def two_headed_vit(model: Any) -> Adapter:
     """DeiT whose answer is the mean of a head on the class token and one on the distillation token."""
-    return _adapter(_vit_sites(model), _two_tokens)
+    return _adapter(_vit_sites(model), _two_tokens, _pixel_values(model))
 
 
 def dinov2(model: Any) -> Adapter:
@@ -27,28 +28,30 @@ def dinov2(model: Any) -> Adapter:
     layers = prefix_of(model) + "encoder.layer"
     sites = stack(model, layers, IMAGE, module="attention", residual="norm1", output="layer_scale1")
     if not hasattr(model, "classifier"):
-        return _adapter(sites, _class_token)
+        return _adapter(sites, _class_token, _pixel_values(model))
     patches = 1 + getattr(model.config, "num_register_tokens", 0)
-    return _adapter(sites, lambda length: (_class_token(length) + mean_from(patches, length)) / 2)
+    return _adapter(sites, lambda length: (_class_token(length) + mean_from(patches, length)) / 2, _pixel_values(model))
 
 
 def timm_vit(model: Any) -> Adapter:
     """timm's VisionTransformer; raises ValueError where its pooling is neither of the class token nor the mean."""
     if model.global_pool == "token":
-        return _adapter(_timm_sites(model), _class_token)
+        return _adapter(_timm_sites(model), _class_token, _timm_grid(model))
     if model.global_pool == "avg":
-        return _adapter(_timm_sites(model), lambda length: mean_from(model.num_prefix_tokens, length))
+        return _adapter(
+            _timm_sites(model), lambda length: mean_from(model.num_prefix_tokens, length), _timm_grid(model)
+        )
     raise ValueError(f"global_pool is {model.global_pool!r}; the adapter knows 'token' and 'avg'")
 
 
-def two_headed_timm_vit(model: nn.Module) -> Adapter:
+def two_headed_timm_vit(model: Any) -> Adapter:
     """timm's distilled DeiT."""
-    return _adapter(_timm_sites(model), _two_tokens)
+    return _adapter(_timm_sites(model), _two_tokens, _timm_grid(model))
 
 
-def torchvision_vit(model: nn.Module) -> Adapter:
+def torchvision_vit(model: Any) -> Adapter:
     sites = stack(model, "encoder.layers", IMAGE, module="self_attention", residual="ln_1", output="dropout")
-    return _adapter(sites, _class_token)
+    return _adapter(sites, _class_token, lambda inputs: patch_grid(inputs["x"], model.patch_size))
 
 
 def _timm_sites(model: nn.Module) -> list[Site]:
@@ -73,8 +76,18 @@ def _vit_sites(model: nn.Module) -> list[Site]:
     return stack(model, layers, IMAGE, module="attention", residual="layernorm_before", output="attention.o_proj")
 
 
-def _adapter(sites: list[Site], read: Callable[[int], Tensor]) -> Adapter:
+def _pixel_values(model: Any) -> Grid:
+    return lambda inputs: patch_grid(inputs["pixel_values"], model.config.patch_size)
+
+
+def _timm_grid(model: Any) -> Grid:
+    return lambda inputs: model.patch_embed.dynamic_feat_size(tuple(inputs["x"].shape[-2:]))
+
+
+def _adapter(sites: list[Site], read: Callable[[int], Tensor], grid_of: Grid) -> Adapter:
     def layout(inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
-        return Layout({"image": sizes[IMAGE]}, {"image": read(sizes[IMAGE])}, {})
+        length, grid = sizes[IMAGE], grid_of(inputs)
+        special = before_grid(length, grid)
+        return Layout({"image": length}, {"image": read(length)}, {}, {"image": special}, {"image": grid})
 
     return Adapter(side_by_side(sites), layout)

@@ -1,9 +1,11 @@
 """Generic attention explainability (Chefer, Gur & Wolf 2021), eq. 1-11."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from xai.relevance import evidence, fold, rownorm
+from xai.relevance import fold, rownorm
 from xai.tape import Event, Score, Tape
 
 
@@ -15,6 +17,7 @@ def genatt(
     self_in_cross: bool = True,
     last: int | None = None,
     drop_undefined: bool = False,
+    attention: Mapping[Event, Tensor] | None = None,
 ) -> Tensor:
     """[B, T, T]. The first three options are the paper's ablations:
 
@@ -22,6 +25,7 @@ def genatt(
     is not applied, as R - I has no meaning then. Events that do not reach the target change nothing.
     Compatibility with published numbers: `drop_undefined` leaves a sample's whole eq. 10 out where N divides by zero, as
     DETR's code does; by default such a row stays a row of the identity.
+    `attention` [B, H, q, k] of each event stands in the place of A in eq. 5.
     """
     gradients = tape.gradients(target)
     normalise = normalise and aggregate
@@ -30,7 +34,8 @@ def genatt(
         rows = R[:, event.queries]
         if not gradients[event].reached:
             return torch.zeros_like(rows)
-        A = evidence(event, gradients[event])
+        shown = event.A.detach() if attention is None else attention[event]
+        A = (gradients[event].A * shown).clamp(min=0).mean(dim=1)  # eq. 5
         update = A @ R[:, event.keys]  # eq. 6, 7; in cross-attention eq. 11
         written = slice(None)
         if not event.is_self:

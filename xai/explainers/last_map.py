@@ -1,4 +1,4 @@
-"""What raw attention and Grad-CAM share: each block of the joint axis shows the last event that has it."""
+"""What raw attention, Grad-CAM and Grad-ECLIP share: each block of the joint axis shows the last events that have it."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,17 @@ from torch import Tensor
 from xai.tape import Event, Tape
 
 
-def last_map(tape: Tape, show: Callable[[Event], Tensor]) -> Tensor:
-    """[B, T, T] of `show(event)` [B, q, k]; later events overwrite earlier ones, blocks without event are zero."""
+def last_map(tape: Tape, show: Callable[[Event], Tensor], count: int = 1) -> Tensor:
+    """[B, T, T] of `show(event)` [B, q, k]: each entry the sum of its last `count` events; zero without event."""
+    if count < 1:
+        raise ValueError(f"last is {count}; give at least 1")
     batch, tokens = tape.real.shape
     like = tape.layers[0][0].A
     R = torch.zeros(batch, tokens, tokens, device=like.device, dtype=like.dtype)
-    for event in tape.events:
-        R[:, event.queries, event.keys] = show(event).to(R.dtype)
+    shown = torch.zeros(tokens, tokens, dtype=torch.long)  # how many events each entry shows already
+    for event in reversed(tape.events):
+        block = shown[event.queries, event.keys]
+        if (block < count).any():
+            R[:, event.queries, event.keys] += show(event).to(R.dtype) * (block < count).to(R.device)
+        block += 1
     return R

@@ -1,0 +1,186 @@
+"""LeGrad, Grad-ECLIP, AttCAT, TokenTM and the input gradients written out entry by entry, on handmade tapes."""
+
+from math import exp, sqrt
+from typing import Any
+
+import pytest
+import torch
+
+from xai.explainers import (
+    attcat,
+    grad_eclip,
+    input_gradient,
+    integrated_gradients,
+    legrad,
+    smoothgrad,
+    tokentm,
+)
+from xai.tape import Event, Tape
+
+from .conftest import ORDERS
+from .test_literal import Matrix, dot, each_sample, eye, plus, positive_evidence, zeros
+
+Vector = list[float]
+LAST = [None, 1, 2]
+
+
+def product(x: Vector, y: Vector) -> float:
+    return sum(a * b for a, b in zip(x, y, strict=True))
+
+
+def length(x: Vector) -> float:
+    return sqrt(product(x, x))
+
+
+def cosine(x: Vector, y: Vector) -> float:
+    return product(x, y) / (length(x) * length(y))
+
+
+def all_heads(tensor: Any, sample: int, token: int) -> Vector:
+    """The heads of one token, one after the other, of [B, H, tokens, d]."""
+    return [x for head in tensor[sample].tolist() for x in head[token]]
+
+
+def range_of(tape: Tape, last: int | None) -> int:
+    """The number of the first layer."""
+    return 0 if last is None else len(tape.layers) - last
+
+
+def holders(tape: Tape, depth: int) -> dict[int, tuple[Event, int]]:
+    """For each token the last event up to and with layer `depth` that asks with it, else its first, and its row there."""
+    found: dict[int, tuple[Event, int]] = {}
+    for number, layer in enumerate(tape.layers):
+        for event in layer:
+            for row, token in enumerate(range(event.queries.start, event.queries.stop)):
+                if number <= depth or token not in found:
+                    found[token] = (event, row)
+    return found
+
+
+@pytest.mark.parametrize("order", list(ORDERS))
+@pytest.mark.parametrize("last", LAST)
+def test_legrad(make_tape: Any, target: Any, order: str, last: int | None) -> None:
+    tape = make_tape(order, seed=21)
+    gradients = tape.gradients(target)
+
+    def slow(sample: int) -> Vector:
+        scores = [0.0] * tape.real.shape[1]
+        for layer in tape.layers[range_of(tape, last) :]:
+            for event in layer:
+                grad = gradients[event].A[sample].tolist()
+                for head in grad:
+                    for row in head:
+                        for j, value in enumerate(row):
+                            scores[event.keys.start + j] += max(value, 0) / (len(grad) * len(head))
+        return scores
+
+    torch.testing.assert_close(legrad(tape, target, last=last), each_sample(tape, slow))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("order", list(ORDERS))
+@pytest.mark.parametrize("last", LAST)
+def test_attcat(make_tape: Any, target: Any, order: str, last: int | None) -> None:
+    tape = make_tape(order, seed=22)
+    gradients = tape.gradients(target)
+
+    def slow(sample: int) -> Vector:
+        scores = [0.0] * tape.real.shape[1]
+        for depth in range(range_of(tape, last), len(tape.layers)):
+            held = holders(tape, depth)
+            for event in tape.layers[depth]:
+                A = event.A[sample].tolist()
+                for j in range(len(A[0][0])):
+                    token = event.keys.start + j
+                    holder, row = held[token]
+                    received = sum(row_[j] for head in A for row_ in head) / (len(A) * len(A[0]))
+                    activation = product(holder.Y[sample, row].tolist(), gradients[holder].Y[sample, row].tolist())
+                    scores[token] += received * activation
+        return scores
+
+    torch.testing.assert_close(attcat(tape, target, last=last), each_sample(tape, slow))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("order", list(ORDERS))
+@pytest.mark.parametrize("last", [1, 2])
+@pytest.mark.parametrize("loosened", [True, False])
+def test_grad_eclip(make_tape: Any, target: Any, order: str, last: int, loosened: bool) -> None:
+    tape = make_tape(order, seed=23)
+    gradients = tape.gradients(target)
+
+    def entry(event: Event, sample: int, i: int, j: int) -> float:
+        if event.is_self and i == j:
+            return 0.0
+        others = [k for k in range(event.A.shape[3]) if not (event.is_self and k == i)]
+        assert event.qkv is not None
+        query = all_heads(event.qkv.query, sample, i)
+        cosines = {k: cosine(query, all_heads(event.qkv.key, sample, k)) for k in others}
+        low, high = min(cosines.values()), max(cosines.values())
+        likeness = (cosines[j] - low) / (high - low) if loosened else 1.0
+        return likeness * sum(gradients[event].A[sample, :, i, j].tolist())
+
+    def slow(sample: int) -> Matrix:
+        T = tape.real.shape[1]
+        M, shown = zeros(T, T), [[0] * T for _ in range(T)]
+        for event in reversed(tape.events):
+            for i in range(event.A.shape[2]):
+                for j in range(event.A.shape[3]):
+                    s, k = event.queries.start + i, event.keys.start + j
+                    if shown[s][k] < last:
+                        M[s][k] += entry(event, sample, i, j)
+                        shown[s][k] += 1
+        return [[max(value, 0) for value in row] for row in M]
+
+    torch.testing.assert_close(grad_eclip(tape, target, loosened=loosened, last=last), each_sample(tape, slow))
+
+
+@pytest.mark.parametrize("order", list(ORDERS))
+@pytest.mark.parametrize("last", LAST)
+def test_tokentm(make_tape: Any, target: Any, order: str, last: int | None) -> None:
+    tape = make_tape(order, seed=24)
+    gradients = tape.gradients(target)
+
+    def transformations(event: Event, depth: int, sample: int) -> Vector:
+        held = holders(tape, depth)
+        assert event.qkv is not None and event.qkv.projection is not None
+        pairs = []
+        for j in range(event.A.shape[3]):
+            holder, row = held[event.keys.start + j]
+            value = all_heads(event.qkv.value, sample, j)
+            pairs.append((holder.Y[sample, row].tolist(), [product(w, value) for w in event.qkv.projection.tolist()]))
+        mean = sum(exp(cosine(x, new)) for x, new in pairs) / len(pairs)
+        return [length(new) / length(x) * exp(cosine(x, new)) / mean for x, new in pairs]
+
+    def slow(sample: int) -> Matrix:
+        T, first = tape.real.shape[1], range_of(tape, last)
+        held = holders(tape, first if last else -1)
+        C = eye(T)
+        for token, (holder, row) in held.items():
+            C[token][token] = length(holder.Y[sample, row].tolist())
+        for depth in range(first, len(tape.layers)):
+            before = [row_[:] for row_ in C]
+            for event in tape.layers[depth]:
+                W = transformations(event, depth, sample)
+                evidence = positive_evidence(event, gradients[event], sample)
+                weighed = [[a * w for a, w in zip(row_, W, strict=True)] for row_ in evidence]
+                C[event.queries] = plus(C[event.queries], dot(weighed, before[event.keys]))
+        return C
+
+    torch.testing.assert_close(tokentm(tape, target, last=last), each_sample(tape, slow))
+
+
+@pytest.mark.parametrize("order", ["single", "towers", "encoder-decoder", "cross first"])
+def test_input_gradients_of_a_linear_model(make_tape: Any, target: Any, order: str) -> None:
+    """The output of a handmade tape is linear in its tensors: all three agree, whatever the noise."""
+    tape = make_tape(order, seed=25)
+    gradients = tape.gradients(target)
+
+    def slow(sample: int) -> Vector:
+        return [
+            product(event.Y[sample, row].tolist(), gradients[event].Y[sample, row].tolist())
+            for _, (event, row) in sorted(holders(tape, -1).items())
+        ]
+
+    expected = each_sample(tape, slow)  # type: ignore[arg-type]
+    torch.testing.assert_close(input_gradient(tape, target), expected)
+    torch.testing.assert_close(integrated_gradients(tape, target, steps=2, baseline="zero"), expected)
+    torch.testing.assert_close(smoothgrad(tape, target, samples=2, noise=0.5), expected)

@@ -1,0 +1,235 @@
+"""Every rule against a formula written out with loops over single entries."""
+
+from collections.abc import Callable, Iterator
+from itertools import product as places
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xai.lrp.modified_gradient import ATTN_LRP, CP_LRP, with_gamma
+from xai.lrp.positive import TRANSATT
+from xai.lrp.propagation import Rules
+
+from .streams import sent_back
+
+EPS = 1e-9
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)), dtype=torch.float64)
+
+
+def entries(x: Tensor) -> Iterator[tuple[int, ...]]:
+    return places(*map(range, x.shape))
+
+
+def close(ours: Tensor | None, expected: Tensor) -> None:
+    assert ours is not None and expected.abs().max() > 0.01
+    torch.testing.assert_close(ours, expected, rtol=1e-7, atol=1e-8)
+
+
+def relevance(rules: Rules, run: Callable[..., Tensor], R: Tensor, *operands: Tensor, **options: Any) -> list[Tensor]:
+    """Relevance of the operands for the relevance R of the result, whatever the rules send back."""
+    y = run(*operands)
+    found, _ = sent_back(rules, run, R / y if rules.modified_gradient else R, *operands, **options)
+    shown = [torch.zeros_like(x) if back is None else back for x, back in zip(operands, found, strict=True)]
+    return [x * back if rules.modified_gradient else back for x, back in zip(operands, shown, strict=True)]
+
+
+X, W, BIAS, R = normal(2, 3, 4), normal(5, 4), normal(5), normal(2, 3, 5)
+LINEAR: dict[str, Callable[[Tensor], Tensor]] = {
+    "linear": lambda x: F.linear(x, W, BIAS),
+    "by keyword": lambda x: F.linear(input=x, weight=W, bias=BIAS),
+}
+
+
+@pytest.mark.parametrize("form", LINEAR)
+def test_positive_linear(form: str) -> None:
+    expected = torch.zeros_like(X)
+    for b, t, j in entries(R):
+        parts = [max(float(X[b, t, i] * W[j, i]), 0.0) for i in range(4)]
+        for i in range(4):
+            expected[b, t, i] += R[b, t, j] * parts[i] / (sum(parts) + EPS)
+    close(relevance(TRANSATT, LINEAR[form], R, X)[0], expected)
+
+
+def test_a_constant_matrix_on_the_right_is_a_linear_layer() -> None:
+    close(relevance(TRANSATT, lambda x: x @ W.T, R, X)[0], relevance(TRANSATT, LINEAR["linear"], R, X)[0])
+
+
+def test_linear_without_positive_part_gets_nothing() -> None:
+    x, weight = torch.ones(1, 2, dtype=torch.float64), torch.tensor([[-1.0, -2.0], [1.0, 3.0]], dtype=torch.float64)
+    ours = relevance(TRANSATT, lambda x: F.linear(x, weight), torch.tensor([[5.0, 8.0]]).double(), x)[0]
+    torch.testing.assert_close(ours, torch.tensor([[2.0, 6.0]]).double())
+
+
+def test_epsilon_linear() -> None:
+    y = F.linear(X, W, BIAS)
+    expected = torch.zeros_like(X)
+    for b, t, j in entries(R):
+        for i in range(4):
+            expected[b, t, i] += X[b, t, i] * W[j, i] * R[b, t, j] / y[b, t, j]
+    for rules in (ATTN_LRP, CP_LRP):
+        close(relevance(rules, LINEAR["linear"], R, X)[0], expected)
+
+
+@pytest.mark.parametrize("bias", [BIAS, None])
+def test_gamma_linear(bias: Tensor | None) -> None:
+    gamma, y = 0.3, F.linear(X, W, bias)
+    expected = torch.zeros_like(X)
+    for b, t, j in entries(R):
+        parts = [float(X[b, t, i] * W[j, i]) for i in range(4)] + [0.0 if bias is None else float(bias[j])]
+        weighed = [part * (1 + gamma) if (part > 0) == (y[b, t, j] > 0) else part for part in parts]
+        for i in range(4):
+            expected[b, t, i] += R[b, t, j] * weighed[i] / sum(weighed)
+    close(relevance(with_gamma(CP_LRP, gamma), lambda x: F.linear(x, W, bias), R, X)[0], expected)
+
+
+P, V, RM = normal(2, 2, 3, 4), normal(2, 2, 4, 5), normal(2, 2, 3, 5)
+
+
+def shares_of_a_product(rules_eps: float) -> tuple[Tensor, Tensor]:
+    y, to_p, to_v = P @ V, torch.zeros_like(P), torch.zeros_like(V)
+    for b, h, i, j in entries(RM):
+        for k in range(4):
+            part = P[b, h, i, k] * V[b, h, k, j] * RM[b, h, i, j] / (y[b, h, i, j] + rules_eps) / 2
+            to_p[b, h, i, k] += part
+            to_v[b, h, k, j] += part
+    return to_p, to_v
+
+
+@pytest.mark.parametrize("rules", [TRANSATT, ATTN_LRP], ids=lambda rules: rules.name)
+def test_product(rules: Rules) -> None:
+    expected = shares_of_a_product(0 if rules.modified_gradient else EPS)
+    for run in (torch.matmul, lambda p, v: p @ v):
+        for ours, wanted in zip(relevance(rules, run, RM, P, V), expected, strict=True):
+            close(ours, wanted)
+
+
+def test_attention_is_a_constant_of_cp_lrp() -> None:
+    S = normal(2, 2, 3, 4)
+    (to_scores, to_values), y = relevance(CP_LRP, lambda s, v: s.softmax(-1) @ v, RM, S, V), S.softmax(-1) @ V
+    expected = torch.zeros_like(V)
+    for b, h, i, j in entries(RM):
+        for k in range(4):
+            expected[b, h, k, j] += S.softmax(-1)[b, h, i, k] * V[b, h, k, j] * RM[b, h, i, j] / y[b, h, i, j]
+    close(to_values, expected)
+    assert not to_scores.any()
+
+
+A, B, RA = normal(2, 3, 4), normal(2, 3, 4, seed=1), normal(2, 3, 4, seed=2)
+
+
+def test_sum_of_two() -> None:
+    expected = [torch.zeros_like(A), torch.zeros_like(B)]
+    for sample in range(2):
+        raw = [torch.zeros(3, 4).double(), torch.zeros(3, 4).double()]
+        for t, d in places(range(3), range(4)):
+            a, b, r = float(A[sample, t, d]), float(B[sample, t, d]), float(RA[sample, t, d])
+            raw[0][t, d], raw[1][t, d] = a * r / (a + b + EPS), b * r / (a + b + EPS)
+        size = sum(abs(float(part.sum())) for part in raw)
+        for side in range(2):
+            wanted = abs(float(raw[side].sum())) / size * float(RA[sample].sum())
+            expected[side][sample] = raw[side] * wanted / float(raw[side].sum())
+    for ours, wanted_map in zip(relevance(TRANSATT, torch.add, RA, A, B), expected, strict=True):
+        torch.testing.assert_close(ours, wanted_map, rtol=1e-7, atol=1e-8)
+
+
+def test_epsilon_sum() -> None:
+    for ours, x in zip(relevance(ATTN_LRP, torch.add, RA, A, B), (A, B), strict=True):
+        close(ours, x / (A + B) * RA)
+
+
+@pytest.mark.parametrize("rules", [TRANSATT, ATTN_LRP], ids=lambda rules: rules.name)
+@pytest.mark.parametrize(("name", "axes"), [("sum", 1), ("mean", 1), ("mean", (1, 2)), ("sum", -1)])
+def test_sum_over_axes(rules: Rules, name: str, axes: Any) -> None:
+    run = lambda x: getattr(x, name)(axes)  # noqa: E731
+    total = A.sum(axes, keepdim=True)
+    share = RA.sum(axes)
+    close(relevance(rules, run, share, A)[0], A / total * share.reshape(total.shape))
+
+
+def test_softmax_of_attn_lrp() -> None:
+    s = A.softmax(-1)
+    expected = torch.zeros_like(A)
+    for b, t, i in entries(A):
+        expected[b, t, i] = A[b, t, i] * (RA[b, t, i] - s[b, t, i] * RA[b, t].sum())
+    close(relevance(ATTN_LRP, lambda x: x.softmax(-1), RA, A)[0], expected)
+
+
+def test_norm_with_a_constant_spread() -> None:
+    weight, bias = normal(4), normal(4, seed=3)
+    y, expected = F.layer_norm(A, (4,), weight, bias, 0.1), torch.zeros_like(A)
+    for b, t, j in entries(A):
+        spread = float((A[b, t].var(correction=0) + 0.1).sqrt())
+        for i in range(4):
+            slope = weight[j] * ((1 if i == j else 0) - 0.25) / spread
+            expected[b, t, i] += A[b, t, i] * slope * RA[b, t, j] / y[b, t, j]
+    close(relevance(CP_LRP, lambda x: F.layer_norm(x, (4,), weight, bias, 0.1), RA, A)[0], expected)
+
+
+def test_rms_norm_with_a_constant_spread() -> None:
+    close(relevance(CP_LRP, lambda x: F.rms_norm(x, (4,), eps=0.1), RA, A)[0], RA)
+
+
+UNCHANGED: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "tanh": torch.tanh,
+    "scale": lambda x: x * -3,
+    "divide": lambda x: x / 7,
+    "layer scale": lambda x: x * torch.arange(1, 5),
+    "normalize": lambda x: F.normalize(x, dim=-1),
+    "by a norm": lambda x: x / x.square().sum(-1, keepdim=True).sqrt(),
+}
+
+
+@pytest.mark.parametrize("rules", [TRANSATT, ATTN_LRP], ids=lambda rules: rules.name)
+@pytest.mark.parametrize("name", list(UNCHANGED))
+def test_unchanged(rules: Rules, name: str) -> None:
+    close(relevance(rules, UNCHANGED[name], RA, A)[0], RA)
+
+
+@pytest.mark.parametrize("name", ["softmax", "layer_norm", "mask"])
+def test_unchanged_by_transatt(name: str) -> None:
+    run: Any = {
+        "softmax": lambda x: x.softmax(-1),
+        "layer_norm": lambda x: F.layer_norm(x, (4,)),
+        "mask": lambda x: x + torch.full((4,), -2.0),
+    }[name]
+    close(relevance(TRANSATT, run, RA, A)[0], RA)
+
+
+def test_product_of_entries_in_a_target() -> None:
+    for rules in (TRANSATT, ATTN_LRP):
+        for ours in relevance(rules, torch.mul, RA, A, B, stage="target"):
+            close(ours, RA / 2)
+
+
+def test_pixels() -> None:
+    x, weight, bias = normal(2, 3, 4, 4), normal(5, 3, 2, 2), normal(5)
+    share, expected = normal(2, 5, 2, 2), torch.zeros(2, 3, 4, 4).double()
+    for b, o, row, column in entries(share):
+        low, high = x[b].min(), x[b].max()
+        patch = x[b, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+        up, down = weight[o].clamp(min=0), weight[o].clamp(max=0)
+        z = patch * weight[o] - low * up - high * down
+        expected[b, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2] += z * share[b, o, row, column] / z.sum()
+    ours = relevance(TRANSATT, lambda x: F.conv2d(x, weight, bias, stride=2), share, x, stage="pixels")[0]
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_the_position_embedding_takes_its_share() -> None:
+    """Between the patches and the first attention; its part of the relevance is gone."""
+    position = normal(3, 4)
+    y = A + position
+    parts = (A / y * RA, position / y * RA)
+    totals = [part.sum((1, 2), keepdim=True) for part in parts]
+    expected = (
+        parts[0] * totals[0].abs() / (totals[0].abs() + totals[1].abs()) * RA.sum((1, 2), keepdim=True) / totals[0]
+    )
+    ours = relevance(TRANSATT, lambda x: x + position, RA, A, stage="embedding")[0]
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)
+    close(relevance(TRANSATT, lambda x: x + position, RA, A, stage="blocks")[0], RA)

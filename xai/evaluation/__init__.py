@@ -1,0 +1,1 @@
+"""How good an explanation is: tensors and callables only, no model."""

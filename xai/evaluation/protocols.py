@@ -1,0 +1,85 @@
+"""What exactly a perturbation figure was measured by. Figures of different protocols are never compared."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+SCHEDULES: dict[str, tuple[float, ...]] = {  # shares of the removable tokens that are removed
+    "wra": (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 0.75, 1.0),
+    "genatt": (0.0, 0.25, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0),
+    "transatt": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    "both_ends": (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0),
+}
+Removal = Literal["drop", "attention_mask", "mask_token", "mean", "zero", "blur"]
+Direction = Literal["positive", "negative"]
+DIRECTIONS: tuple[Direction, ...] = ("positive", "negative")  # most relevant first, least relevant first
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """`removal` is what happens to removed tokens of `modality`; the others stay whole. Stored with each figure.
+
+    A run measures both directions; `dataclasses.replace(protocol, direction="positive")` names the figure of one.
+    """
+
+    schedule: str
+    removal: Removal
+    modality: str
+    direction: Literal["positive", "negative", "both"] = "both"
+    integrator: str = "trapezoid over the share removed, range normalised to 1"
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"unknown schedule {self.schedule!r}; known: {', '.join(SCHEDULES)}")
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        return SCHEDULES[self.schedule]
+
+    def record(self) -> dict[str, Any]:
+        """For JSON: the fields and the grid they stand for."""
+        return {**asdict(self), "shares": list(self.shares)}
+
+
+PROTOCOLS: dict[str, tuple[str, Removal]] = {
+    "wra": ("wra", "drop"),
+    "genatt": ("genatt", "drop"),
+    "transatt": ("transatt", "zero"),  # of pixels before normalisation: black
+    "recommended": ("both_ends", "drop"),
+}
+
+
+def named(name: str, modality: str) -> Protocol:
+    """The protocol of a paper (WRA §4.3.2, GenAtt §5, TransAtt §4), or the recommended one.
+
+    `recommended` drops tokens, so that the model sees nothing that is no token of its own, on the union of the grids
+    of WRA and GenAtt. WRA's resolves only the start, where positive curves fall, and GenAtt's only the end, where
+    negative curves do; the union treats both directions alike, as SRG needs, and holds both papers' steps, so their
+    areas follow from its curves.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {name!r}; known: {', '.join(PROTOCOLS)}")
+    schedule, removal = PROTOCOLS[name]
+    return Protocol(schedule, removal, modality)
+
+
+def kept_counts(removable: Tensor, shares: tuple[float, ...]) -> Tensor:
+    """How many of `removable` [B] tokens stay at each step, [B, steps]: int((1 - share) * n) in double precision.
+
+    As published, rounding errors included: int((1 - 0.8) * 10) is 1.
+    """
+    remaining = 1 - torch.tensor(shares, dtype=torch.float64, device=removable.device)
+    return (remaining * removable[..., None]).long()
+
+
+def area(curves: Tensor, shares: tuple[float, ...]) -> Tensor:
+    """Area under curves [..., steps] by the trapezoid rule, the range of shares normalised to 1: [...]."""
+    x = torch.tensor(shares, dtype=torch.float64, device=curves.device)
+    return (torch.trapezoid(curves.double(), x, dim=-1) / (x[-1] - x[0])).to(curves.dtype)
+
+
+def srg(areas: Tensor) -> Tensor:
+    """Symmetric relevance gain, negative minus positive area (Blücher et al. 2024): [..., 2 directions, B] to [..., B]."""
+    return areas[..., DIRECTIONS.index("negative"), :] - areas[..., DIRECTIONS.index("positive"), :]

@@ -1,0 +1,154 @@
+"""Intervals and tests over samples, for many methods at once: arrays [..., samples], seeded, pure.
+
+A sample whose figure is not finite is undefined. It is left out of the figures of its own row alone (and of the pairs
+that row is in), and counted there.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+DRAWN_AT_ONCE = 2**22  # numbers; bounds the memory, and is part of what a seed means
+
+
+@dataclass(frozen=True, eq=False)
+class Interval:
+    """Means with the ends of their intervals, all [...]; NaN where no sample is defined."""
+
+    mean: Array
+    low: Array
+    high: Array
+    samples: NDArray[np.int64]  # how many the mean is over
+    undefined: NDArray[np.int64]  # how many more were not finite
+
+    @property
+    def excludes_zero(self) -> NDArray[np.bool_]:
+        return (self.low > 0) | (self.high < 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Paired differences between methods, their p-values, and those corrected for the number of comparisons (Holm)."""
+
+    difference: Interval
+    p: Array
+    adjusted: Array
+
+
+def mean_interval(values: ArrayLike, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:
+    """Percentile bootstrap (Efron 1979) of the means of [..., samples]; rows are resampled together.
+
+    Of paired differences, `mean_interval(a - b)`, it is the paired bootstrap.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    filled, defined = _rows(values)
+    counts, shape = defined.sum(axis=1), values.shape[:-1]
+    mean, low, high = (np.full(len(filled), np.nan) for _ in range(3))
+    known = counts > 0
+    if known.any():
+        mean[known] = filled[known].sum(axis=1) / counts[known]
+        means = _resampled_means(filled[known], defined[known], resamples, seed)
+        tail = (1 - confidence) / 2
+        low[known], high[known] = np.nanquantile(means, [tail, 1 - tail], axis=0)
+    undefined = values.shape[-1] - counts
+    return Interval(*(array.reshape(shape) for array in (mean, low, high, counts, undefined)))
+
+
+def paired_test(differences: ArrayLike, resamples: int = 10_000, seed: int = 0) -> Array:
+    """p-values [...] of paired differences [..., samples] having mean 0: two-sided sign-flip permutation test.
+
+    Needs no distribution but that each difference is as likely with the other sign. The smallest p is
+    1 / (resamples + 1), so resample more before correcting for hundreds of comparisons.
+    """
+    differences = np.asarray(differences, dtype=np.float64)
+    filled, defined = _rows(differences)
+    observed = np.abs(filled.sum(axis=1)) - 1e-12 * np.abs(filled).sum(axis=1)  # rounding must not decide a tie
+    reached = np.zeros(len(filled))
+
+    def flip(rng: np.random.Generator, draws: int) -> None:
+        signs = rng.integers(0, 2, (draws, filled.shape[1]), dtype=np.int8) * 2.0 - 1.0
+        reached[:] += (np.abs(signs @ filled.T) >= observed).sum(axis=0)
+
+    _in_chunks(flip, resamples, filled.shape[1], seed)
+    p = (reached + 1) / (resamples + 1)
+    return np.where(defined.any(axis=1), p, np.nan).reshape(differences.shape[:-1])
+
+
+def holm(p: ArrayLike) -> Array:
+    """p-values of one family, of any shape, corrected for their number (Holm 1979); NaN is no comparison."""
+    p = np.asarray(p, dtype=np.float64)
+    adjusted = np.full(p.size, np.nan)
+    flat = p.ravel()
+    order = np.argsort(flat)[: int(np.isfinite(flat).sum())]  # NaN sorts last
+    steps = flat[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted.reshape(p.shape)
+
+
+def compare(values: ArrayLike, reference: ArrayLike, resamples: int = 10_000, seed: int = 0) -> Comparison:
+    """Each method [methods, samples] minus one reference [samples] on the same samples; one family of comparisons."""
+    differences = np.asarray(values, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
+    p = paired_test(differences, resamples, seed)
+    return Comparison(mean_interval(differences, resamples=resamples, seed=seed), p, holm(p))
+
+
+def compare_all(values: ArrayLike, resamples: int = 10_000, seed: int = 0) -> Comparison:
+    """Each method [methods, samples] minus each other, row minus column [methods, methods]; each pair counts once."""
+    values = np.asarray(values, dtype=np.float64)
+    first, second = np.triu_indices(len(values), k=1)
+    pairs = compare(values[first], values[second], resamples, seed)
+
+    def square(upper: NDArray, lower: NDArray, diagonal: float) -> NDArray:
+        matrix = np.full((len(values), len(values)), diagonal, dtype=upper.dtype)
+        matrix[first, second], matrix[second, first] = upper, lower
+        return matrix
+
+    found = pairs.difference
+    difference = Interval(
+        square(found.mean, -found.mean, 0.0),
+        square(found.low, -found.high, 0.0),
+        square(found.high, -found.low, 0.0),
+        square(found.samples, found.samples, 0),
+        square(found.undefined, found.undefined, 0),
+    )
+    p, adjusted = (square(array, array, np.nan) for array in (pairs.p, pairs.adjusted))
+    return Comparison(difference, p, adjusted)
+
+
+def by_stratum(values: ArrayLike, strata: Mapping[str, ArrayLike], resamples: int = 10_000) -> dict[str, Interval]:
+    """Intervals of [..., samples] within each named part of the samples, given as booleans [samples]."""
+    values = np.asarray(values, dtype=np.float64)
+    return {
+        name: mean_interval(values[..., np.asarray(members, dtype=bool)], resamples=resamples)
+        for name, members in strata.items()
+    }
+
+
+def _rows(values: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """[rows, samples] with zeros for what is undefined, and what is defined."""
+    rows = values.reshape(-1, values.shape[-1]) if values.shape[-1] else np.zeros((int(np.prod(values.shape[:-1])), 0))
+    defined = np.isfinite(rows)
+    return np.where(defined, rows, 0.0), defined
+
+
+def _resampled_means(filled: Array, defined: NDArray[np.bool_], resamples: int, seed: int) -> Array:
+    """[resamples, rows]; NaN where a resample holds no defined sample."""
+    samples, found = filled.shape[1], []
+
+    def resample(rng: np.random.Generator, draws: int) -> None:
+        drawn = rng.integers(0, samples, (draws, samples)) + samples * np.arange(draws)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=draws * samples).reshape(draws, samples).astype(np.float64)
+        present = times @ defined.T
+        found.append(np.where(present > 0, times @ filled.T / np.maximum(present, 1), np.nan))
+
+    _in_chunks(resample, resamples, samples, seed)
+    return np.concatenate(found)
+
+
+def _in_chunks(work: Callable[[np.random.Generator, int], None], resamples: int, samples: int, seed: int) -> None:
+    rng, at_once = np.random.default_rng(seed), max(1, DRAWN_AT_ONCE // max(samples, 1))
+    for start in range(0, resamples, at_once):
+        work(rng, min(at_once, resamples - start))

@@ -1,0 +1,44 @@
+"""Grad-ECLIP (Zhao et al. 2024): the values of the last attention, weighed by the gradient and by likeness."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xai.explainers.last_map import last_map
+from xai.tape import Event, Score, Tape
+
+
+def grad_eclip(tape: Tape, target: Score, loosened: bool = True, last: int = 1) -> Tensor:
+    """(Σ λ_ij ∇o_i · v_j)⁺ [B, T, T], o the heads' mixed values before the output projection.
+
+    ∇o_i · v_j over all heads is the sum of ∇A_ij over heads, which the tape has. λ is the cosine of query and key, of all
+    heads together, moved to [0, 1] over the keys that a query may attend to; without `loosened` it is 1. A token says
+    nothing of itself, as the class token in the paper. Each block of the joint axis sums its `last` attentions (the paper
+    has 1 for images, more for texts); blocks between streams are our generalisation.
+    Raises ValueError, naming the module, if `loosened` finds no queries and keys.
+    """
+    gradients = tape.gradients(target)
+
+    def show(event: Event) -> Tensor:
+        allowed = ((event.A > 0).any(dim=1) & tape.real[:, None, event.keys]).to(event.A.dtype)
+        if event.is_self:
+            allowed = allowed * (1 - torch.eye(allowed.shape[-1], device=allowed.device, dtype=allowed.dtype))
+        likeness = _likeness(event, allowed) if loosened else allowed
+        return likeness * gradients[event].A.sum(dim=1)
+
+    return last_map(tape, show, last).clamp(min=0)
+
+
+def _likeness(event: Event, allowed: Tensor) -> Tensor:
+    """λ [B, q, k]; 0 where not allowed, and 1 where all cosines of a row are one number."""
+    if event.qkv is None:
+        raise ValueError(
+            f"module {event.module!r} computes its softmax in plain code, which shows no queries and keys; give "
+            "loosened=False, or a model that calls scaled_dot_product_attention (attn_implementation='sdpa')"
+        )
+    query, key = (F.normalize(t.detach().transpose(1, 2).flatten(2), dim=-1) for t in (event.qkv.query, event.qkv.key))
+    cosine = (query @ key.mT).to(allowed.dtype)
+    low, high = (cosine.masked_fill(allowed == 0, sign * torch.inf) for sign in (1, -1))
+    low, high = low.amin(dim=-1, keepdim=True), high.amax(dim=-1, keepdim=True)
+    spread = torch.where(high > low, (cosine - low) / (high - low), 1)
+    return torch.where(allowed > 0, spread, 0)

@@ -1,0 +1,23 @@
+"""LeGrad (Bousselham et al. 2024): the gradient by the attention maps is itself the explanation."""
+
+import torch
+from torch import Tensor
+
+from xai.tape import Score, Tape
+
+
+def legrad(tape: Tape, target: Score, last: int | None = None) -> Tensor:
+    """[B, T]: the sum over layers of (∇A)⁺, mean over heads and real queries.
+
+    The paper differentiates each layer's own score, the model's head on the mean of that layer's tokens. Models have no
+    head in common that reads a layer, so here all layers have the target itself, and one backward pass serves them.
+    Keys that a query may not attend to do not count. The attentions of several streams add up: our generalisation.
+    """
+    gradients = tape.gradients(target)
+    scores = torch.zeros_like(tape.real, dtype=tape.read.dtype)
+    for layer in tape.last(last):
+        for event in layer:
+            counted = (event.A > 0) & tape.real[:, None, event.queries, None]
+            sensitivity = (gradients[event].A.clamp(min=0) * counted).mean(dim=1).sum(dim=1)
+            scores[:, event.keys] += sensitivity / tape.real[:, event.queries].sum(dim=1, keepdim=True).clamp(min=1)
+    return scores

@@ -1,0 +1,40 @@
+"""SmoothGrad (Smilkov et al. 2017): the gradient averaged over noisy embeddings."""
+
+import torch
+from torch import Tensor
+
+from xai.explainers.states import embeddings, slopes_at, times
+from xai.tape import Score, Tape
+from xai.targets import decided
+
+
+def smoothgrad(tape: Tape, target: Score, samples: int = 16, noise: float = 0.1, seed: int = 0) -> Tensor:
+    """[B, T], signed: the sum over the width of E[∇(x + ε)] ⊙ x, one pass of the model for each of `samples`.
+
+    ε is normal; its standard deviation is `noise` of the range of the sample's real embeddings, for each modality. Every
+    sample of a batch gets the same ε, so that it is explained as it would be alone. A target that chooses its class
+    keeps the one it has on the input.
+    """
+    if samples < 1:
+        raise ValueError(f"samples is {samples}; give at least 1")
+    target, x = decided(target, tape.output), embeddings(tape)
+    deviation = {name: noise * _range(tokens, tape.real[:, tape.modalities[name]]) for name, tokens in x.items()}
+    seeds = torch.randint(2**62, (samples, len(x)), generator=torch.Generator().manual_seed(seed)).tolist()
+    total = torch.zeros_like(tape.real, dtype=tape.read.dtype)
+    for row in seeds:
+        noisy = {name: x[name] + deviation[name] * _normal(x[name], own) for name, own in zip(x, row, strict=True)}
+        total = total + times(slopes_at(tape, target, noisy), x) / samples
+    return total
+
+
+def _range(tokens: Tensor, real: Tensor) -> Tensor:
+    """[B, 1, 1]: the largest minus the smallest entry of the real tokens; 0 if there are none."""
+    padding = ~real[..., None]
+    high, low = (tokens.masked_fill(padding, sign * -torch.inf) for sign in (1, -1))
+    return (high.amax(dim=(1, 2), keepdim=True) - low.amin(dim=(1, 2), keepdim=True)).clamp(min=0)
+
+
+def _normal(like: Tensor, seed: int) -> Tensor:
+    """Noise [1, tokens, D]; that of a token does not depend on how many follow it, which padding changes."""
+    uniform = torch.rand(like.shape[1:], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.special.ndtri(uniform.clamp(min=1e-300))[None].to(like.device, like.dtype)

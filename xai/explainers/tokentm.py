@@ -1,0 +1,60 @@
+"""TokenTM (Wu et al. 2024): attention weighed by how much it transforms the tokens that it moves."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xai.explainers.states import State, along, embedding, states
+from xai.relevance import evidence, fold
+from xai.tape import Event, Score, Tape
+
+
+def tokentm(tape: Tape, target: Score, last: int | None = None) -> Tensor:
+    """[B, T, T]: C[s] += Ā W C[k] for every attention, from C = the lengths of the tokens.
+
+    Ā is GenAtt's. W compares a token x with its value after the output projection, x̃: the ratio of lengths ‖x̃‖ / ‖x‖
+    times exp cos(x, x̃), the latter divided by its mean over the event's keys. x is the token's residual input. Feed-forward
+    layers, which move nothing between tokens, are left out. Cross-attention takes the other stream's last residual input;
+    that is our generalisation. Raises ValueError, naming the module, where a model does not show its values.
+    """
+    gradients = tape.gradients(target)
+    before = {event: state for layer, state in zip(tape.layers, states(tape), strict=True) for event in layer}
+
+    def change(R: Tensor, event: Event) -> Tensor:
+        W = transformation(tape, event, before[event]).to(R.dtype)
+        return (evidence(event, gradients[event]) * W[:, None]) @ R[:, event.keys]
+
+    first = before[tape.last(last)[0][0]] if last is not None else embedding(tape)
+    lengths = along(first, lambda event: event.Y.detach().norm(dim=-1))
+    return fold(tape, change, last) * lengths[:, None]
+
+
+def transformation(tape: Tape, event: Event, state: State) -> Tensor:
+    """W [B, k]; 0 for a token of length 0, which passes nothing on."""
+    x = torch.cat([e.Y.detach()[:, rows] for e, rows in _among(tape, event, state)], dim=1)
+    x_new = _projected_values(event)
+    if x.shape != x_new.shape:
+        raise ValueError(f"module {event.module!r} makes tokens of width {x.shape[-1]} ones of width {x_new.shape[-1]}")
+    length = x.norm(dim=-1)
+    ratio = x_new.norm(dim=-1) / length.where(length > 0, torch.inf)
+    real = tape.real[:, event.keys]
+    direction = F.cosine_similarity(x, x_new, dim=-1).exp() * real
+    return ratio * direction * real.sum(dim=1, keepdim=True) / direction.sum(dim=1, keepdim=True)
+
+
+def _among(tape: Tape, event: Event, state: State) -> list[tuple[Event, slice]]:
+    """The states of the modalities that the event asks."""
+    start, stop = event.keys.start, event.keys.stop
+    return [state[name] for name, where in tape.modalities.items() if start <= where.start and where.stop <= stop]
+
+
+def _projected_values(event: Event) -> Tensor:
+    """All heads' values through the output projection, [B, k, D]."""
+    if event.qkv is None or event.qkv.projection is None:
+        missing = "computes its softmax in plain code" if event.qkv is None else "has no linear output projection"
+        raise ValueError(
+            f"module {event.module!r} {missing}, so TokenTM cannot see how it transforms tokens; it needs a model that "
+            "calls scaled_dot_product_attention (attn_implementation='sdpa') and projects the result"
+        )
+    values = event.qkv.value.detach().transpose(1, 2).flatten(2)
+    return F.linear(values, event.qkv.projection.to(values.dtype))

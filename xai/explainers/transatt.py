@@ -1,0 +1,48 @@
+"""Transformer Attribution (Chefer, Gur & Wolf, CVPR 2021)."""
+
+import torch
+from torch import Tensor
+
+from xai.lrp.positive import TRANSATT
+from xai.lrp.relevances import relevances
+from xai.relevance import identity, rownorm
+from xai.tape import Event, Score, Tape
+
+
+def transatt(
+    tape: Tape,
+    target: Score,
+    gradient: bool = True,
+    block: int | None = None,
+    normalise: bool = False,
+    last: int | None = None,
+) -> Tensor:
+    """[B, T, T]: Π (I + Ā) with Ā = E_h (∇A ⊙ R^A)⁺ (eq. 13, 14). Between two streams, Ā of their last event alone.
+
+    Ablations: `gradient=False` leaves ∇A out; `block` takes Ā of one layer alone, 0 for the first and -1 for the last.
+    `normalise` divides the rows of I + Ā by their sums, as published for BERT.
+    """
+    found, gradients = relevances(tape, target, TRANSATT), tape.gradients(target)
+
+    def change(event: Event) -> Tensor:
+        weight = gradients[event].A if gradient else 1
+        return (weight * found.A[event]).clamp(min=0).mean(dim=1)
+
+    R = identity(tape) if block is None else torch.zeros_like(identity(tape))
+    for layer in tape.last(last) if block is None else (_only(tape, block),):
+        before, R = R, R.clone()
+        for event in layer:
+            s, k, A = event.queries, event.keys, change(event)
+            if block is not None or not event.is_self:
+                R[:, s, k] = A
+            else:
+                eye = torch.eye(A.shape[-1], device=A.device, dtype=A.dtype)
+                R[:, s, s] = (rownorm(A + eye) if normalise else A + eye) @ before[:, s, s]
+    return R
+
+
+def _only(tape: Tape, block: int) -> tuple[Event, ...]:
+    count = len(tape.layers)
+    if not -count <= block < count:
+        raise ValueError(f"block is {block}; this tape has {count} layers, so give {-count} to {count - 1} or None")
+    return tape.layers[block]

@@ -1,0 +1,104 @@
+"""Where the pixels of an image went in preprocessing, and maps brought back to them. Sizes are (height, width)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import nan
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Size = tuple[int, int]
+Library = Literal["torchvision", "transformers"]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """An image was resized, and the model saw a window of the result.
+
+    `window` is the pixels that the grid of tokens covers. It begins `offset` (top, left) pixels inside the resized image;
+    where that is negative or the window too large, the model saw padding.
+    """
+
+    original: Size
+    resized: Size
+    offset: Size
+    window: Size
+
+
+def squash(original: Size, size: int | Size) -> Geometry:
+    """Resized to `size` whatever the proportions, as ViT's preprocessing does."""
+    size = _pair(size)
+    return Geometry(original, size, (0, 0), size)
+
+
+def shortest(original: Size, size: int | Size, crop: int | Size | None = None, by: Library = "torchvision") -> Geometry:
+    """The shorter side resized to `size`, and a window of `crop` (by default `size`) from the middle, as in CLIP and timm.
+
+    The libraries place a window differently by a pixel where an odd number of pixels is left.
+    """
+    height, width = _pair(size)
+    if height == width:
+        short = min(original)
+        resized = _pair_of(height if side == short else int(height * side / short) for side in original)
+    else:  # open_clip's way for windows that are not square
+        ratio = min(original[0] / height, original[1] / width)
+        resized = _pair_of(round(side / ratio) for side in original)
+    return _centred(original, resized, _pair(size if crop is None else crop), by)
+
+
+def longest(original: Size, size: int | Size) -> Geometry:
+    """The longer side resized to `size` and the rest padded, as in open_clip."""
+    height, width = _pair(size)
+    ratio = max(original[0] / height, original[1] / width)
+    return _centred(original, _pair_of(round(side / ratio) for side in original), (height, width), "torchvision")
+
+
+def upsample(
+    map: Tensor, geometry: Geometry, mode: Literal["bilinear", "nearest"] = "bilinear", outside: float = nan
+) -> Tensor:
+    """A map [..., rows, columns] on the pixels of the original image, [..., height, width]; `outside` what no token saw.
+
+    Each pixel's centre is followed into the window. "nearest" takes the token it fell into, "bilinear" weighs the tokens
+    whose centres surround it.
+    """
+    weights, seen = zip(*(_weights(geometry, axis, map.shape[axis - 2], mode) for axis in (0, 1)), strict=True)
+    rows, columns = (weight.to(map.device, map.dtype) for weight in weights)
+    inside = (seen[0][:, None] & seen[1]).to(map.device)
+    return (rows @ map @ columns.mT).masked_fill(~inside, outside)
+
+
+def _weights(geometry: Geometry, axis: int, cells: int, mode: str) -> tuple[Tensor, Tensor]:
+    """How much of each cell is in each pixel of one axis [pixels, cells], and which pixels the window saw [pixels]."""
+    original, resized, offset, window = (
+        getattr(geometry, name)[axis] for name in ("original", "resized", "offset", "window")
+    )
+    centres = (torch.arange(original, dtype=torch.float64) + 0.5) * resized / original - offset
+    position = centres * cells / window
+    if mode == "nearest":
+        lower, share = position.floor(), torch.zeros_like(position)
+    else:
+        inner = (position - 0.5).clamp(0, cells - 1)
+        lower, share = inner.floor(), inner - inner.floor()
+    index = torch.arange(cells)
+    lower, share = lower[:, None], share[:, None]
+    weights = (index == lower) * (1 - share) + (index == lower + 1) * share
+    return weights, (centres >= 0) & (centres < window)
+
+
+def _centred(original: Size, resized: Size, window: Size, by: Library) -> Geometry:
+    def offset(side: int, opening: int) -> int:
+        if side < opening:
+            return -((opening - side) // 2)
+        return round((side - opening) / 2) if by == "torchvision" else (side - opening) // 2
+
+    return Geometry(original, resized, _pair_of(map(offset, resized, window)), window)
+
+
+def _pair(size: int | Size) -> Size:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _pair_of(sides: Iterable[int]) -> Size:
+    height, width = sides
+    return height, width

@@ -1,0 +1,239 @@
+"""The mode that lays rules into the graph of a forward pass. It is strict: an operation without rule is an error."""
+
+import re
+from collections.abc import Callable, Iterator
+from math import prod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from xai.lrp.operations import ACTIVATIONS, MOVES, RULED, name_of
+from xai.lrp.propagation import Kind, Operation, Propagation
+
+Stage = Literal["pixels", "embedding", "blocks", "target"]
+
+
+class PropagationError(RuntimeError):
+    """Relevance has no defined way through an operation, or is lost on it."""
+
+
+class Ruling(TorchFunctionMode):
+    """Gives every operation on live tensors, those with a gradient, its ways back.
+
+    `stage` is where the pass is: from live "pixels" to patches by a convolution with a rule of its own; "embedding" them,
+    where an added constant is no mask but a position and takes its share; "blocks", from the first product on; "target",
+    the score of the outputs, where live tensors may be multiplied, and subtracted as gradients do it.
+    """
+
+    def __init__(self, propagation: Propagation, stage: Stage) -> None:
+        super().__init__()
+        self.propagation, self.stage = propagation, stage
+        self.modules: list[str] = []  # those now running, the innermost last
+        self.resting = 0  # how many of them are one operation
+        self.attention = WeakIdKeyDictionary()  # what comes from a softmax
+        self.changed = WeakIdKeyDictionary()  # in place, so that they no longer are what they were
+
+    def hooks(self, model: nn.Module) -> Iterator[Any]:
+        """Hooks that tell which module runs, and make one operation of an activation written in plain code."""
+        for name, module in model.named_modules():
+            whole = type(module).__name__ in ACTIVATIONS
+            yield module.register_forward_pre_hook(self._entered(name, whole))
+            yield module.register_forward_hook(self._left(whole))
+
+    def _entered(self, name: str, whole: bool) -> Any:
+        def hook(module: nn.Module, args: tuple) -> None:
+            self.modules.append(name)
+            self.resting += whole
+
+        return hook
+
+    def _left(self, whole: bool) -> Any:
+        def hook(module: nn.Module, args: tuple, output: Any) -> Any:
+            self.resting -= whole
+            if whole:
+                output = self._ruled("one_to_one", type(module).__name__, output, args[0])
+            if is_layer(self.modules[-1]):
+                output = self._exits(output)
+            self.modules.pop()
+            return output
+
+        return hook
+
+    def _exits(self, output: Any) -> Any:
+        """The same, marked for the audit: what happens to it inside its layer is not what leaves."""
+        if is_live(output):
+            return self._ruled("exit", "exit", output.view_as(output), output)
+        return type(output)(map(self._exits, output)) if type(output) in (tuple, list) else output
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        live = [tensor for tensor in _flat((*args, *kwargs.values())) if is_live(tensor)]
+        if self.resting or not live:
+            return func(*args, **kwargs)
+        name, in_place = name_of(func)
+        if any(tensor in self.changed for tensor in live):
+            raise self._error(name, "reads a tensor after another operation has changed it in place")
+        if kwargs.get("inplace"):
+            kwargs, in_place = {**kwargs, "inplace": False}, True
+        elif in_place:
+            func = _on_a_copy(func)
+        result = self._dispatch(name, in_place, func, args, kwargs)
+        if in_place:
+            self.changed[args[0]] = True
+        return result
+
+    def _dispatch(self, name: str, in_place: bool, func: Any, args: tuple, kwargs: dict) -> Any:
+        if name in MOVES:
+            result = func(*args, **kwargs)
+            return self._as_attention(result) if args and _has(self.attention, args[0]) else result
+        named = [key for key in ("input", "other", "mat2") if key in kwargs]
+        args = (*args, *(kwargs[key] for key in named))
+        kwargs = {key: value for key, value in kwargs.items() if key not in named}
+        if name in ("add", "sub", "rsub", "mul", "div", "matmul"):
+            return getattr(self, f"_{name}")(*args, **kwargs)
+        if name in RULED:
+            return getattr(self, f"_{RULED[name]}")(name, func, *args, **kwargs)
+        if not in_place and name != "setitem":
+            result = func(*args, **kwargs)
+            if not any(map(is_live, _flat((result,)))):
+                return result  # a question, such as the size
+        raise self._error(name, "has no rule for relevance")
+
+    def _ruled(self, kind: Kind, name: str, y: Tensor, *operands: Tensor | None, **options: Any) -> Tensor:
+        operation = Operation(kind, name, self.modules[-1] if self.modules else "", options)
+        return self.propagation.ruled(operation, y, *operands)
+
+    def _error(self, name: str, what: str) -> PropagationError:
+        where = f"module {self.modules[-1]!r}" if self.modules and self.modules[-1] else f"the {self.stage}"
+        return PropagationError(f"{name} in {where} {what}; explain this model by a method without LRP")
+
+    def _as_attention(self, result: Any) -> Any:
+        for tensor in filter(is_live, _flat((result,))):
+            self.attention[tensor] = True
+        return result
+
+    def _add(self, a: Any, b: Any, *, alpha: float = 1) -> Tensor:
+        if alpha != 1:
+            b = self._mul(b, alpha) if is_live(b) else b * alpha
+        y = torch.add(a, b)
+        if is_live(a) and is_live(b):
+            return self._ruled("add", "add", y, a, b)
+        live, constant = (a, b) if is_live(a) else (b, a)
+        kind: Kind = "add" if self.stage == "embedding" else "shift"
+        return self._ruled(kind, "add", y, live, _tensor(constant, live))
+
+    def _sub(self, a: Any, b: Any, *, alpha: float = 1) -> Tensor:
+        if not is_live(b):
+            return self._add(a, -b, alpha=alpha)
+        if not is_live(a):
+            return self._add(a, self._ruled("one_to_one", "neg", -b, b), alpha=alpha)
+        if self.stage == "target":
+            return torch.sub(a, b, alpha=alpha)
+        raise self._error("sub", "takes one live tensor from another, which has no rule for relevance")
+
+    def _rsub(self, a: Any, b: Any) -> Tensor:
+        return self._sub(b, a)
+
+    def _mul(self, a: Any, b: Any) -> Tensor:
+        y = torch.mul(a, b)
+        if not (is_live(a) and is_live(b)):
+            live, constant = (a, b) if is_live(a) else (b, a)
+            return self._ruled("scale", "mul", y, live, _tensor(constant, live))
+        if self.stage == "target":
+            return self._ruled("gate", "mul", y, a, b)
+        raise self._error("mul", "multiplies two live tensors, which has no rule for relevance")
+
+    def _div(self, a: Any, b: Any) -> Tensor:
+        """A live divisor is a norm, taken as a constant."""
+        if not is_live(a):
+            raise self._error("div", "divides by a live tensor, which has no rule for relevance")
+        return self._ruled("scale", "div", torch.div(a, b), a, 1 / _tensor(b, a).detach())
+
+    def _matmul(self, a: Tensor, b: Tensor) -> Tensor:
+        y = torch.matmul(a, b)
+        if is_live(a) and is_live(b):
+            self.stage = "blocks" if self.stage != "target" else self.stage
+            return self._ruled("mixing" if a in self.attention else "product", "matmul", y, a, b)
+        if is_live(a) and b.dim() == 2:
+            return self._ruled("linear", "matmul", y, a, b.mT, None)
+        raise self._error("matmul", "has a constant on the left or a stack of them, which has no rule for relevance")
+
+    def _linear(self, name: str, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if is_live(weight):
+            raise self._error("linear", "has a live weight, which has no rule for relevance")
+        return self._ruled("linear", name, func(x, weight, bias), x, weight, bias)
+
+    def _pixels(
+        self,
+        name: str,
+        func: Any,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        if self.stage != "pixels":
+            raise self._error("conv2d", "is not the one from pixels to patches, which alone has a rule for relevance")
+        self.stage = "embedding"
+        padding = 0 if padding == "valid" else padding
+        options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        return self._ruled("pixels", name, func(input, weight, bias, **options), input, weight, bias, **options)
+
+    def _share(self, name: str, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        given = args[0] if args else kwargs.get("dim", kwargs.get("axis"))
+        axes = range(x.dim()) if given is None else (given,) if isinstance(given, int) else given
+        axes = tuple(axis % x.dim() for axis in axes)
+        divisor = prod(x.shape[axis] for axis in axes) if name == "mean" else 1
+        return self._ruled("share", name, func(x, *args, **kwargs), x, axes=axes, divisor=divisor)
+
+    def _softmax(self, name: str, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        axis = args[0] if args else kwargs["dim"]
+        return self._as_attention(self._ruled("softmax", name, func(x, *args, **kwargs), x, axis=axis))
+
+    def _norm(self, name: str, func: Any, input: Tensor, normalized_shape: Any, *args: Any, **kwargs: Any) -> Tensor:
+        y = func(input, normalized_shape, *args, **kwargs)
+        names = ("weight", "bias", "eps") if name == "layer_norm" else ("weight", "eps")
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        eps = given.get("eps", 1e-5)
+        axes = tuple(range(-len(normalized_shape), 0))
+        eps = torch.finfo(input.dtype).eps if eps is None else eps
+        return self._ruled("norm", name, y, input, given.get("weight"), given.get("bias"), axes=axes, eps=eps)
+
+    def _one_to_one(self, name: str, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        y = self._ruled("one_to_one", name, func(x, *args, **kwargs), x)
+        return self._as_attention(y) if x in self.attention else y
+
+
+def is_layer(module: str) -> bool:
+    """Whether it is the first numbered one on the way from the model to it, such as encoder.layer.3."""
+    return bool(re.fullmatch(r"(?:[^\d.][^.]*\.)+\d+", module))
+
+
+def is_live(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def _flat(values: Any) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, (tuple, list)):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _has(known: WeakIdKeyDictionary, value: Any) -> bool:
+    return isinstance(value, Tensor) and value in known
+
+
+def _tensor(constant: Any, like: Tensor) -> Tensor:
+    return constant if isinstance(constant, Tensor) else like.new_tensor(constant)
+
+
+def _on_a_copy(func: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x, *args, **kwargs: func(x.clone(), *args, **kwargs)

@@ -1,0 +1,146 @@
+"""The rules of AttnLRP (Achtibat et al., ICML 2024) and CP-LRP (Ali et al., ICML 2022), as modified gradients.
+
+What is sent back is G = R / y, so that the relevance of any tensor is its value times what came back to it. The epsilon
+rule of a linear layer is then the gradient itself, and only what is not linear differs from it.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.grad import conv2d_input
+
+from xai.lrp.propagation import Maybe, Operation, Rules
+
+Operands = tuple[Maybe, ...]
+
+
+def linear(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """The epsilon rule without epsilon: inputs and bias share R as they add up to y."""
+    _, weight, *_ = operands
+    assert weight is not None
+    return G @ weight, None, G
+
+
+@dataclass(frozen=True)
+class Gamma:
+    """The gamma rule: contributions of the result's own sign count 1 + gamma times, for y of both signs."""
+
+    gamma: float
+
+    def __call__(self, G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+        x, weight, bias = operands
+        assert x is not None and weight is not None
+        up, down = weight.clamp(min=0), weight.clamp(max=0)
+        x_up, x_down = x.clamp(min=0), x.clamp(max=0)
+        b = torch.zeros_like(y) if bias is None else bias.expand_as(y)
+        rises = F.linear(x_up, up) + F.linear(x_down, down) + b.clamp(min=0)
+        falls = F.linear(x_up, down) + F.linear(x_down, up) + b.clamp(max=0)
+        positive = y > 0
+        z = y + self.gamma * torch.where(positive, rises, falls)
+        S = torch.where(z == 0, 0, G * y / z)
+        S_up, S_down = S * positive, S * ~positive
+        favoured = torch.where(x > 0, S_up @ up + S_down @ down, S_up @ down + S_down @ up)
+        return S @ weight + self.gamma * favoured, None, S * (1 + self.gamma * ((b > 0) == positive))
+
+
+def pixels(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """The epsilon rule of a convolution."""
+    x, weight, bias = operands
+    assert x is not None and weight is not None
+    to_bias = None if bias is None else G.sum(dim=(2, 3))
+    return conv2d_input(x.shape, weight, G, **operation.options), None, to_bias
+
+
+def add(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """The epsilon rule of a sum, of constants too."""
+    return G, G
+
+
+def scale(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    _, constant = operands
+    assert constant is not None
+    return G * constant, None
+
+
+def product(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """The uniform rule: both factors of a matrix product get half (AttnLRP prop. 3.3)."""
+    P, V = operands
+    assert P is not None and V is not None
+    return G @ V.mT / 2, P.mT @ G / 2
+
+
+def values_only(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """Attention is a constant weight of the values, which get all (CP-LRP's AH rule)."""
+    P, _ = operands
+    assert P is not None
+    return None, P.mT @ G
+
+
+def gate(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """The uniform rule by entries."""
+    a, b = operands
+    assert a is not None and b is not None
+    return G * b / 2, G * a / 2
+
+
+def share(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    (x,) = operands
+    assert x is not None
+    axes = operation.options["axes"]
+    kept = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
+    return (G.reshape(kept).expand_as(x) / operation.options["divisor"],)
+
+
+def softmax(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """x_i (R_i - s_i Σ R), the first-order Taylor rule (AttnLRP prop. 3.1); its constant term absorbs the rest."""
+    axis = operation.options["axis"]
+    if operation.name == "log_softmax":
+        return (G - y.exp() * G.sum(axis, keepdim=True),)
+    return (y * (G - (y * G).sum(axis, keepdim=True)),)
+
+
+def norm(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """The spread is a constant, so that the norm is linear (CP-LRP's LN rule; AttnLRP prop. 3.4)."""
+    x, weight, _ = operands
+    assert x is not None
+    axes, eps = operation.options["axes"], operation.options["eps"]
+    centred = operation.name == "layer_norm"
+    mean = x.mean(axes, keepdim=True) if centred else 0
+    spread = ((x - mean).square().mean(axes, keepdim=True) + eps).sqrt()
+    scaled = (G if weight is None else G * weight) / spread
+    return scaled - scaled.mean(axes, keepdim=True) if centred else scaled, None, G
+
+
+def one_to_one(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """R passes unchanged: G y / x (AttnLRP's identity rule)."""
+    x, *others = operands
+    assert x is not None
+    return torch.where(x == 0, 0, G * y / x), *[None] * len(others)
+
+
+ATTN_LRP = Rules(
+    "AttnLRP",
+    modified_gradient=True,
+    tolerance=1e-3,
+    linear=linear,
+    pixels=pixels,
+    add=add,
+    shift=add,
+    scale=scale,
+    product=product,
+    mixing=product,
+    gate=gate,
+    share=share,
+    softmax=softmax,
+    norm=norm,
+    one_to_one=one_to_one,
+    absorbing=frozenset({"softmax"}),
+)
+CP_LRP = replace(ATTN_LRP, name="CP-LRP", mixing=values_only)
+
+
+def with_gamma(rules: Rules, gamma: float) -> Rules:
+    """The same table with the gamma rule on linear layers; 0 is the epsilon rule."""
+    return replace(rules, linear=Gamma(gamma)) if gamma else rules

@@ -1,0 +1,109 @@
+"""The rules of Transformer Attribution (Chefer, Gur & Wolf, CVPR 2021): relevance itself is sent back.
+
+R is the relevance of an operation's result. Sums are over all of a sample, whose axis is the first.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.grad import conv2d_input
+
+from xai.lrp.propagation import Maybe, Operation, Rules
+
+Operands = tuple[Maybe, ...]
+
+
+def divided(a: Tensor, b: Tensor) -> Tensor:
+    """a / b, and 0 where b is 0; the 1e-9 is that of the published code, added to negative b too."""
+    return torch.where(b == 0, 0, a / (b + 1e-9))
+
+
+def linear(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """Of the contributions x_i w_ji, the positive ones share R_j (eq. 4); the bias has no part."""
+    x, weight, *_ = operands
+    assert x is not None and weight is not None
+    up, down = weight.clamp(min=0), weight.clamp(max=0)
+    x_up, x_down = x.clamp(min=0), x.clamp(max=0)
+    S = divided(R, F.linear(x_up, up) + F.linear(x_down, down))
+    return x_up * (S @ up) + x_down * (S @ down), None, None
+
+
+def add(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """Each entry of R is shared as its two terms are; then both shares are scaled to the magnitudes of their totals.
+
+    With S_a, S_b the totals, a's share is scaled to |S_a| / (|S_a| + |S_b|) of R's total (unnumbered, after eq. 9).
+    """
+    a, b = operands
+    assert a is not None and b is not None
+    S = divided(R, y)
+    shares = (a * S, b * S)
+    totals = [_total(share) for share in shares]
+    size = totals[0].abs() + totals[1].abs()
+    to_a, to_b = (
+        share * divided(divided(total.abs(), size) * _total(R), total)
+        for share, total in zip(shares, totals, strict=True)
+    )
+    return to_a, to_b
+
+
+def product(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """y = P V: both factors get X ⊙ ∂y/∂X (R / y) (eq. 6), halved so that the total stays R's."""
+    P, V = operands
+    assert P is not None and V is not None
+    S = divided(R, y) / 2
+    return P * (S @ V.mT), V * (P.mT @ S)
+
+
+def gate(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """y = a b by entries: the product rule gives each factor half."""
+    half = torch.where(y == 0, 0, R / 2)
+    return half, half
+
+
+def share(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """A sum over axes is a linear layer of ones: each term gets its part of it."""
+    (x,) = operands
+    assert x is not None
+    axes = operation.options["axes"]
+    total = x.sum(dim=axes, keepdim=True)
+    return (x * divided(R.reshape(total.shape), total),)
+
+
+def unchanged(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """Softmax, norms, activations, scaling, adding a constant: the live operand gets all."""
+    return R, *[None] * (len(operands) - 1)
+
+
+def pixels(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """The z^B rule: L and H, the lowest and highest value of the image, bound what a pixel could have been."""
+    x, weight, *_ = operands
+    assert x is not None and weight is not None
+    up, down, options = weight.clamp(min=0), weight.clamp(max=0), operation.options
+    low, high = (bound.expand_as(x) for bound in (x.amin((1, 2, 3), True), x.amax((1, 2, 3), True)))
+    Z = F.conv2d(x, weight, **options) - F.conv2d(low, up, **options) - F.conv2d(high, down, **options)
+    S = R / (Z + 1e-9)
+    back = [conv2d_input(x.shape, w, S, **options) for w in (weight, up, down)]
+    return x * back[0] - low * back[1] - high * back[2], None, None
+
+
+def _total(x: Tensor) -> Tensor:
+    return x.sum(dim=tuple(range(1, x.dim())), keepdim=True)
+
+
+TRANSATT = Rules(
+    "TransAtt",
+    modified_gradient=False,
+    tolerance=1e-3,
+    linear=linear,
+    pixels=pixels,
+    add=add,
+    shift=unchanged,
+    scale=unchanged,
+    product=product,
+    mixing=product,
+    gate=gate,
+    share=share,
+    softmax=unchanged,
+    norm=unchanged,
+    one_to_one=unchanged,
+)

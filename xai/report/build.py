@@ -1,0 +1,94 @@
+"""From a report's values to one HTML file that holds all it needs and reaches for nothing else.
+
+Text from data is in one place of the file only, the JSON block, and the scripts show it by text nodes and attribute setters.
+The page's security policy admits this style and these scripts by their hashes, and no other, and no connections.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.resources import files
+from io import BytesIO
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from xai.files import replacing
+from xai.render import HEAT_COVER, LIGHT, colours
+from xai.report.data import Explanation, Report, Sample
+
+SCRIPTS = ("elements.js", "tables.js", "charts.js", "heat.js", "gallery.js", "report.js")
+SIDE, FINE = 320, 128  # pixels: images are at most so large; images up to so small are kept exactly
+DIGITS = 4  # that count, of the scores of tokens
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Writes `report` as one self-contained HTML file, whole or not at all; raises ValueError for NaN and infinity."""
+    text = page(report)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def page(report: Report) -> str:
+    """The HTML of a report."""
+    style, script = _asset("report.css"), "\n".join(_asset(name) for name in SCRIPTS)
+    return Template(_asset("page.html")).substitute(
+        style=style, style_hash=_hash(style), script=script, script_hash=_hash(script), data=_json(report)
+    )
+
+
+def _asset(name: str) -> str:
+    return files("xai.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """As security policies name an inline style or script."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _json(report: Report) -> str:
+    gallery = [{**vars(_rounded(sample)), "image": _picture(sample.image)} for sample in report.gallery]
+    shown = {**vars(report), "gallery": gallery, "heat": _heat()}
+    try:
+        text = json.dumps(shown, default=_plain, allow_nan=False, separators=(",", ":"))
+    except ValueError as error:
+        raise ValueError("the report holds a number that is not finite; give None for what is undefined") from error
+    return text.replace("<", r"\u003c")  # neither </script> nor <!-- can end or change the block
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """Dataclasses and mappings as JSON objects."""
+    return dict(value) if isinstance(value, Mapping) else vars(value)
+
+
+def _heat() -> dict[str, Any]:
+    """What the page needs to draw relevance as `xai.render` does: colours of shares -1 to 1, and how much they cover."""
+    table = (255 * colours(np.linspace(-1, 1, 129))).round().astype(int).tolist()
+    return {"colours": table, "light": LIGHT, "cover": HEAT_COVER}
+
+
+def _rounded(sample: Sample) -> Sample:
+    return replace(sample, explanations={name: _short(found) for name, found in sample.explanations.items()})
+
+
+def _short(found: Explanation) -> Explanation:
+    patches = tuple(tuple(map(_digits, row)) for row in found.patches)
+    return replace(found, patches=patches, words=tuple((word, _digits(score)) for word, score in found.words))
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
+
+
+def _picture(encoded: bytes) -> str:
+    """A data URL of an image, as WebP; raises PIL.UnidentifiedImageError for what is no image."""
+    image = Image.open(BytesIO(encoded)).convert("RGB")
+    image.thumbnail((SIDE, SIDE))
+    written = BytesIO()
+    image.save(written, "webp", quality=85, lossless=max(image.size) <= FINE)
+    return f"data:image/webp;base64,{base64.b64encode(written.getvalue()).decode()}"
