@@ -1,11 +1,13 @@
 """From a model and its inputs to relevance in one call."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from xai.adapter import Adapter
 from xai.adapters import adapter_for
@@ -28,17 +30,23 @@ def explain(
     target: Score | None = None,
     adapter: Adapter | None = None,
     check: bool | float = False,
+    dtype: torch.dtype | None = None,
     **options: Any,
 ) -> Relevance:
     """Relevance of the inputs for `target`, by default the predicted class, by one of `METHODS` with its options.
 
     `inputs` are the arguments of the model's forward, by name or in order. With `check`, of an LRP method, the result has
-    the `conservation` of relevance, layer by layer; True is the tolerance of the method's rules. Raises ValueError for an
-    unknown method, TypeError for a model without adapter, RecordingError for one whose attentions cannot be recorded,
-    PropagationError for one with an operation that has no rule, and if a layer loses more than the tolerance.
+    the `conservation` of relevance, layer by layer; True is the tolerance of the method's rules. With `dtype`, a copy of the
+    model in that type is explained: LRP is best in float64 (docs/lrp.md).
+
+    Raises ValueError for an unknown method, TypeError for a model without adapter, RecordingError for one whose attentions
+    cannot be recorded, PropagationError for one with an operation that has no rule, and if a layer loses more relevance
+    than the tolerance.
     """
     _check(method)
-    with record(model, adapter or adapter_for(model), _lrp(method)) as recording:
+    if dtype is not None:
+        model, inputs = deepcopy(model).to(dtype), tree_map(lambda value: _cast(value, dtype), inputs)
+    with record(model, adapter or adapter_for(model), lrp_of(method)) as recording:
         if isinstance(inputs, Mapping):
             model(**inputs)
         else:
@@ -59,7 +67,7 @@ def explain_tape(
     kept = _kept(tape, method, target, check, options) if check is not False else None
     if method in PIXEL_EXPLAINERS:
         return _of_pixels(PIXEL_EXPLAINERS[method](tape, target, **options), method, options, target, kept)
-    scores = read_out(tape, METHODS[method](tape, target, **options), target)
+    scores = read_out(tape, METHODS[method](tape, target, **options), target).detach()
     name = None if method in IGNORE_TARGET else getattr(target, "name", repr(target))
     by_modality, real, special = (
         {modality: joint[:, where] for modality, where in tape.modalities.items()}
@@ -68,15 +76,20 @@ def explain_tape(
     return Relevance(by_modality, real, special, tape.grids, method, options, name, conservation=kept)
 
 
+def lrp_of(method: str) -> Literal["tokens", "pixels"] | None:
+    """The `lrp` with which to record for a method."""
+    if method in PIXEL_EXPLAINERS:
+        return "pixels"
+    return "tokens" if method in LRP_EXPLAINERS else None
+
+
 def _check(method: str) -> None:
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
 
 
-def _lrp(method: str) -> Literal["tokens", "pixels"] | None:
-    if method in PIXEL_EXPLAINERS:
-        return "pixels"
-    return "tokens" if method in LRP_EXPLAINERS else None
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _kept(tape: Tape, method: str, target: Score, check: bool | float, options: Mapping[str, Any]) -> Conservation:

@@ -37,6 +37,8 @@ PERTURBED = [
     ("bert_a", "f64/relevance/generate_rollout/1", "generate_rollout"),
     ("bert_a", "attention/1/0", "attention"),
     ("bert_a", "f64/attention_grad/0/1", "attention gradient"),
+    ("bert_a", "f64/relevance/generate_LRP_start0/1", "generate_LRP_start0"),
+    ("detr_a", "modules/02_decoder_self.0/lrp_cam", "attention relevance"),
     ("lxmert_a", "relevance/ours_no_lrp/R_t_i", "ours_no_lrp"),
     ("lxmert_a", "relevance/ablation_no_aggregation/R_t_i", "ablation_no_aggregation"),
 ]

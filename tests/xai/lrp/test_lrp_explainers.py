@@ -151,3 +151,14 @@ def test_pixels_need_a_recording_from_them() -> None:
     tape, goal = tape_of("vit")
     with pytest.raises(ValueError, match="lrp='pixels'"):
         explain_tape(tape, "pixel_lrp", goal)
+
+
+def test_in_double_precision_on_a_copy() -> None:
+    family = build("bert")
+    expected = explain(family.model, family.inputs, "full_lrp", family.target)
+    family.model.float()
+    for dtype in (torch.float64, None):
+        found = explain(family.model, family.inputs, "full_lrp", family.target, dtype=dtype)
+        assert found.scores["text"].dtype == (dtype or torch.float32)
+        torch.testing.assert_close(found.scores["text"].double(), expected.scores["text"], rtol=0, atol=1e-2)
+    assert next(family.model.parameters()).dtype == torch.float32
