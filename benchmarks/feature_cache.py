@@ -14,9 +14,10 @@ from datasets import disable_progress_bars
 from PIL import Image
 
 from clipmapper.config import DataConfig, ModelConfig
+from clipmapper.data.batches import Batch, Batches, loader
 from clipmapper.data.records import load_records
 from clipmapper.data.shapes.write import ShapesConfig, write_shapes
-from clipmapper.data.vqa import Batch, Batches, Questions, loader
+from clipmapper.data.vqa import Questions
 from clipmapper.features import FeatureCache
 from clipmapper.heads import soft_label_loss
 from clipmapper.model import CLIPMapper

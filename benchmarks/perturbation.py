@@ -1,10 +1,10 @@
 """The perturbation engine against a loop that runs every perturbed sample alone, both images and words, at the same figures.
 
-python benchmarks/perturbation.py [--samples 4] [--methods 12] [--protocol recommended]
+python benchmarks/perturbation.py [--samples 8] [--methods 8] [--protocol recommended] [--mapper b]
 
-The model has the costs of a small CLIP and its mapper: a tower over each modality, and layers over both together. As
-dropping demands, image patches are dropped after their positions were added and before the image tower. The engine's
-callable keeps the tower's tokens of the modality that stays whole; the loop computes everything for every step.
+The model is a mapper of the usual size, with random weights, over the CLIP that ships. The engine runs each distinct input
+once, in batches of equal length, over CLIP's tokens of the modality that stays whole; the loop encodes image and question
+anew for every method, direction and step.
 """
 
 import argparse
@@ -12,80 +12,71 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from xai.evaluation.perturbation import Perturbed, perturb
+from clipmapper.clip import SHAPES_CLIP
+from clipmapper.config import ModelConfig
+from clipmapper.model import CLIPMapper
+from clipmapper.perturbation import Inputs, predictor
+from xai.evaluation.perturbation import perturb
 from xai.evaluation.protocols import DIRECTIONS, Protocol, area, kept_counts, named
 from xai.evaluation.ranking import random_relevance
-from xai.evaluation.removal import drop
 
-PATCHES, WORDS, ANSWERS = 64, 8, 40
+ANSWERS = [str(number) for number in range(47)]
+QUESTIONS = ["What color is the small circle?", "Is there a red square left of the big triangle?"]
+BATCH = 64
 Perturb = Callable[[Tensor, Protocol], Tensor]
 
 
-class Model(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-
-        def layers(count: int) -> nn.TransformerEncoder:
-            layer = nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
-            return nn.TransformerEncoder(layer, count, enable_nested_tensor=False)
-
-        self.towers = nn.ModuleDict({"image": layers(4), "text": layers(4)})
-        self.mapper, self.head = layers(3), nn.Linear(width, ANSWERS)
-
-    def forward(self, image: Tensor, text: Tensor) -> Tensor:
-        """Answer probabilities [B, answers] from the towers' tokens."""
-        return self.head(self.mapper(torch.cat([image, text], dim=1))[:, 0]).softmax(dim=-1)
-
-
 class Bench:
-    def __init__(self, samples: int, width: int, batch: int) -> None:
+    def __init__(self, samples: int, mapper: str) -> None:
         torch.manual_seed(0)
-        self.batch = batch
-        self.model = Model(width).eval()
-        self.inputs = {
-            "image": torch.randn(samples, 1 + PATCHES, width),
-            "text": torch.randn(samples, 2 + WORDS, width),
-        }
-        self.removable = {name: torch.ones(x.shape[:2], dtype=torch.bool) for name, x in self.inputs.items()}
-        self.removable["image"][:, 0] = self.removable["text"][:, [0, -1]] = False  # class, start and end token
-        self.samples = torch.arange(samples)
-        with torch.inference_mode():
-            whole = self.model(*(self.model.towers[name](x) for name, x in self.inputs.items()))
-        self.answer = whole.argmax(dim=1)
+        config = ModelConfig(clip=SHAPES_CLIP, pretrained="shapes", mapper=mapper, heads=4)
+        self.model, self.samples = CLIPMapper(config, ANSWERS).eval(), torch.arange(samples)
+        ids, mask = self.model.clip.tokenize([QUESTIONS[i % 2] for i in range(samples)])
+        self.inputs = Inputs(torch.randn(samples, 3, 64, 64), ids, mask, torch.rand(samples, len(ANSWERS)))
+        patches = torch.ones(samples, 1 + self.model.clip.grid[0] * self.model.clip.grid[1], dtype=torch.bool)
+        patches[:, 0] = False
+        words = mask & (torch.arange(mask.shape[1]) > 0) & (torch.arange(mask.shape[1]) < mask.sum(1, keepdim=True) - 1)
+        self.removable, self.real = {"image": patches, "text": words}, {"image": patches | True, "text": mask}
+        self.answer = self._whole().argmax(dim=1)
+
+    @torch.inference_mode()
+    def _whole(self) -> Tensor:
+        return self.model(self.model.clip.image_tokens(self.inputs.pixels), self.inputs.ids, self.inputs.mask)
 
     def engine(self, relevance: Tensor, protocol: Protocol) -> Tensor:
-        perturbed, other = self.inputs[protocol.modality], {"image": "text", "text": "image"}[protocol.modality]
-        untouched = self.model.towers[other](self.inputs[other])
-
-        def predict(batch: Perturbed) -> dict[str, Tensor]:
-            left = drop(perturbed[batch.rows], batch.keep, batch.length)
-            tokens = {protocol.modality: self.model.towers[protocol.modality](left), other: untouched[batch.rows]}
-            answers = self.model(tokens["image"], tokens["text"])
-            return {"probability": answers.gather(1, self.answer[batch.rows, None])[:, 0]}
-
-        removable = self.removable[protocol.modality]
-        return perturb(relevance, removable, self.samples, predict, protocol, batch_size=self.batch)["probability"]
+        modality = protocol.modality
+        predict = predictor(self.model, self.inputs, self.answer, protocol)
+        found = perturb(
+            relevance, self.removable[modality], self.samples, predict, protocol, self.real[modality], batch_size=BATCH
+        )
+        return found["probability"]
 
     def loop(self, relevance: Tensor, protocol: Protocol) -> Tensor:
-        removable = self.removable[protocol.modality]
+        removable, real = self.removable[protocol.modality], self.real[protocol.modality]
         curves = torch.zeros(len(relevance), len(DIRECTIONS), len(self.samples), len(protocol.shares))
         for m, b in torch.cartesian_prod(torch.arange(len(relevance)), self.samples).tolist():
             tokens = removable[b].nonzero()[:, 0]
             positive = tokens[relevance[m, b, tokens].argsort(descending=True)]
             for d, order in enumerate((positive, positive.flip(0))):
                 for s, kept in enumerate(kept_counts(torch.tensor([len(tokens)]), protocol.shares)[0].tolist()):
-                    keep = torch.ones_like(removable[b])
+                    keep = real[b].clone()
                     keep[order[: len(tokens) - kept]] = False
                     curves[m, d, b, s] = self._alone(b, keep, protocol.modality)
         return curves
 
     def _alone(self, b: int, keep: Tensor, modality: str) -> Tensor:
-        inputs = {name: x[b : b + 1] for name, x in self.inputs.items()}
-        inputs[modality] = inputs[modality][:, keep]
-        tokens = {name: self.model.towers[name](x) for name, x in inputs.items()}
-        return self.model(tokens["image"], tokens["text"])[0, self.answer[b]]
+        """The answer's probability where the tokens of one sample are dropped."""
+        clip, ids = self.model.clip, self.inputs.ids[b, self.inputs.mask[b]][None]
+        visual = clip.model.visual
+        x = visual._embeds(self.inputs.pixels[b][None])
+        if modality == "image":
+            x = x[:, keep]
+        else:
+            ids = self.inputs.ids[b, keep][None]
+        image = visual.ln_post(visual.transformer(x))
+        return self.model(image, ids, torch.ones_like(ids, dtype=torch.bool))[0, self.answer[b]].sigmoid()
 
 
 def timed(run: Perturb, relevance: Tensor, protocol: Protocol) -> tuple[Tensor, float]:
@@ -97,17 +88,16 @@ def timed(run: Perturb, relevance: Tensor, protocol: Protocol) -> tuple[Tensor, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--methods", type=int, default=12)
-    parser.add_argument("--batch", type=int, default=64, help="of the engine")
-    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--methods", type=int, default=8)
     parser.add_argument("--protocol", default="recommended")
+    parser.add_argument("--mapper", choices=("a", "b"), default="b")
     options = parser.parse_args()
-    bench = Bench(options.samples, options.width, options.batch)
+    bench = Bench(options.samples, options.mapper)
     total = {"engine": 0.0, "loop": 0.0}
-    for modality, x in bench.inputs.items():
+    for modality, removable in bench.removable.items():
         protocol = named(options.protocol, modality)
-        relevance = random_relevance(bench.samples, x.shape[1], seeds=range(options.methods))
+        relevance = random_relevance(bench.samples, removable.shape[1], seeds=range(options.methods))
         fast, engine = timed(bench.engine, relevance, protocol)
         slow, loop = timed(bench.loop, relevance, protocol)
         difference = (area(fast, protocol.shares) - area(slow, protocol.shares)).abs().max()

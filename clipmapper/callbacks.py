@@ -7,32 +7,29 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
 
+from clipmapper.data.batches import Data
 from clipmapper.data.images import load_image
-from clipmapper.data.vqa import Questions, VQAData
 from clipmapper.logs import log_examples
-from clipmapper.tasks import VQATask
+from clipmapper.tasks import CaptionTask, VQATask
 
 
 class ExampleLogger(Callback):
-    """After each validation logs some held-out questions: image, question, given and right answer."""
+    """After each validation logs some held-out samples: image, what the model says of it, and what is right."""
 
     def __init__(self, count: int) -> None:
         self.count = count
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        assert isinstance(task, VQATask)
+        assert isinstance(task, VQATask | CaptionTask)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, VQAData)
+        assert isinstance(data, Data)
         if not trainer.is_global_zero or trainer.sanity_checking or not trainer.loggers:
             return
         rows = torch.linspace(0, len(data.val) - 1, min(self.count, len(data.val))).long().tolist()
         batch = {name: value.to(task.device) for name, value in data.val[rows].items()}
-        answers = [task.model.answers[label] for label in task.logits(batch).argmax(dim=1)]
-        questions = batch["row"].tolist()
-        images = [load_image(data.val.images.source(data.val.images.of_question[row])) for row in questions]
-        captions = [caption(data.val, row, answer) for row, answer in zip(questions, answers, strict=True)]
-        log_examples(trainer.loggers, "val/examples", images, captions, trainer.global_step)
+        images = [load_image(data.val.source(row)) for row in batch["row"].tolist()]
+        log_examples(trainer.loggers, "val/examples", images, task.examples(data.val, batch), trainer.global_step)
 
 
 class LastCheckpoint(Checkpoint):
@@ -63,9 +60,3 @@ class LastCheckpoint(Checkpoint):
         if trainer.global_step != self.step:
             self.step = trainer.global_step
             trainer.save_checkpoint(self.path, weights_only=False)  # with optimizer and loops
-
-
-def caption(questions: Questions, row: int, answer: str) -> str:
-    """`question answer (right answer)`."""
-    record = questions.records[row]
-    return f"{record['question']} {answer} (right: {record['answer']})"

@@ -11,7 +11,15 @@ import pytorch_lightning as pl
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from clipmapper.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig
+from clipmapper.config import (
+    DataConfig,
+    DecodingConfig,
+    ExplainConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ProtocolName,
+    RunConfig,
+)
 from clipmapper.errors import nearest, unknown
 
 # What a run sets itself: loggers, callbacks and folders follow from `run`, samplers from `data`.
@@ -50,6 +58,7 @@ def training_parser(configs: Path) -> Parser:
         ("data", DataConfig),
         ("optimizer", OptimizerConfig),
         ("run", RunConfig),
+        ("explain", ExplainConfig),
     ):
         parser.add_class_arguments(kind, name)
     parser.add_class_arguments(pl.Trainer, "trainer", skip=OWN, instantiate=False)
@@ -64,6 +73,7 @@ class Settings:
     data: DataConfig
     optimizer: OptimizerConfig
     run: RunConfig
+    explain: ExplainConfig
     trainer: dict[str, Any]
     plain: dict[str, Any]
 
@@ -83,7 +93,9 @@ def parse_training(arguments: Sequence[str], configs: Path) -> Settings:
         built = parser.instantiate(parsed)
     except ValueError as error:
         parser.error(str(error))
-    return Settings(built.model, built.data, built.optimizer, built.run, built.trainer.as_dict(), values)
+    return Settings(
+        built.model, built.data, built.optimizer, built.run, built.explain, built.trainer.as_dict(), values
+    )
 
 
 @dataclass(frozen=True)
@@ -96,15 +108,25 @@ class EvaluationSettings:
     accelerator: str
     model: ModelConfig | None
     data: dict[str, Any]
+    decoding: DecodingConfig
+    judge: str | None
+    explainers: str | None
+    protocol: str
+    samples: int
 
 
 def parse_evaluation(arguments: Sequence[str], configs: Path) -> EvaluationSettings:
     """What the command line of `evaluate.py` asks for; leaves with a message if it asks for something that is not."""
     parser = training_parser(configs)
     parser.prog, parser.description = "evaluate.py", "Evaluates a trained mapper on its own data, or that of --config."
-    parser.add_argument("--checkpoint", type=str, help="a checkpoint, or a folder of save_pretrained")
+    parser.add_argument("--checkpoint", type=str, help="a checkpoint, a saved folder, or a shipped name (shapes-b-vqa)")
     parser.add_argument("--output", type=Path, help="folder for the results")
     parser.add_argument("--split", type=Literal["val", "train", "test", "test-dev"], default="val")
+    parser.add_class_arguments(DecodingConfig, "decoding")
+    parser.add_argument("--judge", type=str, help="another CLIP that scores captions: open_clip's MODEL:WEIGHTS")
+    parser.add_argument("--explainers", type=str, help="compare explainers: all, or their names with commas between")
+    parser.add_argument("--protocol", type=ProtocolName, default="recommended", help="how explainers are compared")
+    parser.add_argument("--samples", type=int, default=200, help="questions that explainers are compared on")
     try:
         arguments = with_config_paths(arguments, configs)
     except ValueError as error:
@@ -113,7 +135,7 @@ def parse_evaluation(arguments: Sequence[str], configs: Path) -> EvaluationSetti
     for name in ("checkpoint", "output"):
         if parsed[name] is None:
             parser.error(f"--{name} is missing")
-    given = yaml.safe_load(parser.dump(parser.parse_args(arguments, defaults=False), skip_none=True))
+    given = yaml.safe_load(parser.dump(parser.parse_args(arguments, defaults=False), skip_unset=False))
     return EvaluationSettings(
         checkpoint=parsed.checkpoint,
         output=parsed.output,
@@ -121,6 +143,11 @@ def parse_evaluation(arguments: Sequence[str], configs: Path) -> EvaluationSetti
         accelerator=parsed.trainer.accelerator,
         model=ModelConfig(**parsed.model.as_dict()) if parsed.config else None,
         data=given.get("data", {}),
+        decoding=DecodingConfig(**parsed.decoding.as_dict()),
+        judge=parsed.judge,
+        explainers=parsed.explainers,
+        protocol=parsed.protocol,
+        samples=parsed.samples,
     )
 
 

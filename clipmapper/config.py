@@ -8,14 +8,17 @@ from clipmapper.data.shapes.write import ShapesConfig
 from clipmapper.errors import unknown
 
 MapperName = Literal["a", "b"]
+Task = Literal["vqa", "caption"]
 Sees = Literal["both", "question", "image"]
+ProtocolName = Literal["recommended", "wra", "genatt", "transatt"]
 
 
 @dataclass
 class ModelConfig:
-    """The model, up to its answers.
+    """The model, up to its answers or the tokens of its captions.
 
     Attributes:
+        task: vqa (answers questions) or caption (writes captions, word by word).
         clip: open_clip's model name.
         pretrained: open_clip's tag, a file of weights, or null for random weights.
         mapper: a (single stream) or b (dual stream).
@@ -23,8 +26,10 @@ class ModelConfig:
         width: null for CLIP's joint width; the projections then start as CLIP's own.
         heads: attention heads of the mapper; must divide the width.
         dropout: share of activations dropped in attention, feed-forward and head.
-        read: token the head reads: the image's class token or the question's end token.
+        read: token the head of vqa reads: the image's class token or the question's end token.
         sees: "question" and "image" blind the model to the other modality (floors).
+        tied: captions: the output is CLIP's frozen token embedding after a learned projection, not a learned matrix.
+        tokens: captions: BPE tokens that can be written, all of CLIP's or those seen in the training captions.
     """
 
     clip: str = "ViT-B-32"
@@ -36,12 +41,17 @@ class ModelConfig:
     dropout: float = 0.1
     read: Literal["image", "text"] = "image"
     sees: Sees = "both"
+    task: Task = "vqa"
+    tied: bool = True
+    tokens: Literal["all", "seen"] = "all"
 
     def __post_init__(self) -> None:
         _require(self.layers is None or self.layers > 0, "model.layers", self.layers, "above 0, or null")
         _require(self.width is None or self.width > 0, "model.width", self.width, "above 0, or null")
         _require(self.heads > 0, "model.heads", self.heads, "above 0")
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
+        blind = self.task == "caption" and self.sees == "image"
+        _require(not blind, "model.sees", self.sees, '"both" or "question" where captions are written')
 
 
 @dataclass
@@ -53,19 +63,25 @@ class HubConfig:
     val: str = "validation"
     columns: dict[str, str] = field(default_factory=dict)
 
+    def split(self, name: str) -> str:
+        """The data set's own name for "train", "val" or another split."""
+        return {"train": self.train, "val": self.val}.get(name, name)
+
 
 @dataclass
 class DataConfig:
-    """Where questions and images come from and how they are read.
+    """Where questions or captions and their images come from and how they are read.
 
     Attributes:
         root: folder with the official VQAv2 and COCO files.
         hub: a Hugging Face data set instead of `root`.
         shapes: if given, `root` is made as Shapes when it does not exist.
+        karpathy: of captions, `dataset_coco.json` or a folder of name lists `coco_{train,val,test}.txt[.gz]`; null takes
+            the official files as the splits.
         vocabulary: answer list (`trainval_label2ans.json`); null builds it from the training answers.
         min_count: times an answer must occur to be in a built vocabulary.
         held_out: val questions kept for validation; the rest is trained on. A val split of no more is kept whole.
-        batch_size: questions a step and process.
+        batch_size: questions or captions a step and process.
         workers: loader processes; 0 loads in the main process.
         cache: folder for CLIP's image tokens, computed once; null encodes images anew in every step.
         encode_batch: images encoded at once while the cache is built.
@@ -74,6 +90,7 @@ class DataConfig:
     root: Path = Path("data/vqav2")
     hub: HubConfig | None = None
     shapes: ShapesConfig | None = None
+    karpathy: Path | None = None
     vocabulary: Path | None = None
     min_count: int = 9
     held_out: int = 10_000
@@ -90,17 +107,25 @@ class DataConfig:
 
 @dataclass
 class OptimizerConfig:
-    """Adam with linear warm-up, a constant rate, and cosine decay to 0 from step `decay_from` (WRA §4.1).
+    """Linear warm-up, a constant rate, and cosine decay to 0 from step `decay_from` (WRA §4.1).
 
     The paper's learning rate and batch size are not known: those of the configs are our choice.
+
+    Attributes:
+        name: adam (the paper's), or muon, which orthogonalises the updates of the mapper's matrices (Jordan et al. 2024)
+            and leaves the other weights to Adam with Nesterov momentum: fewer steps on Shapes.
+        label_smoothing: captions: share of the probability that the loss spreads over all tokens.
     """
 
+    name: Literal["adam", "muon"] = "adam"
     lr: float = 3e-4
     warmup_steps: int = 1000
     decay_from: int = 10_000
     betas: tuple[float, float] = (0.9, 0.98)
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        _require(0 <= self.label_smoothing < 1, "optimizer.label_smoothing", self.label_smoothing, "in [0, 1)")
         _require(self.lr > 0, "optimizer.lr", self.lr, "above 0")
         _require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "0 or more")
         _require(
@@ -109,6 +134,33 @@ class OptimizerConfig:
             self.decay_from,
             f"at least warmup_steps ({self.warmup_steps})",
         )
+
+
+@dataclass
+class DecodingConfig:
+    """How captions are written.
+
+    Attributes:
+        method: greedy (the paper's), beam, or nucleus.
+        beams: captions kept a step by beam search.
+        top_p: probability of the tokens that nucleus sampling draws from.
+        temperature: of nucleus sampling.
+        length: most tokens of a caption.
+        seed: of nucleus sampling.
+    """
+
+    method: Literal["greedy", "beam", "nucleus"] = "greedy"
+    beams: int = 5
+    top_p: float = 0.9
+    temperature: float = 1.0
+    length: int = 40
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.beams > 0, "decoding.beams", self.beams, "above 0")
+        _require(0 < self.top_p <= 1, "decoding.top_p", self.top_p, "in (0, 1]")
+        _require(self.temperature > 0, "decoding.temperature", self.temperature, "above 0")
+        _require(self.length > 0, "decoding.length", self.length, "above 0")
 
 
 @dataclass
@@ -122,9 +174,11 @@ class RunConfig:
         seed: of weights, order and dropout.
         resume: checkpoint to continue from, "last" for the run's own newest, or "auto" for that if there is one.
         checkpoint_every: steps between checkpoints of `last.ckpt` within an epoch.
-        patience: validations without a better accuracy until the run stops; null never stops early.
-        floors: also train a question-only and an image-only model, in the same way.
-        examples: held-out questions logged with their image after each validation.
+        patience: validations without a better accuracy (captions: CIDEr) until the run stops; null never stops early.
+        min_gain: by how much it must be better for `patience` to count it.
+        floors: also train a question-only and an image-only model in the same way, until half a point is no longer gained.
+        examples: held-out questions or captions logged with their image after each validation.
+        captioned: held-out images captioned in each validation, for BLEU-4 and CIDEr.
     """
 
     dir: Path = Path("runs/vqa")
@@ -134,14 +188,48 @@ class RunConfig:
     resume: str | None = None
     checkpoint_every: int = 1000
     patience: int | None = None
+    min_gain: float = 0.0
     floors: bool = False
     examples: int = 8
+    captioned: int = 500
 
     def __post_init__(self) -> None:
         _require(self.checkpoint_every > 0, "run.checkpoint_every", self.checkpoint_every, "above 0")
+        _require(self.captioned > 0, "run.captioned", self.captioned, "above 0")
         for name in self.loggers:
             if name not in ("wandb", "csv", "tensorboard"):
                 raise unknown("logger", name, ("wandb", "csv", "tensorboard"))
+
+
+@dataclass
+class ExplainConfig:
+    """Explanations in validation; they never change training.
+
+    Attributes:
+        every: validations from one explanation to the next; 0 explains never.
+        methods: explainers; ["all"] is slow.
+        protocol: which tokens are removed, and how (those of the papers, or the recommended one).
+        samples: held-out questions that are explained, always the same.
+        batch_size: questions a recorded pass.
+        seconds: after which no new batch is begun, in each process; null has no limit.
+        pictures: questions whose explanations are logged as pictures.
+        reference_models: other CLIPMappers, as checkpoints, saved folders or hub ids, explained once on the same questions.
+    """
+
+    every: int = 0
+    methods: list[str] = field(default_factory=lambda: ["wra", "genatt", "rollout", "raw_attention"])
+    protocol: ProtocolName = "recommended"
+    samples: int = 64
+    batch_size: int = 16
+    seconds: float | None = 60.0
+    pictures: int = 4
+    reference_models: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in ("every", "pictures"):
+            _require(getattr(self, name) >= 0, f"explain.{name}", getattr(self, name), "0 or more")
+        for name in ("samples", "batch_size"):
+            _require(getattr(self, name) > 0, f"explain.{name}", getattr(self, name), "above 0")
 
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:

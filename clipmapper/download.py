@@ -87,6 +87,12 @@ PARTS: dict[str, tuple[Archive, ...]] = {
             ),
         ),
     ),
+    # Karpathy's splits of COCO; no checksum is published.
+    "karpathy": (
+        Archive(
+            "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip", None, ("dataset_coco.json",)
+        ),
+    ),
     "train2014": (
         Archive(
             f"{COCO}/zips/train2014.zip",

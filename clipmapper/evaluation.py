@@ -1,6 +1,5 @@
 """Official VQA accuracy of a checkpoint, its floors beside it, and the file the VQA evaluation server takes."""
 
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
@@ -10,22 +9,28 @@ from statistics import fmean
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from jsonargparse import ArgumentParser
 from pytorch_lightning.callbacks import TQDMProgressBar
 
+from clipmapper.caption_evaluation import evaluate_captions
 from clipmapper.checkpoints import read_checkpoint
 from clipmapper.cli import EvaluationSettings
-from clipmapper.config import DataConfig, OptimizerConfig
+from clipmapper.comparison.explained import chosen
+from clipmapper.comparison.run import Compared, Plan, compare
+from clipmapper.config import DataConfig, ModelConfig, OptimizerConfig
 from clipmapper.data.answers import AnswerVocabulary, vqa_accuracy
-from clipmapper.data.official import BadData, MissingData
+from clipmapper.data.batches import Batches, loader
+from clipmapper.data.files import BadData, MissingData, column
 from clipmapper.data.records import load_split
-from clipmapper.data.vqa import ANSWER_TYPES, Batches, Questions, loader
+from clipmapper.data.vqa import ANSWER_TYPES, Questions
 from clipmapper.features import FeatureCache
-from clipmapper.files import replacing
+from clipmapper.files import write_json
 from clipmapper.gallery import save_gallery
-from clipmapper.model import CLIPMapper
+from clipmapper.model import SHIPPED, CLIPMapper
 from clipmapper.tasks import VQATask, described, model_from_checkpoint
 from clipmapper.training import FLOORS
+from clipmapper.truth.scores import choose
 
 UNANSWERED = "yes"  # what the evaluation server gets for a question whose image cannot be read
 
@@ -40,7 +45,7 @@ class Answered:
 
 
 def run(settings: EvaluationSettings) -> None:
-    """Writes metrics.json, predictions.json and examples.png, or the test server's file. Leaves with a message on bad input."""
+    """Writes metrics.json and predictions.json or captions.json. Leaves with a message on bad input."""
     try:
         evaluate(settings)
     except (MissingData, BadData, ValueError, OSError) as error:
@@ -49,6 +54,14 @@ def run(settings: EvaluationSettings) -> None:
 
 def evaluate(settings: EvaluationSettings) -> None:
     model, data = load(settings)
+    if model.config.task == "caption":
+        evaluate_captions(model, data, settings)
+    else:
+        evaluate_answers(model, data, settings)
+
+
+def evaluate_answers(model: CLIPMapper, data: DataConfig, settings: EvaluationSettings) -> None:
+    methods = () if settings.explainers is None else chosen(settings.explainers)
     answered = answer_split(model, data, settings)
     settings.output.mkdir(parents=True, exist_ok=True)
     if settings.split.startswith("test"):
@@ -65,30 +78,50 @@ def evaluate(settings: EvaluationSettings) -> None:
     print(
         f"written: {', '.join(str(settings.output / f) for f in ('metrics.json', 'predictions.json', 'examples.png'))}"
     )
+    if methods:
+        compared = compare_explainers(model, data, answered, methods, settings)
+        write_json(settings.output / "metrics.json", {**metrics, "explainers": compared.metrics})
+        print(f"written: {', '.join(str(settings.output / f) for f in ('samples.parquet', 'curves.png', 'report.html'))}")
+
+
+def compare_explainers(
+    model: CLIPMapper, data: DataConfig, answered: Answered, methods: tuple[str, ...], settings: EvaluationSettings
+) -> Compared:
+    """The explainers on questions that were answered, of different images as long as there are enough."""
+    rows = sorted(answered.accuracy)
+    if not rows or settings.samples < 1:
+        raise ValueError(f"no questions to compare explainers on: --samples is {settings.samples}, {len(rows)} have answers")
+    images = column(answered.questions.records, "image_id").to_numpy()[rows]
+    picked = [rows[i] for i in choose(images, settings.samples, seed=0)]
+    root = data.root if data.hub is None else None
+    plan = Plan(answered.questions, picked, methods, settings.protocol, root)
+    on_gpu = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return compare(model.to("cuda" if on_gpu else "cpu"), plan, settings.output)
 
 
 def load(settings: EvaluationSettings) -> tuple[CLIPMapper, DataConfig]:
     """The model, and the data it is evaluated on: that of --config, else that of its training; options override both."""
     source = settings.checkpoint
     trained_on: dict[str, Any] = {}
-    if Path(source).is_dir():
+    if source in SHIPPED or Path(source).is_dir():
         model = CLIPMapper.from_pretrained(source)
     else:
         checkpoint = read_checkpoint(source)
         model = model_from_checkpoint(checkpoint, source)
         trained_on = described(checkpoint, source)["extra"]["data"]
-    if settings.model is not None and (settings.model.clip, settings.model.mapper) != (
-        model.config.clip,
-        model.config.mapper,
-    ):
+    if settings.model is not None and kind(settings.model) != kind(model.config):
         raise ValueError(
-            f"{source} is mapper {model.config.mapper} over {model.config.clip}, the configuration is mapper "
-            f"{settings.model.mapper} over {settings.model.clip}: leave --config out or name the one it was trained with"
+            f"{source} is {kind(model.config)}, the configuration is {kind(settings.model)}: "
+            "leave --config out or name the one it was trained with"
         )
     parser = ArgumentParser()
     parser.add_class_arguments(DataConfig, "data")
     values = parser.parse_object({"data": {**trained_on, **settings.data}})
     return model, parser.instantiate(values).data
+
+
+def kind(config: ModelConfig) -> str:
+    return f"mapper {config.mapper} over {config.clip} for {config.task}"
 
 
 def load_floors(checkpoint: str) -> dict[str, CLIPMapper]:
@@ -171,9 +204,3 @@ def table(metrics: dict[str, Any]) -> str:
     skipped = ", ".join(f"{count} {reason}" for reason, count in metrics["skipped"].items() if count)
     lines.append(f"{metrics['questions']} questions{f'; left out: {skipped}' if skipped else ''}")
     return "\n".join(lines)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a file that is there whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1))

@@ -22,7 +22,7 @@ def save_gallery(path: Path, questions: Questions, answers: Mapping[int, str]) -
     grid = figure.subplots(ROWS, COLUMNS, squeeze=False).ravel()
     for axes, row in zip(grid, chosen, strict=False):
         record = questions.records[row]
-        axes.imshow(np.asarray(load_image(questions.images.source(questions.images.of_question[row]))))
+        axes.imshow(np.asarray(load_image(questions.source(row))))
         right = record["answer"] in ("", answers[row])
         axes.set_title(plain(fill(record["question"], 26)), fontsize=8)
         verdict = answers[row] if right else f"{answers[row]} (right: {record['answer']})"

@@ -2,8 +2,9 @@
 
 import math
 
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
@@ -23,3 +24,35 @@ class AnswerHead(nn.Sequential):
 def soft_label_loss(logits: Float[Tensor, "B A"], scores: Float[Tensor, "B A"]) -> Float[Tensor, ""]:
     """Binary cross-entropy to the soft scores, summed over answers, mean over the batch (Teney et al. 2018)."""
     return F.binary_cross_entropy_with_logits(logits.float(), scores.float(), reduction="none").sum(dim=1).mean()
+
+
+class LanguageHead(nn.Module):
+    """A text token to a logit for each BPE token that may come next.
+
+    With `embedding`, CLIP's rows for those tokens, the output is tied to it: a learned projection is compared with the
+    frozen rows, which are scaled to a mean square length of 1. Without, the output matrix is learned.
+    """
+
+    embedding: Tensor | None
+
+    def __init__(self, width: int, tokens: int, embedding: Float[Tensor, "V E"] | None) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.bias = nn.Parameter(torch.zeros(tokens))
+        if embedding is None:
+            self.output = nn.Linear(width, tokens, bias=False)
+        else:
+            self.output = nn.Linear(width, embedding.shape[1])
+            embedding = embedding.detach() / embedding.detach().square().sum(1).mean().sqrt()
+        self.register_buffer("embedding", embedding, persistent=False)
+
+    def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
+        x = self.output(self.norm(x))
+        return (x if self.embedding is None else x @ self.embedding.T) + self.bias
+
+
+def next_token_loss(
+    logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"], smoothing: float = 0.0
+) -> Float[Tensor, ""]:
+    """Cross-entropy to the tokens that come next, mean over them; `smoothing` is the share spread over all tokens."""
+    return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)

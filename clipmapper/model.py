@@ -1,6 +1,8 @@
-"""CLIPMapper: a frozen CLIP, a mapper over its tokens, and an answer head."""
+"""CLIPMapper: a frozen CLIP, a mapper over its tokens, and a head that answers or writes captions."""
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -8,32 +10,22 @@ from typing import Any, cast
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from open_clip.tokenizer import SimpleTokenizer
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from clipmapper.clip import FrozenCLIP, text_tower
-from clipmapper.config import ModelConfig
+from clipmapper.clip import ASSETS, FrozenCLIP, text_tower
+from clipmapper.config import DecodingConfig, ModelConfig
 from clipmapper.data.images import ImageSource, load_image
+from clipmapper.decoding import captions, tidy
+from clipmapper.errors import unknown
 from clipmapper.files import replacing
-from clipmapper.heads import AnswerHead
+from clipmapper.heads import AnswerHead, LanguageHead
 from clipmapper.mapper import DEFAULT_LAYERS, MAPPERS, DualBlock, MapperB
+from clipmapper.saved import CARD, CONFIG, WEIGHTS, read_description, read_weights
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-CARD = """---
-{{ card_data }}
----
-
-A mapper over a frozen CLIP that answers questions about images. The weights are the mapper's alone; CLIP's come from
-open_clip, as `config.json` names them.
-
-```python
-from clipmapper import CLIPMapper
-
-model = CLIPMapper.from_pretrained("{{ model_id | default("owner/name", true) }}")
-print(model.answer("image.jpg", "What color is the circle?", top=3))
-```
-"""
+UNKNOWN = -100  # the number of a token that a caption head lacks; the loss ignores it
+SHIPPED = ("shapes-a-vqa", "shapes-b-vqa")  # trained on Shapes, in the package's assets
 
 
 class CLIPMapper(
@@ -44,11 +36,17 @@ class CLIPMapper(
     tags=["visual-question-answering", "explainability"],
     pipeline_tag="visual-question-answering",
 ):
-    """Answers questions about images; only `mapper`, `head` and the two projections have trainable parameters."""
+    """Answers questions about images, or captions them; only `mapper`, `head` and the two projections are trained.
 
-    def __init__(self, config: ModelConfig, answers: list[str]) -> None:
+    `answers` are what a vqa head chooses from, `tokens` the BPE ids that a caption head does; none are all of CLIP's.
+    """
+
+    token_ids: Tensor
+    numbers: Tensor
+
+    def __init__(self, config: ModelConfig, answers: Sequence[str] = (), tokens: Sequence[int] = ()) -> None:
         super().__init__()
-        self.config, self.answers = config, list(answers)
+        self.config, self.answers, self.tokens = config, list(answers), list(tokens)
         self.clip = FrozenCLIP(config.clip, config.pretrained)
         embed = self.clip.embed_width
         width = config.width or embed
@@ -59,9 +57,24 @@ class CLIPMapper(
         if width == embed:
             self._start_from_clip()
         layers = config.layers or DEFAULT_LAYERS[config.mapper]
-        self.mapper = MAPPERS[config.mapper](width, layers, config.heads, config.dropout)
-        self.head = AnswerHead(width, len(self.answers), config.dropout)
+        writes = config.task == "caption"
+        self.mapper = MAPPERS[config.mapper](width, layers, config.heads, config.dropout, causal=writes)
+        self.head = self._language_head(width) if writes else AnswerHead(width, len(self.answers), config.dropout)
         self._freeze_unread()
+
+    def _language_head(self, width: int) -> LanguageHead:
+        """And between CLIP's BPE ids and the head's numbers: `token_ids` [V], and `numbers`, -100 for an id it lacks."""
+        embedding, tokenizer = text_tower(self.clip.model).token_embedding.weight, self.clip.tokenizer
+        if not isinstance(tokenizer, SimpleTokenizer):
+            raise ValueError(f"captions need CLIP's own BPE tokens, which {self.config.clip} does not use")
+        ids = torch.tensor(self.tokens or range(len(embedding)))
+        numbers = torch.full((len(embedding),), UNKNOWN).index_copy(0, ids, torch.arange(len(ids)))
+        self.register_buffer("token_ids", ids, persistent=False)
+        self.register_buffer("numbers", numbers, persistent=False)
+        self.start, self.end = (int(numbers[i]) for i in (tokenizer.sot_token_id, tokenizer.eot_token_id))
+        if UNKNOWN in (self.start, self.end):
+            raise ValueError("a caption's tokens must hold the start and the end token")
+        return LanguageHead(width, len(ids), embedding[ids] if self.config.tied else None)
 
     @torch.no_grad()
     def _start_from_clip(self) -> None:
@@ -77,7 +90,7 @@ class CLIPMapper(
         """B's last layer changes also the stream the head does not read: nothing to learn, and ddp would wait for it."""
         if isinstance(self.mapper, MapperB):
             last = cast(DualBlock, self.mapper.blocks[-1])
-            unread = last.text if self.config.read == "image" else last.image
+            unread = last.text if (self.config.task, self.config.read) == ("vqa", "image") else last.image
             for part in (unread.cross_attention, unread.forward_norm, unread.feed_forward):
                 part.requires_grad_(False)
 
@@ -86,18 +99,30 @@ class CLIPMapper(
         image_tokens: Float[Tensor, "B I image_width"],
         ids: Int[Tensor, "B T"],
         text_mask: Bool[Tensor, "B T"],
-    ) -> Float[Tensor, "B answers"]:
-        """Answer logits from CLIP's image tokens and the question's BPE ids; `text_mask` is True for real tokens."""
-        if self.config.sees == "question":
-            image_tokens = torch.zeros_like(image_tokens[:, :1])
+    ) -> Float[Tensor, "B answers"] | Float[Tensor, "B T V"]:
+        """Logits of the answers, or of the token after each of a caption.
+
+        From CLIP's image tokens and the text's BPE ids; `text_mask` is True for real tokens.
+        """
         if self.config.sees == "image":
             ids, text_mask = self._without_words(ids)
-        image = self.image_projection(image_tokens.to(self.image_projection.weight.dtype))
-        text = self.text_projection(self.clip.text_tokens(ids))
-        image, text = self.mapper(image, text, text_mask)
+        image, text = self.states(image_tokens, ids, text_mask)
+        if self.config.task == "caption":
+            return self.head(text)
         if self.config.read == "image":
             return self.head(image[:, 0])
         return self.head(text[torch.arange(len(text), device=text.device), text_mask.sum(1) - 1])
+
+    def states(self, image_tokens: Tensor, ids: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The mapper's image [B, I, D] and text tokens [B, T, D]."""
+        text = self.text_projection(self.clip.text_tokens(ids))
+        return self.mapper(self.image_states(image_tokens), text, text_mask)
+
+    def image_states(self, image_tokens: Float[Tensor, "B I image_width"]) -> Float[Tensor, "B I D"]:
+        """Image tokens as the mapper takes them."""
+        if self.config.sees == "question":
+            image_tokens = torch.zeros_like(image_tokens[:, :1])
+        return self.image_projection(image_tokens.to(self.image_projection.weight.dtype))
 
     def _without_words(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         bare = torch.stack([ids[:, 0], ids.amax(1)], dim=1)  # start and end token
@@ -107,19 +132,40 @@ class CLIPMapper(
     def answer(self, image: ImageSource, question: str, top: int = 1) -> str | list[tuple[str, float]]:
         """The likeliest answer; with `top` above 1 the likeliest answers with their probabilities (sigmoids).
 
-        `image` is a path, bytes or a PIL image. Raises BadImage.
+        `image` is a path, bytes or a PIL image. Raises BadImage, and ValueError for a model that writes captions.
         """
-        was_training, device = self.training, self.image_projection.weight.device
-        self.eval()
-        try:
-            pixels = self.clip.pixels(load_image(image))[None].to(device)
-            ids, mask = self.clip.tokenize([question])
-            logits = self(self.clip.image_tokens(pixels), ids.to(device), mask.to(device))[0]
-        finally:
-            self.train(was_training)
+        self._require_task("vqa")
+        device = self.image_projection.weight.device
+        ids, mask = self.clip.tokenize([question])
+        with evaluating(self):
+            logits = self(self._tokens_of(image), ids.to(device), mask.to(device))[0]
         values, labels = logits.sigmoid().topk(min(top, len(self.answers)))
         ranked = [(self.answers[label], value) for label, value in zip(labels.tolist(), values.tolist(), strict=True)]
         return ranked if top > 1 else ranked[0][0]
+
+    @torch.inference_mode()
+    def caption(self, image: ImageSource, decoding: DecodingConfig | None = None) -> str:
+        """A caption, written greedily unless `decoding` says how; else as `answer`."""
+        self._require_task("caption")
+        with evaluating(self):
+            return captions(self, self._tokens_of(image), decoding or DecodingConfig())[0]
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """The text of tokens of the head; start and end tokens are left out."""
+        ids = [int(self.token_ids[token]) for token in tokens]
+        return tidy(self.clip.tokenizer.decode([i for i in ids if i not in self.clip.tokenizer.all_special_ids]))
+
+    def _tokens_of(self, image: ImageSource) -> Float[Tensor, "1 I image_width"]:
+        pixels = self.clip.pixels(load_image(image))[None]
+        return self.clip.image_tokens(pixels.to(self.image_projection.weight.device))
+
+    def _require_task(self, task: str) -> None:
+        if self.config.task != task:
+            does = {
+                "vqa": "answers questions: call answer(image, question)",
+                "caption": "writes captions: call caption(image)",
+            }
+            raise ValueError(f"this model {does[self.config.task]}")
 
     def trained_state(self) -> dict[str, Tensor]:
         """All weights but CLIP's, which come from open_clip."""
@@ -147,15 +193,17 @@ class CLIPMapper(
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> "CLIPMapper":  # type: ignore[override]
-        """A trained model in eval mode, from a saved folder or a hub id.
+        """A trained model in eval mode: one of SHIPPED, a saved folder or a hub id.
 
         `options` are huggingface_hub's (`revision`, `token`, ...); `pretrained` names CLIP's weights if they moved.
         Raises ValueError or FileNotFoundError, naming what does not fit.
         """
+        if name in SHIPPED:
+            name = ASSETS / name
         if not Path(name).is_dir() and "/" not in str(name):
-            raise FileNotFoundError(f"{name} is neither a folder of save_pretrained nor a hub id (owner/model)")
+            raise unknown("model (neither a saved folder nor a hub id such as owner/name)", str(name), SHIPPED)
         if Path(name).is_dir():
-            _read_description(Path(name) / CONFIG)  # huggingface_hub reads it too, but does not say what is wrong
+            read_description(Path(name) / CONFIG)  # huggingface_hub reads it too, but does not say what is wrong
         return super().from_pretrained(name, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -163,6 +211,7 @@ class CLIPMapper(
         description = {
             "config": asdict(self.config),
             "answers": self.answers,
+            "tokens": self.tokens,
             "clip_fingerprint": self.clip.fingerprint,
         }
         # huggingface_hub has removed the old configuration; the new one comes last, so that one stands for whole weights.
@@ -189,35 +238,22 @@ class CLIPMapper(
             options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "force_download": force_download}
             options |= {"local_files_only": local_files_only, "token": token}
             folder = Path(str(snapshot_download(model_id, allow_patterns=[WEIGHTS, CONFIG], **options)))
-        description = _read_description(folder / CONFIG)
+        description = read_description(folder / CONFIG)
         config = ModelConfig(**description["config"])
         if pretrained is not None:
             config.pretrained = pretrained
-        model = cls(config, description["answers"])
+        model = cls(config, description["answers"], description.get("tokens", ()))
         model.check_clip(description["clip_fingerprint"], str(folder))
-        model.load_trained_state(_read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
+        model.load_trained_state(read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
         return model.eval()
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: a saved CLIPMapper has {CONFIG} and {WEIGHTS}")
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Puts a module into eval mode, and afterwards back into the mode it was in."""
+    mode = module.training
+    module.eval()
     try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is truncated or no safetensors file ({error}): save or fetch the model anew"
-        ) from error
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: a saved CLIPMapper has {CONFIG} and {WEIGHTS}")
-    try:
-        description = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): save or fetch the model anew") from error
-    missing = {"config", "answers", "clip_fingerprint"} - description.keys()
-    if missing:
-        raise ValueError(f"{path} is not of a CLIPMapper: it lacks {', '.join(sorted(missing))}")
-    return description
+        yield
+    finally:
+        module.train(mode)

@@ -1,6 +1,5 @@
-"""What is trained: the VQA task as a LightningModule."""
+"""What is trained: answering and captioning as LightningModules."""
 
-import math
 from dataclasses import asdict
 from typing import Any
 
@@ -10,37 +9,48 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from clipmapper.config import ModelConfig, OptimizerConfig
-from clipmapper.data.vqa import Batch
-from clipmapper.heads import soft_label_loss
+from clipmapper.caption_metrics import CHEAP, score
+from clipmapper.config import DecodingConfig, ModelConfig, OptimizerConfig
+from clipmapper.data.batches import Batch, Texts
+from clipmapper.data.captions import CaptionData
+from clipmapper.decoding import captions
+from clipmapper.heads import next_token_loss, soft_label_loss
 from clipmapper.metrics import VQAAccuracy
 from clipmapper.model import CLIPMapper
+from clipmapper.optimizer import optimizer_and_schedule
 
 FORMAT = 1  # of the "clipmapper" entry in checkpoints
 
 
-class VQATask(pl.LightningModule):
-    """Soft-label classification of answers. Checkpoints hold the mapper, not CLIP, and what is needed to build both."""
+class MapperTask(pl.LightningModule):
+    """What both tasks share. Checkpoints hold the mapper, not CLIP, and what is needed to build both.
+
+    `monitor` names the validation figure that the best checkpoint has most of.
+    """
+
+    monitor: str
 
     def __init__(self, model: CLIPMapper, optimizer: OptimizerConfig, seed: int, extra: dict[str, Any]) -> None:
         """`extra`: plain values put into checkpoints, such as the data configuration."""
         super().__init__()
         self.model, self.config, self.seed, self.extra = model, optimizer, seed, extra
-        self.accuracy, self.val_loss = VQAAccuracy(), MeanMetric()  # exact also where processes have unequal shares
+        self.val_loss = MeanMetric()  # exact also where processes have unequal shares
         self.strict_loading = False  # CLIP's weights are not in checkpoints
 
-    def logits(self, batch: Batch) -> Tensor:
-        """Answer logits [B, answers]."""
+    def loss(self, batch: Batch) -> Tensor:
+        raise NotImplementedError
+
+    def image_tokens(self, batch: Batch) -> Tensor:
+        """CLIP's image tokens [B, I, D] of a batch that has them, or pixels."""
         image = batch["image"]
-        tokens = image if image.ndim == 3 else self.model.clip.image_tokens(image)
-        return self.model(tokens, batch["ids"], batch["mask"])
+        return image if image.ndim == 3 else self.model.clip.image_tokens(image)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout depends on seed and step alone, so that a resumed run goes on exactly as if never interrupted.
         torch.manual_seed(hash((self.seed, self.global_step, batch_idx, self.global_rank)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = soft_label_loss(self.logits(batch), batch["scores"])
+        loss = self.loss(batch)
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {self.global_step}: lower --optimizer.lr or set "
@@ -51,10 +61,46 @@ class VQATask(pl.LightningModule):
         self.log("train/skipped", skipped, on_step=False, on_epoch=True, reduce_fx="sum", batch_size=1, sync_dist=True)
         return loss
 
+    def log_skipped(self, batch: Batch) -> None:
+        """Adds up the validation samples that are left out."""
+        count, size = batch["skipped"].float(), len(batch["ids"])
+        self.log("val/skipped", count, reduce_fx="sum", batch_size=size, sync_dist=True, add_dataloader_idx=False)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return optimizer_and_schedule(self.model, self.config, self.trainer.estimated_stepping_batches)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = {f"model.{k}": v for k, v in self.model.trained_state().items()}
+        checkpoint["clipmapper"] = {
+            "format": FORMAT,
+            "model": asdict(self.model.config),
+            "answers": self.model.answers,
+            "tokens": self.model.tokens,
+            "clip_fingerprint": self.model.clip.fingerprint,
+            "extra": self.extra,
+        }
+
+
+class VQATask(MapperTask):
+    """Soft-label classification of answers."""
+
+    monitor = "val/accuracy"
+
+    def __init__(self, model: CLIPMapper, optimizer: OptimizerConfig, seed: int, extra: dict[str, Any]) -> None:
+        super().__init__(model, optimizer, seed, extra)
+        self.accuracy = VQAAccuracy()
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Answer logits [B, answers]."""
+        return self.model(self.image_tokens(batch), batch["ids"], batch["mask"])
+
+    def loss(self, batch: Batch) -> Tensor:
+        return soft_label_loss(self.logits(batch), batch["scores"])
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self.logits(batch)
         self.val_loss.update(soft_label_loss(logits, batch["scores"]), len(logits))
-        self.log("val/skipped", batch["skipped"].float(), reduce_fx="sum", batch_size=len(logits), sync_dist=True)
+        self.log_skipped(batch)
         self.accuracy.update(logits, batch["scores"], batch["answer_type"])
 
     def on_validation_epoch_end(self) -> None:
@@ -69,44 +115,102 @@ class VQATask(pl.LightningModule):
         """Rows [B] and labels [B] of the likeliest answers."""
         return batch["row"], self.logits(batch).argmax(dim=1)
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        trained = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(trained, lr=self.config.lr, betas=self.config.betas)
-        total = self.trainer.estimated_stepping_batches  # infinite if only the time is limited
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, self.config, total))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = {f"model.{k}": v for k, v in self.model.trained_state().items()}
-        checkpoint["clipmapper"] = {
-            "format": FORMAT,
-            "model": asdict(self.model.config),
-            "answers": self.model.answers,
-            "clip_fingerprint": self.model.clip.fingerprint,
-            "extra": self.extra,
-        }
+    def examples(self, data: Texts, batch: Batch) -> list[str]:
+        """`question answer (right answer)` of each."""
+        answers = [self.model.answers[label] for label in self.logits(batch).argmax(dim=1)]
+        records = [data.records[row] for row in batch["row"].tolist()]
+        return [f"{r['question']} {a} (right: {r['answer']})" for r, a in zip(records, answers, strict=True)]
 
 
-def rate(step: int, config: OptimizerConfig, total: float) -> float:
-    """Share of the learning rate at a step: linear warm-up, constant, cosine to 0 at step `total`."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    if step < config.decay_from or total <= config.decay_from:
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - config.decay_from) / (total - config.decay_from))))
+class CaptionTask(MapperTask):
+    """Each word of a caption from the image and the words before it."""
+
+    monitor = "val/CIDEr"
+
+    def __init__(
+        self,
+        model: CLIPMapper,
+        optimizer: OptimizerConfig,
+        seed: int,
+        extra: dict[str, Any],
+        decoding: DecodingConfig | None = None,
+    ) -> None:
+        """`decoding`: how `predict_step` writes; validation writes greedily."""
+        super().__init__(model, optimizer, seed, extra)
+        self.decoding = decoding or DecodingConfig()
+        self.written: list[tuple[int, str]] = []  # rows and captions of this validation
+
+    def token_loss(self, batch: Batch, smoothing: float = 0.0) -> tuple[Tensor, int]:
+        """Mean loss over the tokens that come next, and how many they are; tokens the head lacks are left out."""
+        ids, mask = batch["ids"], batch["mask"]
+        _, text = self.model.states(self.image_tokens(batch), ids[:, :-1], mask[:, :-1])
+        targets = self.model.numbers[ids[:, 1:][mask[:, 1:]]]
+        logits = self.model.head(text[mask[:, 1:]])
+        return next_token_loss(logits, targets, smoothing), int((targets >= 0).sum())
+
+    def loss(self, batch: Batch) -> Tensor:
+        return self.token_loss(batch, self.config.label_smoothing)[0]
+
+    def captions(self, batch: Batch, decoding: DecodingConfig) -> list[str]:
+        return captions(self.model, self.image_tokens(batch), decoding)
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """The loss of all captions (first loader), captions of some images (second)."""
+        if dataloader_idx == 0:
+            self.val_loss.update(*self.token_loss(batch))
+            self.log_skipped(batch)
+        else:
+            self.written += zip(batch["row"].tolist(), self.captions(batch, DecodingConfig()), strict=True)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/loss", self.val_loss.compute(), sync_dist=True)
+        self.val_loss.reset()
+        written = dict(pair for part in all_gathered(self.written) for pair in part)
+        self.written = []
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, CaptionData)
+        references = [data.val.references(row) for row in written]
+        for name, value in score(list(written.values()), references, CHEAP, ptb=False).corpus.items():
+            if isinstance(value, float):
+                self.log(f"val/{name}", value, prog_bar=name == "CIDEr", sync_dist=True)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[tuple[int, str]]:
+        """Rows and captions."""
+        return list(zip(batch["row"].tolist(), self.captions(batch, self.decoding), strict=True))
+
+    def examples(self, data: Texts, batch: Batch) -> list[str]:
+        """`caption (an annotator's caption)` of each."""
+        given = [data.records[row]["caption"] for row in batch["row"].tolist()]
+        return [
+            f"{own} (given: {other})" for own, other in zip(self.captions(batch, DecodingConfig()), given, strict=True)
+        ]
+
+
+def all_gathered(values: list[Any]) -> list[list[Any]]:
+    """The values of every process."""
+    if not torch.distributed.is_initialized():
+        return [values]
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, values)
+    return gathered
 
 
 def check_checkpoint(checkpoint: dict[str, Any], model: CLIPMapper, source: str) -> None:
     """Raises ValueError, naming the field, unless the checkpoint is of this model with these answers over this CLIP."""
     saved = described(checkpoint, source)
-    own, theirs = asdict(model.config), saved["model"]
+    own, theirs = asdict(model.config), asdict(ModelConfig(**saved["model"]))
     for name in own:
-        if name not in ("dropout", "pretrained") and own[name] != theirs.get(name):
-            raise ValueError(f"{source}: model.{name} is {theirs.get(name)!r} there and {own[name]!r} here")
+        if name not in ("dropout", "pretrained") and own[name] != theirs[name]:
+            raise ValueError(f"{source}: model.{name} is {theirs[name]!r} there and {own[name]!r} here")
     if saved["answers"] != model.answers:
         raise ValueError(
             f"{source} knows {len(saved['answers'])} answers, this run's data has {len(model.answers)} or others: "
             "use the data or the data.vocabulary it was trained with"
+        )
+    if saved.get("tokens", []) != model.tokens:
+        raise ValueError(
+            f"{source} writes {len(saved['tokens'])} BPE tokens, this run's captions have {len(model.tokens)} or others: "
+            "use the data it was trained with"
         )
     model.check_clip(saved["clip_fingerprint"], source)
 
@@ -122,7 +226,7 @@ def described(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
 def model_from_checkpoint(checkpoint: dict[str, Any], source: str) -> CLIPMapper:
     """The trained model, in eval mode. Raises ValueError naming `source` if it does not fit together."""
     saved = described(checkpoint, source)
-    model = CLIPMapper(ModelConfig(**saved["model"]), saved["answers"])
+    model = CLIPMapper(ModelConfig(**saved["model"]), saved["answers"], saved.get("tokens", ()))
     model.check_clip(saved["clip_fingerprint"], source)
     state = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
     model.load_trained_state(state, source)

@@ -7,19 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytorch_lightning as pl
+from open_clip import get_tokenizer
 from pytorch_lightning.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
 
 from clipmapper.callbacks import ExampleLogger, LastCheckpoint
 from clipmapper.checkpoints import FileCheckpointIO, read_checkpoint
 from clipmapper.cli import Settings
-from clipmapper.config import RunConfig, Sees
-from clipmapper.data.official import BadData, MissingData
-from clipmapper.data.records import Records, load_records
+from clipmapper.config import ExplainConfig, RunConfig, Sees
+from clipmapper.data.batches import Data
+from clipmapper.data.captions import CaptionData, seen_tokens
+from clipmapper.data.files import BadData, MissingData
+from clipmapper.data.records import CaptionRecords, Records, load_captions, load_records
 from clipmapper.data.vqa import VQAData
+from clipmapper.explainability import ExplainabilityCallback
 from clipmapper.logs import make_loggers
 from clipmapper.model import CLIPMapper
-from clipmapper.tasks import VQATask, check_checkpoint
+from clipmapper.tasks import CaptionTask, MapperTask, VQATask, check_checkpoint
 
 # Folder of the floor's run -> what its model sees.
 FLOORS: dict[str, Sees] = {"question_only": "question", "image_only": "image"}
@@ -40,33 +44,39 @@ def run(settings: Settings) -> None:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     try:
+        if settings.model.task == "caption":
+            if settings.run.floors:
+                raise ValueError("run.floors: those of captions need no training, evaluate.py has them; leave it out")
+            train(settings, load_captions(settings.data))
+            return
         records = load_records(settings.data)
         train(settings, records)
         if settings.run.floors:
             for name, sees in FLOORS.items():
                 folder, resume = settings.run.dir / "floors" / name, settings.run.resume and "auto"
-                floor_run = replace(settings.run, dir=folder, examples=0, name=None, resume=resume)
+                floor_run = replace(
+                    settings.run, dir=folder, examples=0, name=None, resume=resume, patience=1, min_gain=0.5
+                )
                 print(f"floor: the same model, which sees {sees} only", flush=True)
-                train(replace(settings, model=replace(settings.model, sees=sees), run=floor_run), records)
+                blind = replace(settings.model, sees=sees)
+                train(replace(settings, model=blind, run=floor_run, explain=ExplainConfig()), records)
     except (MissingData, BadData, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
 
-def train(settings: Settings, records: Records) -> None:
+def train(settings: Settings, records: Records | CaptionRecords) -> None:
     """One model from its first step, or from a checkpoint, to its last."""
     config = settings.run
     resume = resume_from(config)
     pl.seed_everything(config.seed)
-    model = CLIPMapper(settings.model, list(records.vocabulary.answers))
+    task, data = task_and_data(settings, records)
     if resume is not None:
-        check_checkpoint(read_checkpoint(resume), model, str(resume))
-    data = VQAData(records, settings.data, model.clip, config.seed)
-    task = VQATask(model, settings.optimizer, config.seed, extra={"data": settings.plain["data"]})
+        check_checkpoint(read_checkpoint(resume), task.model, str(resume))
     loggers = make_loggers(config.loggers, config.dir, "clipmapper", config.name or config.dir.name, settings.plain)
     trainer = pl.Trainer(
         **settings.trainer,
         logger=loggers,
-        callbacks=callbacks(config, loggers),
+        callbacks=[*callbacks(config, task.monitor, loggers), *explaining(settings)],
         default_root_dir=config.dir,
         use_distributed_sampler=False,  # our batches know their process
         plugins=[FileCheckpointIO()],
@@ -75,14 +85,28 @@ def train(settings: Settings, records: Records) -> None:
     report(data)
 
 
-def callbacks(config: RunConfig, loggers: list[Logger]) -> list[Callback]:
+def task_and_data(settings: Settings, records: Records | CaptionRecords) -> tuple[MapperTask, Data]:
+    """A new model in its task, and what it is trained and validated on."""
+    seed, extra = settings.run.seed, {"data": settings.plain["data"]}
+    if isinstance(records, Records):
+        model = CLIPMapper(settings.model, records.vocabulary.answers)
+        data = VQAData(records, settings.data, model.clip, seed)
+        return VQATask(model, settings.optimizer, seed, extra), data
+    seen = settings.model.tokens == "seen"
+    tokens = seen_tokens(records.train, get_tokenizer(settings.model.clip)) if seen else ()
+    model = CLIPMapper(settings.model, tokens=tokens)
+    captions = CaptionData(records, settings.data, model.clip, seed, settings.run.captioned)
+    return CaptionTask(model, settings.optimizer, seed, extra), captions
+
+
+def callbacks(config: RunConfig, monitor: str, loggers: list[Logger]) -> list[Callback]:
     """Best and last checkpoint, progress, and what was asked for."""
     folder = checkpoint_dir(config)
     chosen: list[Callback] = [
         ModelCheckpoint(
             folder,
             "best",
-            monitor="val/accuracy",
+            monitor=monitor,
             mode="max",
             enable_version_counter=False,
             save_on_train_epoch_end=False,  # where Lightning could not go on from
@@ -94,11 +118,24 @@ def callbacks(config: RunConfig, loggers: list[Logger]) -> list[Callback]:
         chosen.append(LearningRateMonitor("step"))
     if config.patience is not None:
         chosen.append(
-            EarlyStopping("val/accuracy", patience=config.patience, mode="max", check_on_train_epoch_end=False)
+            EarlyStopping(
+                monitor,
+                min_delta=config.min_gain,
+                patience=config.patience,
+                mode="max",
+                check_on_train_epoch_end=False,
+            )
         )
     if config.examples:
         chosen.append(ExampleLogger(config.examples))
     return chosen
+
+
+def explaining(settings: Settings) -> list[Callback]:
+    """The callback that explains held-out answers, if asked for."""
+    if not settings.explain.every:
+        return []
+    return [ExplainabilityCallback(settings.explain, settings.data.root if settings.data.hub is None else None)]
 
 
 def checkpoint_dir(config: RunConfig) -> Path:
@@ -125,10 +162,10 @@ def resume_from(config: RunConfig) -> Path | None:
     return path
 
 
-def report(data: VQAData) -> None:
-    """Says which questions were left out, and why."""
-    for name, questions in (("train", data.train), ("val", data.val)):
-        for reason, count in questions.skipped().items():
+def report(data: Data) -> None:
+    """Says which questions or captions were left out, and why."""
+    for name, texts in (("train", data.train), ("val", data.val)):
+        for reason, count in texts.skipped().items():
             if count:
-                example = next(iter(questions.unreadable.values()), "")
-                print(f"{name}: {count} questions left out: {reason}. {example}")
+                example = next(iter(texts.unreadable.values()), "")
+                print(f"{name}: {count} {texts.text}s left out: {reason}. {example}")

@@ -73,6 +73,43 @@ def test_real_images_and_questions_with_a_random_clip(shared_data: Path, tmp_pat
     assert metrics["questions"] == 329 and not any(metrics["skipped"].values())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mapper", ["a", "b"])
+def test_captions_of_shapes(mapper: str, shapes: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    call(
+        "train.py", "--config", f"mapper_{mapper}_caption_shapes", "--data.root", shapes, "--data.cache", tmp_path / "features",
+        "--run.dir", run, "--run.loggers", "[csv]", "--run.captioned", 8, "--trainer.max_steps", 6,
+        "--optimizer.warmup_steps", 2, "--optimizer.decay_from", 4,
+    )  # fmt: skip
+    printed = call("evaluate.py", "--checkpoint", run / "checkpoints" / "last.ckpt", "--output", run)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["images"] == len(json.loads((run / "captions.json").read_text())) == 20
+    assert metrics["truth"]["random caption"]["readable"] == 100
+    assert "CIDEr" in printed and "constant caption" in printed
+
+
+@pytest.mark.slow
+def test_real_captions_with_a_random_clip(shared_data: Path, tmp_path: Path) -> None:
+    """COCO samples in Karpathy's splits, ViT-B-32 without its weights: formats and arithmetic, no claim about quality."""
+    root = tmp_path / "coco"
+    (root / "annotations").mkdir(parents=True)
+    for source in [*(shared_data / "images").iterdir(), *(shared_data / "annotations").glob("captions_*.json")]:
+        (root / ("annotations" if source.suffix else "") / source.name).symlink_to(source)
+    run = tmp_path / "run"
+    call(
+        "train.py", "--config", "mapper_b_caption", "--model.pretrained", "null", "--model.layers", 1, "--data.root", root,
+        "--data.karpathy", shared_data / "karpathy", "--data.cache", tmp_path / "features", "--data.batch_size", 16,
+        "--data.workers", 0, "--model.tokens", "seen", "--run.dir", run, "--run.loggers", "[csv]", "--trainer.max_steps", 2,
+        "--trainer.precision", "32-true",
+    )  # fmt: skip
+    printed = call("evaluate.py", "--checkpoint", run / "checkpoints" / "last.ckpt", "--output", run, "--split", "test")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["images"] > 0 and not any(metrics["skipped"].values()) and metrics["truth"] == {}
+    assert all(isinstance(metrics["floors"]["random caption"][name], float) for name in ("CIDEr", "RefCLIPScore"))
+    assert "RefCLIPScore" in printed
+
+
 def test_wrong_command_lines_say_what_is_right(tmp_path: Path) -> None:
     assert "did you mean 'mapper_b_vqa'" in call("train.py", "--config", "maper_b_vqa", fails=True)
     unknown = call("train.py", "--config", "mapper_b_vqa_shapes", "--data.batchsize", "3", fails=True)

@@ -10,10 +10,10 @@ from datasets.config import HF_DATASETS_CACHE
 from datasets.fingerprint import Hasher
 
 from clipmapper.data.answers import normalise, unanimous
-from clipmapper.data.official import FEATURES, BadData
+from clipmapper.data.files import BadData
+from clipmapper.data.official import FEATURES
 
 IDS = ("question_id", "image_id")
-REQUIRED = ("question", "image")
 
 
 def read_hub(name: str, split: str, columns: Mapping[str, str], cache_dir: str | Path | None = None) -> Dataset:
@@ -25,10 +25,10 @@ def read_hub(name: str, split: str, columns: Mapping[str, str], cache_dir: str |
     Raises ValueError for an unknown column, BadData for a column that holds something else.
     """
     cache = Path(cache_dir or HF_DATASETS_CACHE)
-    source = _load(name, split, cache)
-    columns = _matched(source, columns, name)
+    source = open_hub(name, split, cache)
+    columns = matched_columns(source, columns, name, FEATURES, required=("question", "image"))
     fingerprint = Hasher.hash([source._fingerprint, sorted(columns.items()), Path(__file__).read_bytes()])
-    images = _images(source, columns["image"], name)
+    images = image_column(source, columns["image"], name)
     texts = source.select_columns(sorted({column for record, column in columns.items() if record != "image"}))
     features = Features({record: kind for record, kind in FEATURES.items() if record != "image"})
     rows = texts.map(
@@ -46,7 +46,8 @@ def read_hub(name: str, split: str, columns: Mapping[str, str], cache_dir: str |
     return concatenate_datasets([rows, images], axis=1).select_columns(list(FEATURES))
 
 
-def _load(name: str, split: str, cache_dir: Path) -> Dataset:
+def open_hub(name: str, split: str, cache_dir: Path) -> Dataset:
+    """One split of a Hub data set or of a saved one. Raises ValueError for a split that a saved one lacks."""
     folder = Path(name)
     if not any((folder / marker).is_file() for marker in ("state.json", "dataset_dict.json")):
         return load_dataset(name, split=split, cache_dir=str(cache_dir))
@@ -58,7 +59,8 @@ def _load(name: str, split: str, cache_dir: Path) -> Dataset:
     return saved[split]
 
 
-def _images(source: Dataset, column: str, name: str) -> Dataset:
+def image_column(source: Dataset, column: str, name: str) -> Dataset:
+    """The column as undecoded images, named "image". Raises BadData for one that holds something else."""
     kind = source.features[column]
     if not isinstance(kind, Image) and kind not in (Value("string"), Value("binary")):
         raise BadData(f"{name}: column {column!r} holds {kind}; expected an image, its path or its bytes")
@@ -66,15 +68,17 @@ def _images(source: Dataset, column: str, name: str) -> Dataset:
     return images.cast_column("image", Image(decode=False))
 
 
-def _matched(source: Dataset, columns: Mapping[str, str], name: str) -> dict[str, str]:
-    """The column of the source for each record column there is one for."""
+def matched_columns(
+    source: Dataset, columns: Mapping[str, str], name: str, features: Features, required: Sequence[str]
+) -> dict[str, str]:
+    """The column of the source for each record column of `features` there is one for. Raises ValueError."""
     for record, column in columns.items():
-        _known(record, list(FEATURES), f"columns: {record!r} is no column of a record")
+        _known(record, list(features), f"columns: {record!r} is no column of a record")
         _known(column, source.column_names, f"{name}: no column {column!r}, asked for as {record!r}")
-    same = [record for record in FEATURES if record in source.column_names]
-    usable = [record for record in same if record not in IDS or "int" in str(source.features[record])]
+    same = [record for record in features if record in source.column_names]
+    usable = [record for record in same if not record.endswith("_id") or "int" in str(source.features[record])]
     matched = {record: record for record in usable} | dict(columns)
-    for record in REQUIRED:
+    for record in required:
         _known(record, list(matched), f"{name}: no column for {record!r}; name it in columns", source.column_names)
     return matched
 

@@ -4,22 +4,18 @@ root/v2_OpenEnded_mscoco_val2014_questions.json, root/v2_mscoco_val2014_annotati
 root/val2014/COCO_val2014_000000000042.jpg; likewise train2014, test2015 and test-dev2015 (images of test2015).
 """
 
-import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ijson
-import pyarrow as pa
-from datasets import Dataset, Features, List, NamedSplit, Value, concatenate_datasets
-from datasets.exceptions import DatasetGenerationError
+from datasets import Dataset, Features, List, Value, concatenate_datasets
 from datasets.fingerprint import Hasher
 
 from clipmapper.data import answers as answer_rules
 from clipmapper.data.answers import AnswerVocabulary, normalise, unanimous
+from clipmapper.data.files import BadData, column, entries, field, image_path, renamed_images, require, table
 from clipmapper.data.splits import hold_out
 
 FEATURES = Features(
@@ -32,14 +28,6 @@ FEATURES = Features(
     answers=List(Value("string")),  # as the annotators gave them; empty in a test split
     answer=Value("string"),  # the most frequent one; "" in a test split
 )
-
-
-class MissingData(FileNotFoundError):
-    """Files of a data set that are not there; the message lists every path looked at."""
-
-
-class BadData(ValueError):
-    """A data file that holds something else than expected; the message names file and entry."""
 
 
 @dataclass(frozen=True)
@@ -73,20 +61,9 @@ def read_official(root: str | Path, split: str, cache_dir: str | Path | None = N
     if split not in SPLITS:
         raise ValueError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
     root, files = Path(root).absolute(), SPLITS[split]
-    _require(files.paths(root))
-    renamed = _renamed_images(root / files.folder)
-    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files.paths(root)]
-    try:
-        return Dataset.from_generator(
-            _rows,
-            features=FEATURES,
-            cache_dir=str(cache_dir) if cache_dir else None,
-            gen_kwargs={"root": root, "files": files, "renamed": renamed},
-            split=NamedSplit(split.replace("-", "_")),
-            fingerprint=Hasher.hash([stats, renamed, Path(__file__).read_bytes()]),
-        )
-    except DatasetGenerationError as error:
-        raise (error.__cause__ or error) from None
+    require(files.paths(root), "VQA")
+    given = {"root": root, "files": files, "renamed": renamed_images(root / files.folder)}
+    return table(_rows, given, FEATURES, files.paths(root), __file__, split, cache_dir)
 
 
 def train_val(root: str | Path, held_out: int = 10_000, cache_dir: str | Path | None = None) -> tuple[Dataset, Dataset]:
@@ -94,24 +71,12 @@ def train_val(root: str | Path, held_out: int = 10_000, cache_dir: str | Path | 
 
     A val split of at most `held_out` questions is validation as a whole. Raises MissingData if either split is missing.
     """
-    _require([path for split in ("train", "val") for path in SPLITS[split].paths(Path(root))])
+    require([path for split in ("train", "val") for path in SPLITS[split].paths(Path(root))], "VQA")
     train, val = (read_official(root, split, cache_dir) for split in ("train", "val"))
     if len(val) <= held_out:
         return train, val
     kept, held = hold_out(column(val, "question_id").to_numpy(), held_out)
     return concatenate_datasets([train, val.select(kept)]), val.select(held)
-
-
-def column(dataset: Dataset, name: str) -> pa.ChunkedArray:
-    """One column as Arrow values, without a Python object a row."""
-    return dataset.select_columns([name]).with_format("arrow")[:][name]
-
-
-def missing_images(dataset: Dataset, root: str | Path) -> list[str]:
-    """The images of an official data set that are not below the root, sorted; each folder is listed once."""
-    wanted = set(column(dataset, "image").unique().to_pylist())
-    folders = {os.path.dirname(path) for path in wanted}
-    return sorted(wanted - {f"{folder}/{name}" for folder in folders for name in _listing(Path(root) / folder)})
 
 
 def answer_counts(dataset: Dataset) -> Counter[str]:
@@ -148,40 +113,13 @@ def _encode_batch(batch: list[list[str]], vocabulary: AnswerVocabulary) -> dict[
     return {"labels": [labels for labels, _ in encoded], "scores": [scores for _, scores in encoded]}
 
 
-def _require(paths: list[Path]) -> None:
-    if not all(path.is_file() for path in paths):
-        looked = "\n".join(f"  {path}: {'found' if path.is_file() else 'missing'}" for path in paths)
-        raise MissingData(f"VQA files are missing; download them or give another data root:\n{looked}")
-
-
-def _listing(folder: Path) -> list[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return [entry.name for entry in entries]
-    except FileNotFoundError:
-        return []
-
-
-def _official_name(folder: str, image_id: int) -> str:
-    return f"COCO_{folder}_{image_id:012d}.jpg"
-
-
-def _renamed_images(folder: Path) -> dict[int, str]:
-    """File name of each image id whose file has a plainer name ("42.jpg", "000000000042.png") than the official one."""
-    names = set(_listing(folder))
-    pattern = re.compile(rf"(?:COCO_{folder.name}_)?(\d+)\.(?:jpe?g|png)")
-    found = {int(match[1]): name for name in sorted(names) if (match := pattern.fullmatch(name))}
-    return {image: name for image, name in found.items() if _official_name(folder.name, image) not in names}
-
-
 def _rows(root: Path, files: Files, renamed: dict[int, str]) -> Iterator[dict[str, Any]]:
     questions = _read_questions(root / files.questions)
     for question_id, image_id, question, annotation in _joined(root, files, questions):
-        name = renamed.get(image_id) or _official_name(files.folder, image_id)
         yield {
             "question_id": question_id,
             "image_id": image_id,
-            "image": f"{files.folder}/{name}",
+            "image": image_path(files.folder, image_id, renamed),
             "question": question,
             **annotation,
         }
@@ -196,8 +134,8 @@ def _joined(
         return
     path = root / files.annotations
     strays = []
-    for entry in _entries(path, "annotations"):
-        question_id = _field(entry, "question_id", int, path)
+    for entry in entries(path, "annotations"):
+        question_id = field(entry, "question_id", int, path)
         if (question := questions.pop(question_id, None)) is None:
             strays.append(question_id)
         else:
@@ -214,16 +152,16 @@ def _unmatched(path: Path, what: str, ids: list[int]) -> str:
 
 def _read_questions(path: Path) -> dict[int, tuple[int, str]]:
     questions: dict[int, tuple[int, str]] = {}
-    for entry in _entries(path, "questions"):
-        question_id = _field(entry, "question_id", int, path)
+    for entry in entries(path, "questions"):
+        question_id = field(entry, "question_id", int, path)
         if question_id in questions:
             raise BadData(f"{path}: question_id {question_id} is there twice; expected each once")
-        questions[question_id] = _field(entry, "image_id", int, path), _field(entry, "question", str, path)
+        questions[question_id] = field(entry, "image_id", int, path), field(entry, "question", str, path)
     return questions
 
 
 def _annotation(entry: dict[str, Any], path: Path) -> dict[str, Any]:
-    answers = unanimous([_field(answer, "answer", str, path) for answer in _field(entry, "answers", list, path)])
+    answers = unanimous([field(answer, "answer", str, path) for answer in field(entry, "answers", list, path)])
     most_frequent = max(answers, key=answers.count, default="")
     return {
         "question_type": str(entry.get("question_type") or ""),
@@ -231,24 +169,3 @@ def _annotation(entry: dict[str, Any], path: Path) -> dict[str, Any]:
         "answers": answers,
         "answer": str(entry.get("multiple_choice_answer") or most_frequent),
     }
-
-
-def _entries(path: Path, key: str) -> Iterator[dict[str, Any]]:
-    """The objects of the list `key`, one after the other: the official files do not fit into memory twice."""
-    empty = True
-    try:
-        with path.open("rb") as file:
-            for entry in ijson.items(file, f"{key}.item", use_float=True):
-                empty = False
-                yield entry
-    except ijson.JSONError as error:
-        raise BadData(f"{path}: truncated or not JSON; expected the official file, fetch it anew") from error
-    if empty:
-        raise BadData(f'{path}: holds no entries under "{key}"; expected the official file {{"{key}": [...], ...}}')
-
-
-def _field(entry: Any, name: str, kind: type, path: Path) -> Any:
-    value = entry.get(name) if isinstance(entry, dict) else None
-    if type(value) is not kind:
-        raise BadData(f"{path}: {name!r} is {value!r} in {str(entry)[:200]}; expected type {kind.__name__}")
-    return value

@@ -1,4 +1,4 @@
-"""The questions of a configuration: where they come from, their answer vocabulary, and the pixels each one asks about."""
+"""The questions or captions of a configuration: where they come from, the answer vocabulary, and each one's image."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,17 +10,12 @@ from datasets import Dataset
 
 from clipmapper.config import DataConfig
 from clipmapper.data.answers import AnswerVocabulary
+from clipmapper.data.coco import read_captions
+from clipmapper.data.files import MissingData, column, missing_images
 from clipmapper.data.hub import read_hub
+from clipmapper.data.hub_captions import read_hub_captions
 from clipmapper.data.images import ImageSource
-from clipmapper.data.official import (
-    MissingData,
-    answer_counts,
-    column,
-    missing_images,
-    read_official,
-    train_val,
-    with_labels,
-)
+from clipmapper.data.official import answer_counts, read_official, train_val, with_labels
 from clipmapper.data.shapes.write import write_shapes
 
 COVERAGE = 0.9  # share of training questions whose answer a built vocabulary holds at least
@@ -36,10 +31,42 @@ class Records:
     root: Path | None
 
 
-def load_records(config: DataConfig) -> Records:
-    """Training and validation questions. Raises MissingData (what to do is in the message), BadData, ValueError."""
+@dataclass(frozen=True)
+class CaptionRecords:
+    """Captions; `root` is None where the images are part of the records."""
+
+    train: Dataset
+    val: Dataset
+    root: Path | None
+
+
+def load_captions(config: DataConfig) -> CaptionRecords:
+    """Training and validation captions. Raises MissingData (what to do is in the message), BadData, ValueError."""
+    train, val = (load_caption_split(config, split)[0] for split in ("train", "val"))
+    return CaptionRecords(train, val, None if config.hub is not None else config.root)
+
+
+def load_caption_split(config: DataConfig, split: str) -> tuple[Dataset, Path | None]:
+    """The captions of one split, and the root of their images."""
+    make_shapes(config)
+    if config.hub is not None:
+        return read_hub_captions(config.hub.name, config.hub.split(split), config.hub.columns), None
+    try:
+        return read_captions(config.root, split, config.karpathy), config.root
+    except MissingData as error:
+        parts = " --parts captions,karpathy,train2014,val2014"
+        raise MissingData(_with_remedy(str(error), config, parts, "caption")) from None
+
+
+def make_shapes(config: DataConfig) -> None:
+    """Writes Shapes if the configuration has it and its root is not there."""
     if config.shapes is not None and not config.root.exists():
         write_shapes(config.root, config.shapes)
+
+
+def load_records(config: DataConfig) -> Records:
+    """Training and validation questions. Raises MissingData (what to do is in the message), BadData, ValueError."""
+    make_shapes(config)
     if config.hub is not None:
         hub = config.hub
         train, val = (read_hub(hub.name, split, hub.columns) for split in (hub.train, hub.val))
@@ -59,12 +86,10 @@ def load_records(config: DataConfig) -> Records:
 
 def load_split(config: DataConfig, split: str, vocabulary: AnswerVocabulary) -> tuple[Dataset, Path | None]:
     """The questions of one split to evaluate on ("val" is what training held out), and the root of their images."""
-    if config.shapes is not None and not config.root.exists():
-        write_shapes(config.root, config.shapes)
+    make_shapes(config)
     try:
         if config.hub is not None:
-            names = {"val": config.hub.val, "train": config.hub.train}
-            records, root = read_hub(config.hub.name, names.get(split, split), config.hub.columns), None
+            records, root = read_hub(config.hub.name, config.hub.split(split), config.hub.columns), None
         elif split == "val":
             records, root = train_val(config.root, config.held_out)[1], config.root
         else:
@@ -88,18 +113,18 @@ def build_vocabulary(counts: Counter[str], min_count: int) -> AnswerVocabulary:
 
 
 class Images:
-    """The distinct images of a set of questions; `of_question[i]` is the number of question i's image."""
+    """The distinct images of records; `of_row[i]` is the number of row i's image."""
 
     def __init__(self, records: Dataset, root: Path | None) -> None:
         self._records, self._root = records, root
         self._names: Sequence[str] = []
         if root is not None:
             encoded = column(records, "image").combine_chunks().dictionary_encode()
-            self._names, self.of_question = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+            self._names, self.of_row = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
             self._first = np.arange(len(self._names))
         else:
             ids = column(records, "image_id").to_numpy()
-            _, self._first, self.of_question = np.unique(ids, return_index=True, return_inverse=True)
+            _, self._first, self.of_row = np.unique(ids, return_index=True, return_inverse=True)
 
     def __len__(self) -> int:
         return len(self._first)
@@ -112,7 +137,7 @@ class Images:
 
 
 def without_missing_images(records: Dataset, root: Path | None) -> tuple[Dataset, int]:
-    """The questions whose image file is there, and how many are not. Raises MissingData if none is."""
+    """The rows whose image file is there, and how many are not. Raises MissingData if none is."""
     missing = set(missing_images(records, root)) if root is not None else set()
     if not missing:
         return records, 0
@@ -120,16 +145,14 @@ def without_missing_images(records: Dataset, root: Path | None) -> tuple[Dataset
     gone = np.array([name in missing for name in names.dictionary.to_pylist()])[names.indices.to_numpy()]
     if gone.all():
         assert root is not None
-        raise MissingData(
-            f"none of the {len(gone)} questions has its image: looked for {root / min(missing)} and others"
-        )
+        raise MissingData(f"none of the {len(gone)} texts has its image: looked for {root / min(missing)} and others")
     return records.select(np.flatnonzero(~gone)), int(gone.sum())
 
 
-def _with_remedy(message: str, config: DataConfig) -> str:
+def _with_remedy(message: str, config: DataConfig, parts: str = "", task: str = "vqa") -> str:
     return (
         f"{message}\n"
-        f"Fetch the official files with: python -m clipmapper.download --root {config.root}\n"
+        f"Fetch the official files with: python -m clipmapper.download --root {config.root}{parts}\n"
         "or name another folder with --data.root DIR,\n"
-        "or train on the embedded data set: python train.py --config mapper_b_vqa_shapes"
+        f"or train on the embedded data set: python train.py --config mapper_b_{task}_shapes"
     )

@@ -1,219 +1,42 @@
-"""Batches of questions for training and evaluation.
+"""Batches of questions: those of `batches`, with `scores` [B, answers] and `answer_type` [B], an index into ANSWER_TYPES."""
 
-A batch is a dict of tensors, B questions: `image` [B, I, D] CLIP's tokens or [B, 3, H, W] pixels; `ids`, `mask` [B, T];
-`scores` [B, answers]; `answer_type` [B], an index into ANSWER_TYPES; `row` [B], the questions' rows; `skipped`, how many
-questions the batch lost to unreadable images.
-"""
-
-import warnings
-from collections.abc import Callable, Iterator
-from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from datasets import Dataset as Records
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
-from clipmapper.clip import FrozenCLIP, tokenize
+from clipmapper.clip import FrozenCLIP
 from clipmapper.config import DataConfig
-from clipmapper.data.images import BadImage, ImageSource, image_key, load_image
-from clipmapper.data.records import Images, without_missing_images
+from clipmapper.data.batches import Batch, Data, Texts
 from clipmapper.data.records import Records as Splits
-from clipmapper.features import FeatureCache
 
 ANSWER_TYPES = ("yes/no", "number", "other")
-Batch = dict[str, Tensor]
 
 
-class Questions(Dataset):
-    """Questions with their images; indexed by a list of rows, gives their batch."""
+class Questions(Texts):
+    """Questions with their images and soft scores of all `answers`."""
+
+    text = "question"
 
     def __init__(self, records: Records, root: Path | None, answers: int, clip: FrozenCLIP) -> None:
-        self.records, self.missing = without_missing_images(records, root)
-        self.images = Images(self.records, root)
+        super().__init__(records, root, clip)
         self.answers = answers
-        self.tokenizer, self.preprocess = clip.tokenizer, clip.preprocess
-        self.rows = np.arange(len(self.records))  # usable ones; the cache takes those of unreadable images out
-        self.unreadable: dict[int, str] = {}  # image -> what is wrong with it
-        self._cache: FeatureCache | None = None
-        self._columns = self.records.select_columns(["question", "answer_type", "labels", "scores"])
+        self._truth = self.records.select_columns(["answer_type", "labels", "scores"])
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, rows: list[int]) -> Batch:
-        chosen = self.rows[rows]
-        readable, image = self._image(chosen)
-        if not readable and len(rows) < len(self):  # no batch is empty, lest one of several processes has no loss
-            return self[rows + [(rows[-1] + 1 + i) % len(self) for i in range(len(rows))]]
-        taken = chosen[readable]
-        entries = self._columns[taken]
-        ids, mask = tokenize(self.tokenizer, entries["question"])
-        scores = torch.zeros(len(taken), self.answers)
+    def fields(self, rows: np.ndarray) -> Batch:
+        entries = self._truth[rows]
+        scores = torch.zeros(len(rows), self.answers)
         for row, (labels, values) in enumerate(zip(entries["labels"], entries["scores"], strict=True)):
             scores[row, labels] = torch.tensor(values)
         types = [ANSWER_TYPES.index(t) if t in ANSWER_TYPES else len(ANSWER_TYPES) for t in entries["answer_type"]]
-        return {
-            "image": image,
-            "ids": ids,
-            "mask": mask,
-            "scores": scores,
-            "answer_type": torch.tensor(types),
-            "row": torch.from_numpy(taken),
-            "skipped": torch.tensor(len(chosen) - len(taken)),
-        }
-
-    def use_cache(self, cache: FeatureCache) -> None:
-        """Reads CLIP's tokens from `cache` from now on; questions whose image is not in it are left out."""
-        absent = set(cache.missing(key for key in self._keys if key))
-        there = np.array([bool(key) and key not in absent for key in self._keys])
-        self.rows = np.flatnonzero(there[self.images.of_question])
-        self._cache = cache
-
-    def fill_cache(self, cache: FeatureCache, clip: FrozenCLIP, config: DataConfig) -> None:
-        """Encodes the images that `cache` lacks."""
-        sources = {key: image for image, key in enumerate(self._keys) if key}
-        device = clip.model.visual.proj.device
-        failed = cache.build(
-            sources,
-            partial(_load_pixels, self.images.source, self.preprocess),
-            lambda pixels: clip.image_tokens(pixels.to(device)),
-            batch_size=config.encode_batch,
-            num_workers=config.workers,
-            bad=(BadImage,),
-        )
-        self.unreadable |= {sources[key]: message for key, message in failed.items()}
-
-    def skipped(self) -> dict[str, int]:
-        """Questions left out so far, by reason."""
-        return {"missing image": self.missing, "unreadable image": len(self.records) - len(self.rows)}
-
-    @cached_property
-    def _keys(self) -> list[str]:
-        """Each image's key in the cache, "" if it cannot be read: a look at every file, or a hash of its bytes."""
-        return [self._key(image) for image in range(len(self.images))]
-
-    def _key(self, image: int) -> str:
-        try:
-            return image_key(self.images.source(image))
-        except BadImage as error:
-            self.unreadable[image] = str(error)
-            return ""
-
-    def _image(self, rows: np.ndarray) -> tuple[list[int], Tensor]:
-        images = self.images.of_question[rows]
-        if self._cache is not None:
-            return list(range(len(rows))), self._cache.read([self._keys[image] for image in images])
-        pixels, last = {}, ""
-        for i, image in enumerate(images):
-            try:
-                pixels[i] = _load_pixels(self.images.source, self.preprocess, image)
-            except BadImage as error:
-                last = str(error)
-                warnings.warn(f"question skipped: {error}", stacklevel=2)
-        if not pixels and len(rows) >= len(self):
-            raise BadImage(f"no image of {len(rows)} questions can be read: {last}")
-        return list(pixels), torch.stack(list(pixels.values())) if pixels else torch.empty(0)
+        return {"scores": scores, "answer_type": torch.tensor(types)}
 
 
-def _load_pixels(source: Callable[[int], ImageSource], preprocess: Callable[..., Tensor], image: int) -> Tensor:
-    return preprocess(load_image(source(image)))
-
-
-class Batches(Sampler[list[int]]):
-    """Rows of each batch of one process; with `seed` in an order that depends on seed and epoch alone.
-
-    Batch k of all processes together is the same set of rows for any number of processes, as long as
-    `batch_size * world` stays the same; a shuffled epoch repeats some rows so that all get equally many.
-    """
-
-    def __init__(self, count: int, batch_size: int, seed: int | None, rank: int = 0, world: int = 1) -> None:
-        self.count, self.batch_size, self.seed, self.rank, self.world = count, batch_size, seed, rank, world
-        self.epoch = 0
-        self.resumed = (0, 0)  # an epoch, and how many batches of it are left out: a run was interrupted there
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def resume(self, epoch: int, start: int) -> None:
-        """Goes on after `start` batches of `epoch`, which may be all of it."""
-        self.epoch, start = (epoch, start) if start < len(self) else (epoch + 1, 0)
-        self.resumed = (self.epoch, start)
-
-    def _own(self) -> Tensor:
-        if self.seed is None:
-            return torch.arange(self.count)[self.rank :: self.world]
-        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(hash((self.seed, self.epoch))))
-        padded = -(-self.count // self.world) * self.world
-        return order[torch.arange(self.rank, padded, self.world) % self.count]
-
-    def __iter__(self) -> Iterator[list[int]]:
-        # A generator: the epoch may still be set between this call and the first batch.
-        start = self.resumed[1] if self.resumed[0] == self.epoch else 0
-        own = self._own()
-        for k in range(start, len(self)):
-            yield own[k * self.batch_size : (k + 1) * self.batch_size].tolist()
-
-    def __len__(self) -> int:
-        share = -(-self.count // self.world) if self.seed is not None else len(self._own())
-        return -(-share // self.batch_size)
-
-
-class VQAData(pl.LightningDataModule):
-    """Training and validation batches; the feature cache is filled by one process before the others read it."""
+class VQAData(Data):
+    """Training and held-out questions."""
 
     def __init__(self, splits: Splits, config: DataConfig, clip: FrozenCLIP, seed: int) -> None:
-        super().__init__()
-        self.config, self.clip, self.seed = config, clip, seed
         answers = len(splits.vocabulary)
-        self.train, self.val = (Questions(r, splits.root, answers, clip) for r in (splits.train, splits.val))
-        self._resumed = (0, 0)
-
-    def prepare_data(self) -> None:
-        if (cache := self._cache()) is not None:
-            for questions in (self.train, self.val):
-                questions.fill_cache(cache, self.clip, self.config)
-
-    def setup(self, stage: str) -> None:
-        if (cache := self._cache()) is not None:
-            for questions in (self.train, self.val):
-                questions.use_cache(cache)
-
-    def state_dict(self) -> dict[str, int]:
-        """Where training stands, for a checkpoint; Lightning restores its own loops only after the loaders are made."""
-        assert self.trainer is not None
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        return {"epoch": self._train_batches.epoch, "batches": done}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self._resumed = (state["epoch"], state["batches"])
-
-    def _cache(self) -> FeatureCache | None:
-        return None if self.config.cache is None else FeatureCache(self.config.cache, self.clip.identity())
-
-    def train_dataloader(self) -> DataLoader:
-        self._train_batches = self._batches(len(self.train), self.seed)
-        self._train_batches.resume(*self._resumed)
-        return loader(self.train, self._train_batches, self.config.workers)
-
-    def val_dataloader(self) -> DataLoader:
-        return loader(self.val, self._batches(len(self.val), None), self.config.workers)
-
-    def _batches(self, count: int, seed: int | None) -> Batches:
-        assert self.trainer is not None
-        return Batches(count, self.config.batch_size, seed, self.trainer.global_rank, self.trainer.world_size)
-
-
-def loader(questions: Questions, batches: Batches, workers: int) -> DataLoader:
-    """Loads whole batches, each by one call of the data set."""
-    return DataLoader(
-        questions,
-        sampler=batches,
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0,
-    )
+        train, val = (Questions(r, splits.root, answers, clip) for r in (splits.train, splits.val))
+        super().__init__(train, val, config, clip, seed)

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clipmapper.cli import Settings, named, parse_training
+from clipmapper.cli import Settings, named, parse_evaluation, parse_training
 from clipmapper.training import run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SHIPPED = ["mapper_a_vqa", "mapper_a_vqa_shapes", "mapper_b_vqa", "mapper_b_vqa_shapes"]
+SHIPPED = [f"mapper_{m}_{task}{twin}" for m in "ab" for task in ("caption", "vqa") for twin in ("", "_shapes")]
 
 
 def parse(*arguments: str) -> Settings:
@@ -29,11 +29,11 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "mine.yaml"
 
 
-def test_the_four_configurations_are_there_and_valid() -> None:
+def test_the_named_configurations_are_there_and_valid() -> None:
     assert set(SHIPPED) <= set(named(CONFIGS))
     for name in SHIPPED:
         settings = parse("--config", name)
-        assert settings.model.mapper == name.split("_")[1]
+        assert (settings.model.mapper, settings.model.task) == tuple(name.split("_")[1:3])
         assert (settings.data.shapes is not None) == name.endswith("shapes")
         assert settings.model.clip == ("shapes-vit-8" if name.endswith("shapes") else "ViT-B-32")
 
@@ -130,3 +130,8 @@ def test_missing_data_names_paths_command_and_twin(tmp_path: Path) -> None:
     assert f"python -m clipmapper.download --root {tmp_path / 'no'}" in said
     assert "python train.py --config mapper_b_vqa_shapes" in said
     assert list(tmp_path.iterdir()) == [], "nothing is written before the data is found"
+
+
+def test_evaluation_overrides_what_is_given_and_nothing_else() -> None:
+    arguments = ["--checkpoint", "x", "--output", "y", "--data.cache", "null", "--data.workers", "0"]
+    assert parse_evaluation(arguments, CONFIGS).data == {"cache": None, "workers": 0}

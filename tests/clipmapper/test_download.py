@@ -248,9 +248,10 @@ def test_command_line(server: Server, tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_official_table() -> None:
     archives = [archive for part in PARTS.values() for archive in part]
-    assert len({archive.name for archive in archives}) == len(archives) == 9
+    assert len({archive.name for archive in archives}) == len(archives) == 10
     assert sorted(archive.name for archive in archives if archive.sha256 is None) == [
         "annotations_trainval2014.zip",
+        "caption_datasets.zip",
         "test2015.zip",
     ]
     assert {len(archive.sha256) for archive in archives if archive.sha256} == {64}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from clipmapper.clip import SHAPES_CLIP
 from clipmapper.config import ModelConfig
-from clipmapper.heads import AnswerHead, soft_label_loss
+from clipmapper.heads import AnswerHead, LanguageHead, next_token_loss, soft_label_loss
 from clipmapper.model import CLIPMapper
 
 QUESTIONS = ["What color is it?", "How many small red circles are left of the star?"]
@@ -78,3 +78,33 @@ def test_the_token_read_is_the_class_token_or_the_end_token(tokens: Tensor) -> N
         reader.mapper.forward = lambda *_, state=(image, text): state  # type: ignore[method-assign, misc]
         expected = image[:, 0] if read == "image" else text[torch.tensor([0, 1]), (ids == 49407).nonzero()[:, 1]]
         assert reader(tokens[:2], ids, mask).equal(reader.head(expected))
+
+
+def test_next_token_loss_by_hand() -> None:
+    logits, targets = [[1.0, 2.0, 0.5], [0.0, -1.0, 3.0], [9.0, 9.0, 9.0]], [1, 0, -100]  # the last one is left out
+    for smoothing in (0.0, 0.3):
+        total = 0.0
+        for row, target in list(zip(logits, targets, strict=True))[:2]:
+            log_sum = math.log(sum(map(math.exp, row)))
+            wanted = [(1 - smoothing) * (i == target) + smoothing / 3 for i in range(3)]
+            total -= sum(w * (x - log_sum) for w, x in zip(wanted, row, strict=True))
+        found = next_token_loss(torch.tensor(logits), torch.tensor(targets), smoothing)
+        assert found.item() == pytest.approx(total / 2, rel=1e-6)
+
+
+def test_tied_head_compares_with_clips_own_embedding() -> None:
+    torch.manual_seed(0)
+    embedding = 0.02 * torch.randn(7, 5)
+    head = LanguageHead(4, 7, embedding)
+    x = torch.randn(2, 3, 4)
+    scaled = embedding / embedding.square().sum(1).mean().sqrt()
+    assert torch.allclose(head(x), head.output(head.norm(x)) @ scaled.T + head.bias)
+    assert not any("embedding" in name for name in head.state_dict()), "it comes from CLIP"
+    assert {name for name, _ in head.named_parameters()} == {
+        "bias",
+        "norm.weight",
+        "norm.bias",
+        "output.weight",
+        "output.bias",
+    }
+    assert LanguageHead(4, 7, None)(x).shape == (2, 3, 7)

@@ -171,3 +171,68 @@ def test_projections_start_as_clips_own(name: str) -> None:
     ids, _ = model.clip.tokenize(["a red circle"])
     text = model.text_projection(model.clip.text_tokens(ids))[:, -1]
     assert torch.allclose(text, model.clip.model.encode_text(model.clip.tokenizer(["a red circle"])), atol=1e-5)
+
+
+def causal(name: str) -> MapperA | MapperB:
+    mapper = MAPPERS[name](WIDTH, LAYERS, HEADS, 0.0, causal=True).double()
+    mapper.load_state_dict(make(name).state_dict())
+    return mapper
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_causal_mapper_agrees_with_reading_every_beginning_by_itself(name: str) -> None:
+    """An image token is as without any text; a text token as the last one of a text that ends with it."""
+    mapper = causal(name)
+    image, text, mask = inputs()
+    out_image, out_text = mapper(image, text, mask)
+    bare, _ = mapper(image, text[:, :0], mask[:, :0])
+    assert torch.allclose(out_image, bare)
+    for t in range(text.shape[1]):
+        _, beginning = mapper(image, text[:, : t + 1], mask[:, : t + 1])
+        assert torch.allclose(beginning[:, -1], out_text[:, t])
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_future_words_change_nothing(name: str) -> None:
+    mapper = causal(name)
+    image, text, mask = inputs()
+    text.requires_grad_()
+    out_image, out_text = mapper(image, text, mask)
+    (grad,) = torch.autograd.grad(
+        out_image.square().sum(), text, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    assert not grad.any()
+    for t in range(text.shape[1]):
+        (grad,) = torch.autograd.grad(out_text[:, t].square().sum(), text, retain_graph=True)
+        assert not grad[:, t + 1 :].any() and grad[:, : t + 1].any(-1).all()
+        changed = text.detach().clone()
+        changed[:, t + 1 :] += 100
+        other_image, other_text = mapper(image, changed, mask)
+        assert other_image.equal(out_image) and torch.allclose(other_text[:, : t + 1], out_text[:, : t + 1], atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_text_of_a_causal_mapper_reads_the_image(name: str) -> None:
+    image, text, mask = inputs()
+    image.requires_grad_()
+    (grad,) = torch.autograd.grad(causal(name)(image, text, mask)[1][:, 0].square().sum(), image)
+    assert grad.any(-1).all()
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_causal_mapper_has_the_weights_of_the_other(name: str) -> None:
+    shapes = [{k: v.shape for k, v in mapper.state_dict().items()} for mapper in (make(name), causal(name))]
+    assert shapes[0] == shapes[1]
+
+
+def test_image_branch_of_a_causal_mapper_reads_itself_instead_of_the_text() -> None:
+    mapper = causal("b")
+    image, text, mask = inputs()
+    block = mapper.blocks[0]
+    out, _ = block(image, text, mask[:, None, None])
+    attended = block.image.attend_self(image, None)
+    for i in range(len(image)):
+        seen = slow_norm(block.image.cross_norm, attended[i])
+        x = attended[i] + slow_attention(block.image.cross_attention, seen, seen)
+        x = x + slow_forward(block.image.feed_forward, slow_norm(block.image.forward_norm, x))
+        assert torch.allclose(out[i], x)

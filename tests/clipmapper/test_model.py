@@ -138,8 +138,8 @@ def test_foreign_configuration_is_refused(spoilt: Path) -> None:
 
 
 def test_unknown_name_is_answered_without_the_network() -> None:
-    with pytest.raises(FileNotFoundError, match="no-such-folder is neither a folder of save_pretrained nor a hub id"):
-        CLIPMapper.from_pretrained("no-such-folder")
+    with pytest.raises(ValueError, match=r"neither a saved folder nor a hub id.*'shapes-b-vqq'; did you mean 'shapes-b-vqa'"):
+        CLIPMapper.from_pretrained("shapes-b-vqq")
 
 
 def test_heads_must_divide_the_width() -> None:

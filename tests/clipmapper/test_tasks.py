@@ -10,10 +10,10 @@ from torch import Tensor
 
 from clipmapper.clip import SHAPES_CLIP
 from clipmapper.config import ModelConfig, OptimizerConfig
-from clipmapper.data.vqa import Batch
+from clipmapper.data.batches import Batch
 from clipmapper.heads import soft_label_loss
 from clipmapper.model import CLIPMapper
-from clipmapper.tasks import VQATask, check_checkpoint, model_from_checkpoint, rate
+from clipmapper.tasks import VQATask, check_checkpoint, model_from_checkpoint
 
 ANSWERS = ["yes", "no", "red"]
 
@@ -45,31 +45,6 @@ def batch(tokens: Tensor) -> Batch:
         "row": torch.tensor([7, 8, 9]),
         "skipped": torch.tensor(0),
     }
-
-
-@pytest.mark.parametrize(
-    ("step", "expected"),
-    [
-        (0, 1 / 4),
-        (1, 2 / 4),
-        (3, 1.0),
-        (4, 1.0),
-        (9, 1.0),
-        (10, 1.0),
-        (15, 0.5 * (1 + math.cos(math.pi / 4))),
-        (20, 0.5),
-        (30, 0.0),
-        (35, 0.0),
-    ],
-)
-def test_warm_up_plateau_and_cosine(step: int, expected: float) -> None:
-    assert rate(step, OptimizerConfig(warmup_steps=4, decay_from=10), total=30) == pytest.approx(expected)
-
-
-def test_rate_of_short_and_of_endless_runs() -> None:
-    config = OptimizerConfig(warmup_steps=0, decay_from=10)
-    assert [rate(step, config, total=10) for step in (0, 9)] == [1.0, 1.0]
-    assert [rate(step, config, total=math.inf) for step in (0, 10, 10**6)] == [1.0, 1.0, 1.0]
 
 
 def test_loss_of_a_step(batch: Batch) -> None:

@@ -13,13 +13,11 @@ from datasets import Dataset
 
 from clipmapper.data import official
 from clipmapper.data.answers import AnswerVocabulary, vqa_accuracy
+from clipmapper.data.files import BadData, MissingData, missing_images
 from clipmapper.data.official import (
     FEATURES,
     SPLITS,
-    BadData,
-    MissingData,
     answer_counts,
-    missing_images,
     read_official,
     train_val,
     with_labels,

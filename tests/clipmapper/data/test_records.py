@@ -10,7 +10,7 @@ from datasets import Dataset
 from PIL import Image
 
 from clipmapper.config import DataConfig, HubConfig
-from clipmapper.data.official import MissingData
+from clipmapper.data.files import MissingData
 from clipmapper.data.records import Images, build_vocabulary, load_records, load_split, without_missing_images
 from clipmapper.data.shapes.write import ShapesConfig
 
@@ -85,7 +85,7 @@ def test_questions_whose_image_is_missing_are_counted_out(tmp_path: Path, foreig
     assert gone == 2 and kept["image_id"] == [0, 0, 2, 2]
     for path in (tmp_path / "train2014").iterdir():
         path.unlink()
-    with pytest.raises(MissingData, match=r"none of the 6 questions has its image: looked for .*train2014.0\.png"):
+    with pytest.raises(MissingData, match=r"none of the 6 texts has its image: looked for .*train2014.0\.png"):
         without_missing_images(train, tmp_path)
 
 
@@ -94,7 +94,7 @@ def test_each_image_is_there_once_and_belongs_to_its_questions(tmp_path: Path, f
     chosen = train.select([5, 0, 1, 4, 2])
     images = Images(chosen, tmp_path)
     assert len(images) == 3
-    paths = [images.source(int(image)) for image in images.of_question]
+    paths = [images.source(int(image)) for image in images.of_row]
     assert paths == [tmp_path / name for name in chosen["image"]]
 
 
@@ -114,4 +114,4 @@ def test_hub_data_set_brings_its_images(tmp_path: Path) -> None:
     images = Images(records.train, None)
     assert len(images) == 3
     for row, record in enumerate(records.train):
-        assert images.source(int(images.of_question[row])) == record["image"]
+        assert images.source(int(images.of_row[row])) == record["image"]

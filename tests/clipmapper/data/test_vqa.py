@@ -13,9 +13,10 @@ from PIL import Image
 
 from clipmapper.clip import FrozenCLIP
 from clipmapper.config import DataConfig
+from clipmapper.data.batches import Batches, loader
 from clipmapper.data.images import BadImage, load_image
 from clipmapper.data.records import Records, load_records
-from clipmapper.data.vqa import ANSWER_TYPES, Batches, VQAData, loader
+from clipmapper.data.vqa import ANSWER_TYPES, VQAData
 from clipmapper.features import FeatureCache
 
 Data = Callable[..., VQAData]

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from clipmapper.data.official import missing_images, read_official
+from clipmapper.data.files import missing_images
+from clipmapper.data.official import read_official
 from clipmapper.data.shapes import write
 from clipmapper.data.shapes.language import PLACES
 from clipmapper.data.shapes.render import mask
@@ -180,7 +181,7 @@ def test_the_official_reader_reads_all(root: Path, tmp_path: Path) -> None:
             assert set(rows["answer"]) == {""}
         else:
             assert list(rows["answer"]) == [entry["multiple_choice_answer"] for entry in annotations(root, split)]
-            words = "yes no small large left right above below more fewer larger smaller".split()
+            words = ["yes", "no", "small", "large", "left", "right", "above", "below", "more", "fewer", "larger", "smaller"]
             known = {*COLOURS, *SHAPES, *"012345", *words, *(place for row in PLACES for place in row)}
             assert {answer for row in rows["answers"] for answer in row} <= known
 

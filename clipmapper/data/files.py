@@ -1,0 +1,116 @@
+"""Annotation files of a data set: read entry by entry, checked, and kept as a memory-mapped table."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ijson
+import pyarrow as pa
+from datasets import Dataset, Features, NamedSplit
+from datasets.exceptions import DatasetGenerationError
+from datasets.fingerprint import Hasher
+
+
+class MissingData(FileNotFoundError):
+    """Files of a data set that are not there; the message lists every path looked at."""
+
+
+class BadData(ValueError):
+    """A data file that holds something else than expected; the message names file and entry."""
+
+
+def require(paths: Sequence[Path], kind: str) -> None:
+    """Raises MissingData with all `paths` unless every one is a file."""
+    if not all(path.is_file() for path in paths):
+        looked = "\n".join(f"  {path}: {'found' if path.is_file() else 'missing'}" for path in paths)
+        raise MissingData(f"{kind} files are missing; download them or give another data root:\n{looked}")
+
+
+def table(
+    rows: Callable[..., Iterator[dict[str, Any]]],
+    given: Mapping[str, Any],
+    features: Features,
+    files: Sequence[Path],
+    code: str,
+    split: str,
+    cache_dir: str | Path | None,
+) -> Dataset:
+    """The rows of the generator `rows(**given)`, in an Arrow file that is made once, until one of `files` or `code` changes.
+
+    `code` is the Python file that says how rows are read; `cache_dir` is by default the cache of `datasets`.
+    """
+    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    sources = [Path(code).read_bytes(), Path(__file__).read_bytes()]
+    try:
+        return Dataset.from_generator(
+            rows,
+            features=features,
+            cache_dir=str(cache_dir) if cache_dir else None,
+            gen_kwargs=dict(given),
+            split=NamedSplit(split.replace("-", "_")),
+            fingerprint=Hasher.hash([stats, dict(given), sources]),
+        )
+    except DatasetGenerationError as error:
+        raise (error.__cause__ or error) from None
+
+
+def entries(path: Path, key: str) -> Iterator[dict[str, Any]]:
+    """The objects of the list `key`, one after the other: the official files do not fit into memory twice."""
+    empty = True
+    try:
+        with path.open("rb") as file:
+            for entry in ijson.items(file, f"{key}.item", use_float=True):
+                empty = False
+                yield entry
+    except ijson.JSONError as error:
+        raise BadData(f"{path}: truncated or not JSON; expected the official file, fetch it anew") from error
+    if empty:
+        raise BadData(f'{path}: holds no entries under "{key}"; expected the official file {{"{key}": [...], ...}}')
+
+
+def field(entry: Any, name: str, kind: type, path: Path) -> Any:
+    """One value of an entry. Raises BadData unless it is there and of exactly that type."""
+    value = entry.get(name) if isinstance(entry, dict) else None
+    if type(value) is not kind:
+        raise BadData(f"{path}: {name!r} is {value!r} in {str(entry)[:200]}; expected type {kind.__name__}")
+    return value
+
+
+def column(dataset: Dataset, name: str) -> pa.ChunkedArray:
+    """One column as Arrow values, without a Python object a row."""
+    return dataset.select_columns([name]).with_format("arrow")[:][name]
+
+
+def listing(folder: Path) -> list[str]:
+    """Names in the folder; none if it is not there."""
+    try:
+        with os.scandir(folder) as found:
+            return [entry.name for entry in found]
+    except FileNotFoundError:
+        return []
+
+
+def image_path(folder: str, image_id: int, renamed: Mapping[int, str]) -> str:
+    """An image's path below the root, under its official name unless it has another."""
+    return f"{folder}/{renamed.get(image_id) or official_name(folder, image_id)}"
+
+
+def official_name(folder: str, image_id: int) -> str:
+    return f"COCO_{folder}_{image_id:012d}.jpg"
+
+
+def renamed_images(folder: Path) -> dict[int, str]:
+    """File name of each image id whose file has a plainer name ("42.jpg", "000000000042.png") than the official one."""
+    names = set(listing(folder))
+    pattern = re.compile(rf"(?:COCO_{folder.name}_)?(\d+)\.(?:jpe?g|png)")
+    found = {int(match[1]): name for name in sorted(names) if (match := pattern.fullmatch(name))}
+    return {image: name for image, name in found.items() if official_name(folder.name, image) not in names}
+
+
+def missing_images(dataset: Dataset, root: str | Path) -> list[str]:
+    """The images of a data set's rows that are not below the root, sorted; each folder is listed once."""
+    wanted = set(column(dataset, "image").unique().to_pylist())
+    folders = {os.path.dirname(path) for path in wanted}
+    return sorted(wanted - {f"{folder}/{name}" for folder in folders for name in listing(Path(root) / folder)})
