@@ -53,15 +53,20 @@ def run(settings: Settings) -> None:
         train(settings, records)
         if settings.run.floors:
             for name, sees in FLOORS.items():
-                folder, resume = settings.run.dir / "floors" / name, settings.run.resume and "auto"
-                floor_run = replace(
-                    settings.run, dir=folder, examples=0, name=None, resume=resume, patience=1, min_gain=0.5
-                )
                 print(f"floor: the same model, which sees {sees} only", flush=True)
-                blind = replace(settings.model, sees=sees)
-                train(replace(settings, model=blind, run=floor_run, explain=ExplainConfig()), records)
+                train(blind(settings, name, sees), records)
     except (MissingData, BadData, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def blind(settings: Settings, name: str, sees: Sees) -> Settings:
+    """A floor's run: the same recipe, validated twice as often, until a validation gains less than half a point."""
+    own = replace(settings.run, dir=settings.run.dir / "floors" / name, name=None, examples=0, patience=1, min_gain=0.5)
+    own.resume = settings.run.resume and "auto"
+    interval = settings.trainer["val_check_interval"]
+    trainer = {**settings.trainer, "val_check_interval": interval / 2 if isinstance(interval, float) else interval}
+    model = replace(settings.model, sees=sees)
+    return replace(settings, model=model, run=own, trainer=trainer, explain=ExplainConfig())
 
 
 def train(settings: Settings, records: Records | CaptionRecords) -> None:

@@ -1,11 +1,9 @@
 """What each method costs alone: seconds a question, memory, and passes through the model."""
 
-import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,15 +13,13 @@ from clipmapper.explain import FromPixels, answer_target
 from clipmapper.model import CLIPMapper
 from xai import explain_tape
 
-PROCESS = Path("/proc/self")
-
 
 @dataclass
 class Cost:
     """Of one method on a batch of its own, its recording included; None where it was not measured."""
 
     seconds: float | None = None  # a question
-    megabytes: float | None = None  # by which memory rose at most; of the process where there is no GPU
+    megabytes: float | None = None  # by which memory rose at most, on a GPU
     forward: int = 0  # passes of the whole batch
     backward: int = 0
 
@@ -68,26 +64,12 @@ def _count(cost: Cost, output: Tensor) -> None:
 
 @contextmanager
 def _peak(device: torch.device) -> Iterator[list[float]]:
-    """Puts into the list by how many MB memory rose at most; nothing where the system does not tell."""
+    """Puts into the list by how many MB memory rose at most; nothing on a CPU, where memory once used is not given back."""
     found: list[float] = []
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+    if device.type != "cuda":
         yield found
-        found.append((torch.cuda.max_memory_allocated(device) - before) / 2**20)
         return
-    with suppress(OSError):
-        (PROCESS / "clear_refs").write_text("5")  # Linux: the highest is now what it is
-    before_kb = _status("VmRSS")
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
     yield found
-    highest = _status("VmHWM")
-    if before_kb is not None and highest is not None:
-        found.append(max(highest - before_kb, 0) / 2**10)
-
-
-def _status(name: str) -> int | None:
-    """A figure of this process in KB, from Linux."""
-    with suppress(OSError):
-        if found := re.search(rf"^{name}:\s+(\d+) kB", (PROCESS / "status").read_text(), re.MULTILINE):
-            return int(found[1])
-    return None
+    found.append((torch.cuda.max_memory_allocated(device) - before) / 2**20)

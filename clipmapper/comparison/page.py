@@ -32,7 +32,7 @@ TRUTH = {
 }
 COSTS = {
     "seconds": ("s / question", "seconds a question, alone, recording included"),
-    "megabytes": ("MB", "by which memory rose at most"),
+    "megabytes": ("MB", "by which memory rose at most, on a GPU"),
     "forward": ("forward", "forward passes of the whole model"),
     "backward": ("backward", "backward passes of the whole model"),
 }

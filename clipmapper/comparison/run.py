@@ -55,8 +55,8 @@ class Compared:
 def compare(model: CLIPMapper, plan: Plan, output: Path) -> Compared:
     """Explains and perturbs the questions; goes on where an interrupted run of the same plan stopped.
 
-    Batches are kept in `output`/explainers. Writes samples.parquet, curves.png and report.html, and prints the table. Raises ValueError
-    if the folder holds another comparison.
+    Batches are kept in `output`/explainers. Writes samples.parquet, curves.png and report.html, and prints the table.
+    Raises ValueError if the folder holds another comparison.
     """
     model.eval()
     parts = Parts(output / "explainers", _described(model, plan))
