@@ -93,9 +93,7 @@ def parse_training(arguments: Sequence[str], configs: Path) -> Settings:
         built = parser.instantiate(parsed)
     except ValueError as error:
         parser.error(str(error))
-    return Settings(
-        built.model, built.data, built.optimizer, built.run, built.explain, built.trainer.as_dict(), values
-    )
+    return Settings(built.model, built.data, built.optimizer, built.run, built.explain, built.trainer.as_dict(), values)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from clipmapper.data.vqa import ANSWER_TYPES, Questions
 from clipmapper.features import FeatureCache
 from clipmapper.files import write_json
 from clipmapper.gallery import save_gallery
+from clipmapper.logs import quiet_lightning
 from clipmapper.model import SHIPPED, CLIPMapper
 from clipmapper.tasks import VQATask, described, model_from_checkpoint
 from clipmapper.training import FLOORS
@@ -46,6 +47,7 @@ class Answered:
 
 def run(settings: EvaluationSettings) -> None:
     """Writes metrics.json and predictions.json or captions.json. Leaves with a message on bad input."""
+    quiet_lightning()
     try:
         evaluate(settings)
     except (MissingData, BadData, ValueError, OSError) as error:
@@ -81,7 +83,9 @@ def evaluate_answers(model: CLIPMapper, data: DataConfig, settings: EvaluationSe
     if methods:
         compared = compare_explainers(model, data, answered, methods, settings)
         write_json(settings.output / "metrics.json", {**metrics, "explainers": compared.metrics})
-        print(f"written: {', '.join(str(settings.output / f) for f in ('samples.parquet', 'curves.png', 'report.html'))}")
+        print(
+            f"written: {', '.join(str(settings.output / f) for f in ('samples.parquet', 'curves.png', 'report.html'))}"
+        )
 
 
 def compare_explainers(
@@ -90,7 +94,9 @@ def compare_explainers(
     """The explainers on questions that were answered, of different images as long as there are enough."""
     rows = sorted(answered.accuracy)
     if not rows or settings.samples < 1:
-        raise ValueError(f"no questions to compare explainers on: --samples is {settings.samples}, {len(rows)} have answers")
+        raise ValueError(
+            f"no questions to compare explainers on: --samples is {settings.samples}, {len(rows)} have answers"
+        )
     images = column(answered.questions.records, "image_id").to_numpy()[rows]
     picked = [rows[i] for i in choose(images, settings.samples, seed=0)]
     root = data.root if data.hub is None else None

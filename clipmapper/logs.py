@@ -3,6 +3,7 @@
 import csv
 import functools
 import importlib.util
+import logging
 import os
 import re
 import warnings
@@ -20,6 +21,21 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from clipmapper.errors import unknown
 from clipmapper.files import replacing
+
+# Advice of Lightning's that does not hold here: CLIP stays in eval mode, our batches do resume within an epoch.
+NEEDLESS = (
+    r"Found \d+ module\(s\) in eval mode",
+    ".*your dataloader is not resumable",
+    "Checkpoint directory .* not empty",
+    r".*isinstance\(treespec, LeafSpec\)",
+)
+
+
+def quiet_lightning() -> None:
+    """Leaves the advice above out of what is printed."""
+    for message in NEEDLESS:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
 
 
 def make_loggers(

@@ -1,8 +1,6 @@
 """One training run: data, model, loggers, checkpoints; and the blind models that give its floors."""
 
-import logging
 import sys
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from clipmapper.data.files import BadData, MissingData
 from clipmapper.data.records import CaptionRecords, Records, load_captions, load_records
 from clipmapper.data.vqa import VQAData
 from clipmapper.explainability import ExplainabilityCallback
-from clipmapper.logs import make_loggers
+from clipmapper.logs import make_loggers, quiet_lightning
 from clipmapper.model import CLIPMapper
 from clipmapper.tasks import CaptionTask, MapperTask, VQATask, check_checkpoint
 
@@ -29,20 +27,9 @@ from clipmapper.tasks import CaptionTask, MapperTask, VQATask, check_checkpoint
 FLOORS: dict[str, Sees] = {"question_only": "question", "image_only": "image"}
 
 
-# Advice of Lightning's that does not hold here: CLIP stays in eval mode, our batches do resume within an epoch.
-NEEDLESS = (
-    r"Found \d+ module\(s\) in eval mode",
-    ".*your dataloader is not resumable",
-    "Checkpoint directory .* not empty",
-    r".*isinstance\(treespec, LeafSpec\)",
-)
-
-
 def run(settings: Settings) -> None:
     """Trains the model of the settings, then, if asked for, its floors. Leaves with a message on bad input."""
-    for message in NEEDLESS:
-        warnings.filterwarnings("ignore", message)
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
+    quiet_lightning()
     try:
         if settings.model.task == "caption":
             if settings.run.floors:

@@ -17,9 +17,7 @@ SHAPE_WORDS = {shape: shape for shape in SHAPES} | {f"{shape}s": shape for shape
 RELATION_WORDS = ("left", "right", "above", "below")
 QUANTITIES = ("more", "fewer", "larger", "smaller")
 ASKED_FOR = ("color", "shape", "size", "Where", "part")
-DECIDING = re.compile(
-    rf"\b({'|'.join([*SHAPE_WORDS, *COLOURS, *SIZES, *ASKED_FOR, *RELATION_WORDS, *QUANTITIES])})\b"
-)
+DECIDING = re.compile(rf"\b({'|'.join([*SHAPE_WORDS, *COLOURS, *SIZES, *ASKED_FOR, *RELATION_WORDS, *QUANTITIES])})\b")
 
 
 def named(phrase: str, scene: Scene) -> tuple[int, ...]:

@@ -181,7 +181,20 @@ def test_the_official_reader_reads_all(root: Path, tmp_path: Path) -> None:
             assert set(rows["answer"]) == {""}
         else:
             assert list(rows["answer"]) == [entry["multiple_choice_answer"] for entry in annotations(root, split)]
-            words = ["yes", "no", "small", "large", "left", "right", "above", "below", "more", "fewer", "larger", "smaller"]
+            words = [
+                "yes",
+                "no",
+                "small",
+                "large",
+                "left",
+                "right",
+                "above",
+                "below",
+                "more",
+                "fewer",
+                "larger",
+                "smaller",
+            ]
             known = {*COLOURS, *SHAPES, *"012345", *words, *(place for row in PLACES for place in row)}
             assert {answer for row in rows["answers"] for answer in row} <= known
 
