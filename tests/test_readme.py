@@ -20,7 +20,7 @@ def test_its_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     exec(compile(code, "README.md", "exec"), {})
     answer, ranked = capsys.readouterr().out.splitlines()
     assert answer in COLOURS
-    assert len(re.findall(r"\('\w+', [01]\.\d+\)", ranked)) == 3
+    assert len(re.findall(r"\('\w+', \d\.[\de-]+\)", ranked)) == 3
     assert Image.open("why.png").width > 100
     assert {path.name for path in (tmp_path / "copy").iterdir()} == {"config.json", "model.safetensors", "README.md"}
 
