@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from clipmapper.files import replacing
+from xai.files import replacing
 
 
 class FileCheckpointIO(TorchCheckpointIO):

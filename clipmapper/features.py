@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from clipmapper.files import replacing
+from xai.files import replacing
 
 T = TypeVar("T")
 Batch = tuple[list[str], Tensor | None, dict[str, str]]  # keys, their inputs [B, ...], key -> why it has none

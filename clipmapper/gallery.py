@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from clipmapper.data.images import load_image
 from clipmapper.data.vqa import Questions
-from clipmapper.files import replacing
+from xai.files import replacing
 
 COLUMNS, ROWS = 6, 2
 

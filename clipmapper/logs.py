@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from pytorch_lightning.utilities import rank_zero_only
 
 from clipmapper.errors import unknown
-from clipmapper.files import replacing
+from xai.files import replacing
 
 # Advice of Lightning's that does not hold here: CLIP stays in eval mode, our batches do resume within an epoch.
 NEEDLESS = (

@@ -19,10 +19,10 @@ from clipmapper.config import DecodingConfig, ModelConfig
 from clipmapper.data.images import ImageSource, load_image
 from clipmapper.decoding import captions, tidy
 from clipmapper.errors import unknown
-from clipmapper.files import replacing
 from clipmapper.heads import AnswerHead, LanguageHead
 from clipmapper.mapper import DEFAULT_LAYERS, MAPPERS, DualBlock, MapperB
 from clipmapper.saved import CARD, CONFIG, WEIGHTS, read_description, read_weights
+from xai.files import replacing
 
 UNKNOWN = -100  # the number of a token that a caption head lacks; the loss ignores it
 SHIPPED = ("shapes-a-vqa", "shapes-b-vqa")  # trained on Shapes, in the package's assets

@@ -36,7 +36,7 @@ from clipmapper.data.shapes.materials import (
     prepare,
     value_ids,
 )
-from clipmapper.files import replacing
+from xai.files import replacing
 
 WEIGHTS = (1.0, 1.0, 3.0, 1.0)  # of the attributes: shape is the hardest to see
 

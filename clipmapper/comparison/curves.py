@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from clipmapper.comparison.explained import RANDOM
 from clipmapper.comparison.measure import MODALITIES
-from clipmapper.files import replacing
 from xai.evaluation.protocols import DIRECTIONS, named
 from xai.evaluation.statistics import Interval
+from xai.files import replacing
 
 ORDER = {"positive": "most relevant removed first", "negative": "least relevant removed first"}
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from clipmapper.comparison.explained import Explained
 from clipmapper.comparison.measure import Measured
-from clipmapper.files import replacing
 from xai.evaluation.protocols import DIRECTIONS
+from xai.files import replacing
 
 CURVE, FIGURE = "curve/", "figure/"  # how names of columns start
 

@@ -18,8 +18,8 @@ from clipmapper.comparison.parts import Parts
 from clipmapper.comparison.summary import bands, report, summary, values, with_inverted
 from clipmapper.data.vqa import Questions
 from clipmapper.features import weights_fingerprint
-from clipmapper.files import replacing
 from clipmapper.model import CLIPMapper
+from xai.files import replacing
 from xai.report.build import write_report
 from xai.report.data import Report
 

@@ -17,13 +17,13 @@ from clipmapper.data.shapes.write import ShapesConfig
 from clipmapper.data.vqa import Questions
 from clipmapper.errors import unknown
 from clipmapper.evaluation import write_json
-from clipmapper.files import replacing
 from clipmapper.model import CLIPMapper
 from clipmapper.tasks import model_from_checkpoint
 from clipmapper.truth.gallery import gallery_rows, save_gallery
 from clipmapper.truth.scores import BASELINES, choose, explain_rows, score_all
 from clipmapper.truth.summary import report, summary, table
 from xai.explainers import EXPLAINERS, LRP_EXPLAINERS
+from xai.files import replacing
 
 SHOWN = 6  # questions in the gallery
 COLUMNS = 5  # methods in it
