@@ -10,14 +10,17 @@ from clipmapper.clip import ASSETS
 from clipmapper.config import DataConfig
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.data.records import load_split
+from clipmapper.data.shapes.render import render
+from clipmapper.data.shapes.scene import COLOURS, sample_scene
 from clipmapper.data.shapes.write import ShapesConfig
 from clipmapper.data.vqa import Questions
+from clipmapper.model import SHIPPED
 
 NAMES = ("shapes-a-vqa", "shapes-b-vqa")
 UNSEEN = ShapesConfig(train=1, val=100, test=0, questions=6, seed=77)  # training had seed 0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_mapper_is_small(name: str) -> None:
     assert sum(path.stat().st_size for path in (ASSETS / name).iterdir()) < 5e6
 
@@ -44,3 +47,13 @@ def test_a_shipped_mapper_answers_a_picture(data: DataConfig) -> None:
     asked = next(record for record in records if record["question_type"] == "colour")
     ranked = model.answer(Path(root or "") / asked["image"], asked["question"], top=3)
     assert ranked[0][0] == asked["answer"] and ranked[0][1] > 0.5
+
+
+def test_the_shipped_captioner_names_the_colours_that_are_there() -> None:
+    model = CLIPMapper.from_pretrained("shapes-b-caption")
+    right = 0
+    for i in range(12):
+        scene = sample_scene((77, 5, i))
+        named = {colour for colour in COLOURS if colour in model.caption(render(scene)).split()}
+        right += named <= {thing.colour for thing in scene}
+    assert right >= 11
