@@ -65,17 +65,19 @@ def explain_answer(
     return relevance.with_words(words(model.clip, ids, mask))
 
 
-def record_answer(model: CLIPMapper, pixels: Tensor, ids: Tensor, mask: Tensor, lrp: Lrp = None) -> Tape:
+def record_answer(
+    model: CLIPMapper, pixels: Tensor, ids: Tensor, mask: Tensor, lrp: Lrp = None, whole: FromPixels | None = None
+) -> Tape:
     """One recorded pass over preprocessed pixels [B, 3, H, W] and questions [B, T], which all methods can share.
 
-    LRP methods need `lrp="tokens"`; the others take such a tape too.
+    LRP methods need `lrp="tokens"`; the others take such a tape too. `whole` is FromPixels(model), if the caller has one.
     """
     if len(pixels) != len(ids):
         raise ValueError(
             f"{len(pixels)} images and {len(ids)} questions are no pairs; give one image for each question"
         )
     weight = model.clip.model.visual.conv1.weight
-    whole = FromPixels(model)
+    whole = whole or FromPixels(model)
     with record(whole, mapper_adapter(model), lrp) as recording:
         whole(pixels.to(weight), ids.to(weight.device), mask.to(weight.device))
     return recording.tape

@@ -109,6 +109,10 @@ class CLIPMapper(
         image, text = self.states(image_tokens, ids, text_mask)
         if self.config.task == "caption":
             return self.head(text)
+        return self.answer_logits(image, text, text_mask)
+
+    def answer_logits(self, image: Tensor, text: Tensor, text_mask: Tensor) -> Float[Tensor, "B answers"]:
+        """What the head reads off the mapper's tokens."""
         if self.config.read == "image":
             return self.head(image[:, 0])
         return self.head(text[torch.arange(len(text), device=text.device), text_mask.sum(1) - 1])

@@ -66,12 +66,9 @@ def predictor(model: CLIPMapper, inputs: Inputs, target: Tensor, protocol: Proto
 
 def answer_logits(model: CLIPMapper, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
     """Answer logits [B, answers] from CLIP's tokens of both modalities; `mask` [B, T] is True at real words."""
-    dtype = model.image_projection.weight.dtype
-    image, text = model.image_projection(image.to(dtype)), model.text_projection(text.to(dtype))
-    image, text = model.mapper(image, text, mask)
-    if model.config.read == "image":
-        return model.head(image[:, 0])
-    return model.head(text[torch.arange(len(text), device=text.device), mask.sum(1) - 1])
+    text = model.text_projection(text.to(model.text_projection.weight.dtype))
+    image, text = model.mapper(model.image_states(image), text, mask)
+    return model.answer_logits(image, text, mask)
 
 
 def _patches(clip: FrozenCLIP, pixels: Tensor, removal: Removal) -> Tokens:

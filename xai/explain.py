@@ -76,11 +76,11 @@ def explain_tape(
     return Relevance(by_modality, real, special, tape.grids, method, options, name, conservation=kept)
 
 
-def lrp_of(method: str) -> Literal["tokens", "pixels"] | None:
-    """The `lrp` with which to record for a method."""
-    if method in PIXEL_EXPLAINERS:
+def lrp_of(*methods: str) -> Literal["tokens", "pixels"] | None:
+    """The `lrp` with which to record for some methods."""
+    if PIXEL_EXPLAINERS.keys() & set(methods):
         return "pixels"
-    return "tokens" if method in LRP_EXPLAINERS else None
+    return "tokens" if LRP_EXPLAINERS.keys() & set(methods) else None
 
 
 def _check(method: str) -> None:

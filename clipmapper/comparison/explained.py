@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,11 +12,12 @@ from clipmapper.data.answers import soft_scores
 from clipmapper.data.images import BadImage, load_image
 from clipmapper.data.vqa import Questions
 from clipmapper.errors import unknown
-from clipmapper.explain import FromPixels, answer_target, mapper_adapter, words
+from clipmapper.explain import FromPixels, answer_target, record_answer, words
 from clipmapper.model import CLIPMapper
 from clipmapper.perturbation import Inputs
-from xai import EXPLAINERS, Relevance, explain_tape, record
+from xai import EXPLAINERS, Relevance, explain_tape
 from xai.evaluation.ranking import random_relevance
+from xai.explain import lrp_of
 from xai.explainers import LRP_EXPLAINERS
 from xai.lrp.mode import PropagationError
 from xai.tape import Tape
@@ -103,15 +104,8 @@ def explain_all(model: CLIPMapper, asked: Asked, methods: Sequence[str]) -> Expl
 
 def record_once(model: CLIPMapper, inputs: Inputs, methods: Sequence[str], whole: FromPixels | None = None) -> Tape:
     """One pass for all methods; with rules for relevance if one of them needs it and the model has them."""
-    lrp: Literal["tokens"] | None = "tokens" if LRP_EXPLAINERS.keys() & set(methods) else None
-    whole = whole or FromPixels(model)
+    given = (model, inputs.pixels, inputs.ids, inputs.mask)
     try:
-        return _recorded(model, whole, inputs, lrp)
+        return record_answer(*given, lrp_of(*methods), whole)
     except PropagationError:  # the methods that need it will say so
-        return _recorded(model, whole, inputs, None)
-
-
-def _recorded(model: CLIPMapper, whole: FromPixels, inputs: Inputs, lrp: Literal["tokens"] | None) -> Tape:
-    with record(whole, mapper_adapter(model), lrp) as recording:
-        whole(inputs.pixels, inputs.ids, inputs.mask)
-    return recording.tape
+        return record_answer(*given, None, whole)

@@ -13,7 +13,7 @@ from clipmapper.comparison.explained import RANDOM, Explained
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.model import CLIPMapper
 from clipmapper.perturbation import predictor
-from clipmapper.truth.scores import deciding_tokens, regions
+from clipmapper.truth.scores import deciding
 from xai.evaluation.localisation import mass_accuracy, modality_share, rank_accuracy
 from xai.evaluation.perturbation import perturb
 from xai.evaluation.protocols import named
@@ -78,22 +78,13 @@ def image_share(explained: Explained) -> Tensor:
 def truth_scores(model: CLIPMapper, explained: Explained, truth: Truth) -> dict[str, Tensor]:
     """[methods, B] each: mass and rank accuracy in the deciding region and on the deciding words."""
     frame, found = explained.relevances[RANDOM], {}
-    for modality, share in deciding(model, explained, truth).items():
+    patches, spoken = ~frame.special["image"], frame.words["text"]
+    for modality, share in deciding(truth, explained.asked.records, patches, spoken, model.clip.grid).items():
         relevance, valid = _with_floor(explained, modality).double(), frame.content(modality)
         for name, score in (("mass", mass_accuracy), ("rank", rank_accuracy)):
             values = score(relevance, share.to(relevance.device), valid)
             found[f"truth/{modality}_{name}"] = _mean_floor(explained, values)
     return found
-
-
-def deciding(model: CLIPMapper, explained: Explained, truth: Truth) -> dict[str, Tensor]:
-    """How much of each token decides the answer, [B, tokens] by modality, 0 to 1."""
-    frame, records = explained.relevances[RANDOM], explained.asked.records
-    patches = ~frame.special["image"].cpu()
-    region = regions(truth, records["question_id"], model.clip.grid)
-    spoken = zip(records["question_id"], records["question"], frame.words["text"], strict=True)
-    text = [deciding_tokens(truth.words(key), question, tokens) for key, question, tokens in spoken]
-    return {"image": torch.zeros(patches.shape).masked_scatter(patches, region), "text": torch.stack(text)}
 
 
 def truth_of(root: Path | None) -> Truth | None:

@@ -1,7 +1,7 @@
 """Relevance of several methods on questions of Shapes, and how much of it falls on what decides."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from clipmapper.data.shapes.truth import Span, Truth
 from clipmapper.data.vqa import Questions
-from clipmapper.explain import Lrp, answer_target, record_answer, words
+from clipmapper.explain import answer_target, record_answer, words
 from clipmapper.model import CLIPMapper
 from xai import Relevance, explain_tape
 from xai.evaluation.localisation import chance, mass_accuracy, patch_shares, rank_accuracy
 from xai.evaluation.ranking import random_relevance
-from xai.explainers import LRP_EXPLAINERS
+from xai.explain import lrp_of
 
 FIGURES = ("region_mass", "region_rank", "words_mass", "words_rank")
 SILENT = ("region_silent", "words_silent")  # 1 where a method gives no patch, or no word, positive relevance
@@ -76,8 +76,7 @@ def explain_rows(
 ) -> Explained:
     """The model's answers to some questions by every method, from one recorded pass."""
     batch = questions[rows]
-    lrp: Lrp = "tokens" if LRP_EXPLAINERS.keys() & set(methods) else None
-    tape = record_answer(model, batch["image"], batch["ids"], batch["mask"], lrp)
+    tape = record_answer(model, batch["image"], batch["ids"], batch["mask"], lrp_of(*methods))
     target, strings = answer_target(model, tape), words(model.clip, batch["ids"], batch["mask"])
     relevances = {name: explain_tape(tape, name, target).with_words(strings) for name in methods}
     taken, labels = batch["row"].tolist(), tape.output.argmax(dim=1).cpu()
@@ -86,11 +85,19 @@ def explain_rows(
         "predicted": [model.answers[label] for label in labels],
         "accuracy": batch["scores"].gather(1, labels[:, None])[:, 0].tolist(),
     }
-    patches = ~tape.special.cpu()[:, tape.modalities["image"]]
-    image = torch.zeros(patches.shape).masked_scatter(patches, regions(truth, records["question_id"], model.clip.grid))
+    patches = ~tape.special[:, tape.modalities["image"]]
+    return Explained(records, relevances, deciding(truth, records, patches, strings, model.clip.grid))
+
+
+def deciding(
+    truth: Truth, records: Mapping[str, Any], patches: Tensor, strings: Sequence[Sequence[str]], grid: tuple[int, int]
+) -> dict[str, Tensor]:
+    """How much of each token decides the answer, [B, tokens] by modality, 0 to 1; `patches` [B, tokens] of the image."""
+    region = regions(truth, records["question_id"], grid)
     spoken = zip(records["question_id"], records["question"], strings, strict=True)
-    text = torch.stack([deciding_tokens(truth.words(key), question, tokens) for key, question, tokens in spoken])
-    return Explained(records, relevances, {"image": image, "text": text})
+    text = [deciding_tokens(truth.words(key), question, tokens) for key, question, tokens in spoken]
+    image = torch.zeros(patches.shape).masked_scatter(patches.cpu(), region)
+    return {"image": image, "text": torch.stack(text)}
 
 
 def regions(truth: Truth, ids: Sequence[int], grid: tuple[int, int]) -> Tensor:
