@@ -18,7 +18,6 @@ from clipmapper.config import DataConfig, OptimizerConfig
 from clipmapper.data.batches import Batches, loader
 from clipmapper.data.captions import Captions
 from clipmapper.data.records import load_caption_split
-from clipmapper.features import FeatureCache
 from clipmapper.files import write_json
 from clipmapper.model import CLIPMapper
 from clipmapper.tasks import CaptionTask
@@ -71,10 +70,7 @@ def caption_split(model: CLIPMapper, data: DataConfig, settings: EvaluationSetti
     """Captions every image of the split that can be read."""
     records, root = load_caption_split(data, settings.split)
     split = Captions(records, root, model.clip)
-    if data.cache is not None:
-        cache = FeatureCache(data.cache, model.clip.identity())
-        split.fill_cache(cache, model.clip, data)
-        split.use_cache(cache)
+    split.encode_once(model.clip, data)
     chosen = split.one_each()
     trainer = pl.Trainer(
         accelerator=settings.accelerator, devices=1, logger=False, callbacks=[TQDMProgressBar(refresh_rate=10)],

@@ -24,7 +24,6 @@ from clipmapper.data.batches import Batches, loader
 from clipmapper.data.files import BadData, MissingData, column
 from clipmapper.data.records import load_split
 from clipmapper.data.vqa import ANSWER_TYPES, Questions
-from clipmapper.features import FeatureCache
 from clipmapper.files import write_json
 from clipmapper.gallery import save_gallery
 from clipmapper.logs import quiet_lightning
@@ -143,10 +142,7 @@ def answer_split(model: CLIPMapper, data: DataConfig, settings: EvaluationSettin
     """Answers every question of the split whose image can be read."""
     records, root = load_split(data, settings.split, AnswerVocabulary(tuple(model.answers)))
     questions = Questions(records, root, len(model.answers), model.clip)
-    if data.cache is not None:
-        cache = FeatureCache(data.cache, model.clip.identity())
-        questions.fill_cache(cache, model.clip, data)
-        questions.use_cache(cache)
+    questions.encode_once(model.clip, data)
     trainer = pl.Trainer(
         accelerator=settings.accelerator, devices=1, logger=False, callbacks=[TQDMProgressBar(refresh_rate=10)],
         enable_model_summary=False, enable_checkpointing=False,

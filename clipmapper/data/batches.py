@@ -90,6 +90,13 @@ class Texts(Dataset):
         )
         self.unreadable |= {sources[key]: message for key, message in failed.items()}
 
+    def encode_once(self, clip: FrozenCLIP, config: DataConfig) -> None:
+        """Fills the cache of `config` and reads from it, if it names one."""
+        if config.cache is not None:
+            cache = FeatureCache(config.cache, clip.identity())
+            self.fill_cache(cache, clip, config)
+            self.use_cache(cache)
+
     def skipped(self) -> dict[str, int]:
         """Texts left out so far, by reason."""
         return {"missing image": self.missing, "unreadable image": len(self.records) - len(self.rows)}
