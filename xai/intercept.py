@@ -1,12 +1,12 @@
 """Recording: one forward pass of a stock model, with every attention that its adapter names laid on a tape."""
 
 import inspect
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from xai.adapter import Adapter
+from xai.again import Call, run_again
 from xai.assemble import Captured, RecordingError, assemble
 from xai.attention import multi_head, scaled_dot_product
 from xai.lrp.mode import Ruling
@@ -24,7 +25,6 @@ from xai.unchanged import evaluation, same_random_numbers
 
 _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 _MOVES = ("View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "Clone", "ToCopy")  # of data, in the graph
-Embeddings = Mapping[tuple[str, int], list[tuple[slice, Tensor]]]  # by residual module and call: rows and their values
 
 
 class Recording:
@@ -51,32 +51,15 @@ def record(model: nn.Module, adapter: Adapter, lrp: Literal["tokens", "pixels"] 
     With `lrp` the graph carries relevance too, from the target to the tokens or on to the pixels, and every operation
     must have a rule: raises PropagationError for one that has none.
     """
-    with _recording(model, adapter, {}, lrp) as recording:
-        yield recording
-
-
-@contextmanager
-def _recording(
-    model: nn.Module, adapter: Adapter, embeddings: Embeddings, lrp: Literal["tokens", "pixels"] | None = None
-) -> Iterator[Recording]:
     _refuse(model)
     recording = Recording()
     with ExitStack() as stack:
         stack.enter_context(same_random_numbers(model))
         stack.enter_context(evaluation(model))
-        run = stack.enter_context(_Pass(model, adapter, recording, embeddings, lrp))
+        run = stack.enter_context(_Pass(model, adapter, recording, lrp))
         for handle in run.hooks():
             stack.callback(handle.remove)
         yield recording
-
-
-class _Call(NamedTuple):
-    """How the model was called."""
-
-    model: nn.Module
-    args: tuple
-    kwargs: dict
-    autocast: torch.autocast
 
 
 class _Watch(TorchFunctionMode):
@@ -107,19 +90,17 @@ class _Watch(TorchFunctionMode):
 class _Pass(ExitStack):
     """The hooks of one recording. It is itself the stack of contexts that hold while the model runs."""
 
-    def __init__(
-        self, model: nn.Module, adapter: Adapter, recording: Recording, embeddings: Embeddings, lrp: str | None
-    ) -> None:
+    def __init__(self, model: nn.Module, adapter: Adapter, recording: Recording, lrp: str | None) -> None:
         super().__init__()
         self.ruling = None if lrp is None else Ruling(Propagation(), "pixels" if lrp == "pixels" else "blocks")
         self.pixels: Tensor | None = None
-        self.model, self.adapter, self.recording, self.embeddings = model, adapter, recording, embeddings
+        self.model, self.adapter, self.recording = model, adapter, recording
         self.captured = Captured(defaultdict(list), defaultdict(list), defaultdict(list))
         self.inside: list[
             tuple[str, list[tuple[Tensor, QKV | None]]]
         ] = []  # attention modules now running, what they show
         self.inputs: dict[str, Any] = {}
-        self.call: _Call | None = None
+        self.call: Call | None = None
         self.qkv: QKV | None = None  # of the attention last seen, until its output projection is seen
         self.mixed: Any = None  # the node of the graph that made what is projected
 
@@ -133,7 +114,7 @@ class _Pass(ExitStack):
             )
             yield self._module(name).register_forward_hook(self._left)
         for name in dict.fromkeys(site.residual for site in self.adapter.sites):
-            take = _residual_into(self.captured.residual[name], partial(self._changed, name))
+            take = _residual_into(self.captured.residual[name])
             yield self._module(name).register_forward_pre_hook(take, with_kwargs=True)
         for name in dict.fromkeys(site.output for site in self.adapter.sites):
             yield self._module(name).register_forward_hook(_output_into(self.captured.output[name]))
@@ -157,9 +138,6 @@ class _Pass(ExitStack):
         if node is self.mixed:
             self.qkv.projection, self.qkv, self.mixed = weight, None, None
 
-    def _changed(self, module: str, call: int) -> list[tuple[slice, Tensor]]:
-        return self.embeddings.get((module, call), [])
-
     def _module(self, name: str) -> nn.Module:
         try:
             return self.model.get_submodule(name)
@@ -174,7 +152,7 @@ class _Pass(ExitStack):
         self.enter_context(torch.inference_mode(False))
         self.enter_context(torch.enable_grad())
         args, kwargs = tree_map(_own, (args, kwargs))
-        self.call = _Call(model, args, kwargs, _autocast(model))
+        self.call = Call(model, args, kwargs, _autocast(model))
         self.inputs = dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
         if self.ruling is not None:
             if self.ruling.stage == "pixels":
@@ -196,26 +174,9 @@ class _Pass(ExitStack):
         self.close()
         if output is not None and self.call is not None:  # None: the model raised
             tape = assemble(self.adapter, self.captured, self.inputs, output)
-            again = partial(_again, self.adapter, self.call, tape.modalities)
+            again = partial(run_again, self.call, self.adapter, tape.modalities)
             propagation = None if self.ruling is None else self.ruling.propagation
             self.recording._tape = replace(tape, again=again, propagation=propagation, pixels=self.pixels)
-
-
-def _again(adapter: Adapter, call: "_Call", modalities: Mapping[str, slice], embeddings: Mapping[str, Tensor]) -> Tape:
-    """The tape of the same call with these embeddings of modalities: what their first events take as residual input."""
-    places: defaultdict[tuple[str, int], list[tuple[slice, Tensor]]] = defaultdict(list)
-    left, calls = dict(embeddings), Counter[str]()
-    for site in adapter.sites:
-        start = modalities[site.queries[0]].start
-        for name in left.keys() & set(site.queries):
-            rows = slice(modalities[name].start - start, modalities[name].stop - start)
-            places[site.residual, calls[site.residual]].append((rows, left.pop(name)))
-        calls[site.residual] += 1
-    if left:
-        raise ValueError(f"modality {', '.join(left)} asks nothing in any attention: the model has no embedding of it")
-    with _recording(call.model, adapter, places) as recording, call.autocast:
-        call.model(*call.args, **call.kwargs)
-    return recording.tape
 
 
 def _autocast(model: nn.Module) -> torch.autocast:
@@ -239,15 +200,9 @@ def _pixels(inputs: Mapping[str, Any]) -> Tensor:
     return inputs[found[0]]
 
 
-def _residual_into(found: list[Tensor], changed: Callable[[int], list[tuple[slice, Tensor]]]) -> Any:
-    """All in place: the skip connection may take the same tensor past this module."""
-
+def _residual_into(found: list[Tensor]) -> Any:
     def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
         tensor = args[0] if args else next(iter(kwargs.values()))
-        for rows, values in changed(len(found)):
-            data = tensor.detach().clone()
-            data[:, rows] = values
-            tensor.data = data  # new storage: the old one may be a parameter's
         if not tensor.requires_grad:
             tensor.requires_grad_()
         found.append(tensor)

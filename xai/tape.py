@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xai.again import Rerun
 from xai.lrp.propagation import Propagation
 
 Score = Callable[[Any], Tensor]  # the model's outputs to one number a sample, [B]
@@ -77,7 +78,7 @@ class Tape:
     special: Tensor  # [B, T], True at tokens that are no content
     grids: dict[str, tuple[int, int]]  # rows and columns of the tokens of image modalities that are not special
     output: Any
-    again: Callable[[Mapping[str, Tensor]], "Tape"] | None = field(default=None, repr=False)
+    again: Callable[[Mapping[str, Tensor]], Rerun] | None = field(default=None, repr=False)
     propagation: Propagation | None = field(default=None, repr=False)  # None: recorded without rules for relevance
     pixels: Tensor | None = field(default=None, repr=False)  # [B, C, rows, columns] if the graph starts at them
     relevances: dict[Any, Any] = field(default_factory=dict, repr=False)  # found so far, for xai.lrp.relevances

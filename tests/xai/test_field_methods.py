@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from xai import EXPLAINERS, Adapter, Layout, Site, adapter_for, detection, explain, given, predicted, record, token
 from xai.adapter import at
+from xai.again import Rerun
 from xai.explainers import grad_eclip, input_gradient, integrated_gradients, smoothgrad, tokentm
 from xai.explainers.integrated_gradients import gauss_legendre
-from xai.explainers.states import embedding, embeddings
+from xai.explainers.states import embedding, embeddings, slopes
 from xai.explainers.tokentm import transformation
 from xai.relevance import read_out
 from xai.tape import Tape
@@ -95,9 +96,9 @@ def test_again_is_the_same_pass(family: Family) -> None:
     before = snapshot(family.model)
     assert tape.again is not None
     same = tape.again(embeddings(tape))
-    for event, twin in zip(tape.events, same.events, strict=True):
-        torch.testing.assert_close(twin.A, event.A)
-    torch.testing.assert_close(same.score(family.target), tape.score(family.target))
+    torch.testing.assert_close(family.target(same.output), tape.score(family.target))
+    for name, slope in same.slopes(family.target).items():
+        torch.testing.assert_close(slope, slopes(tape, family.target)[name])
     assert snapshot(family.model) == before
 
 
@@ -110,7 +111,7 @@ def test_again_with_other_embeddings(family: Family) -> None:
     changing = {name: tensor for name, tensor in family.inputs.items() if tensor.is_floating_point() or not of_clip}
     tape, other = taped(family), taped(family, **{name: t[1:].expand_as(t) for name, t in changing.items()})
     assert tape.again is not None
-    moved = tape.again(embeddings(other)).score(family.target)
+    moved = family.target(tape.again(embeddings(other)).output)
     torch.testing.assert_close(moved, other.score(family.target))
     assert not torch.allclose(moved, tape.score(family.target))
 
@@ -197,8 +198,9 @@ def test_again_under_the_autocast_of_the_call() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         tape = taped(family)
     assert tape.again is not None
-    assert torch.equal(tape.again({}).output.logits, tape.output.logits)
-    assert tape.again({}).output.logits.dtype == torch.bfloat16
+    logits = tape.again({}).output.logits
+    assert logits.dtype == torch.bfloat16
+    torch.testing.assert_close(logits, tape.output.logits, atol=0.03, rtol=0.03)  # attention rounds as the model's own
 
 
 # input gradients
@@ -245,7 +247,7 @@ def test_integrated_gradients_are_complete(name: str, steps: int, precision: flo
         real = tape.real[:, tape.modalities[modality], None]
         start[modality] = ((tokens * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)).expand_as(tokens)
     assert tape.again is not None
-    gap = (tape.score(family.target) - tape.again(start).score(family.target)).detach()
+    gap = (tape.score(family.target) - family.target(tape.again(start).output)).detach()
     scores = read_out(tape, integrated_gradients(tape, family.target, steps), family.target)
     torch.testing.assert_close(scores.sum(1), gap, atol=precision * float(gap.abs().max()), rtol=0)
 
@@ -274,7 +276,7 @@ def test_smoothgrad_is_the_mean_over_its_noise() -> None:
     family = build("lxmert")
     tape, given_noise = taped(family), []
 
-    def spy(changed: Mapping[str, Tensor]) -> Tape:
+    def spy(changed: Mapping[str, Tensor]) -> Rerun:
         given_noise.append(changed)
         assert tape.again is not None
         return tape.again(changed)
@@ -286,9 +288,8 @@ def test_smoothgrad_is_the_mean_over_its_noise() -> None:
     for changed in given_noise:
         assert tape.again is not None
         run = tape.again(changed)
-        held = {name: (event.Y, rows) for name, (event, rows) in embedding(run).items()}
-        grads = torch.autograd.grad(run.score(family.target).sum(), [Y for Y, _ in held.values()])
-        for (name, (_, rows)), grad in zip(held.items(), grads, strict=True):
+        grads = torch.autograd.grad(family.target(run.output).sum(), [state for state, _ in run.places.values()])
+        for (name, (_, rows)), grad in zip(run.places.items(), grads, strict=True):
             slopes[name] += grad[:, rows] / 8
     expected = torch.cat([(slopes[name] * clean[name]).sum(-1) for name in clean], dim=1)
     torch.testing.assert_close(found, expected)

@@ -53,10 +53,10 @@ def slopes(tape: Tape, target: Score) -> dict[str, Tensor]:
 
 
 def slopes_at(tape: Tape, target: Score, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The target's gradient by the embeddings where they are these; one more pass of the model, forward and backward."""
+    """The target's gradient by the changed embeddings where they are these; one more pass of the model, forward and backward."""
     if tape.again is None:
         raise ValueError("this tape cannot run its model again; it was not made by `record`")
-    return slopes(tape.again(changed), target)
+    return tape.again(changed).slopes(target)
 
 
 def times(gradients: Mapping[str, Tensor], vectors: Mapping[str, Tensor]) -> Tensor:
