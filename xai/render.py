@@ -26,6 +26,7 @@ LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 LIGHT = 0.4  # how far the grey image below the colours is moved to white
 HEAT_COVER, REGION_COVER = 0.85, 0.5  # how much the strongest colour covers of it
 FAINT = 0.15  # boxes below this share have no outline
+WHITE: Colour = (1.0, 1.0, 1.0)
 ALONE = 256  # about how many pixels a map has that is drawn without an image
 
 
@@ -122,17 +123,24 @@ def _check(relevance: "Relevance", images: Sequence[Any] | None, titles: Sequenc
 
 
 def _texts(relevance: "Relevance", sample: int) -> tuple[tuple[Word, ...], ...]:
-    """Words of each modality that has content and is in no picture; with its name if there are several."""
+    """Words of each modality that has content and is in no picture; with its name if there are several.
+
+    Last, of several modalities, how much of the positive relevance each has.
+    """
     drawn = relevance.grids.keys() | relevance.boxes.keys()
     texts = {name: relevance.by_word(name)[sample] for name in relevance.scores if name not in drawn}
     texts = {name: words for name, words in texts.items() if words}
-    return tuple(_text(name if len(texts) > 1 else "", words) for name, words in texts.items())
+    worded = tuple(_text(name if len(texts) > 1 else "", words) for name, words in texts.items())
+    shares = {name: float(by_sample[sample]) for name, by_sample in relevance.shares().items()}
+    if len(shares) < 2 or not np.isfinite(list(shares.values())).all():
+        return worded
+    return (*worded, tuple((f"{name} {share:.0%}", WHITE) for name, share in shares.items()))
 
 
 def _text(name: str, words: list[tuple[str, float]]) -> tuple[Word, ...]:
     rgb = _rgb(_shares(np.array([value for _, value in words])))
     chips = [(" ".join(word.split()), colour) for (word, _), colour in zip(words, rgb, strict=True)]
-    return tuple([(name, (1.0, 1.0, 1.0)), *chips] if name else chips)
+    return tuple([(name, WHITE), *chips] if name else chips)
 
 
 def _pictures(

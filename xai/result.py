@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xai.evaluation.localisation import modality_share
 from xai.geometry import Geometry, Size
 from xai.lrp.conservation import Conservation, LayerFlow
 from xai.words import merge_pieces
@@ -38,6 +39,12 @@ class Relevance:
     def content(self, modality: str) -> Tensor:
         """[B, tokens]: True at tokens that are neither padding nor special."""
         return self.real[self._known(modality)] & ~self.special[modality]
+
+    def shares(self) -> dict[str, Tensor]:
+        """How much of the positive relevance each modality with content holds, [B], 0 to 1; NaN where there is none."""
+        content = {name: self.content(name) for name in self.scores}
+        content = {name: kept for name, kept in content.items() if kept.any()}
+        return modality_share({name: self.scores[name] for name in content}, content)
 
     def map(self, modality: str = "image") -> Tensor:
         """Scores of an image's patches [B, rows, columns]; raises ValueError for a modality that has no grid."""

@@ -124,7 +124,7 @@ def test_words_carry_the_colour_of_their_score() -> None:
     assert red["thing"] > 0.2
     assert all(abs(value) < 0.01 for word, value in red.items() if word != "thing")
     expected = ["what", "is", "the", "unbelievable", "$", "5", "_", "6", "\\frac", "^", *QUESTION[13:-1]]
-    assert written == expected  # letter by letter, without [CLS] and [SEP]
+    assert written == [*expected, "image 50%", "text 50%"]  # letter by letter, without [CLS] and [SEP]
 
 
 def drawn(figure: Figure) -> Any:

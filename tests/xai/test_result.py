@@ -51,6 +51,15 @@ def test_content_is_neither_special_nor_padding(relevance: Relevance) -> None:
         relevance.content("words")
 
 
+def test_shares_of_modalities(relevance: Relevance) -> None:
+    """By hand: content alone, positive alone; object queries are special, so no content."""
+    shares = relevance.shares()
+    assert list(shares) == ["image", "text"]
+    image, text = torch.tensor([27.0, 75.0]), torch.tensor([15.0, 13.0])
+    torch.testing.assert_close(shares["image"], image / (image + text))
+    torch.testing.assert_close(shares["text"], text / (image + text))
+
+
 def test_words(relevance: Relevance) -> None:
     worded = relevance.with_words([TOKENS, ["[CLS]", "a", "b", "##c", "[SEP]"]])  # padding has no string, or one
     assert worded.by_word() == [[("what", 1), ("is", 2), ("rectangle", 7), ("?", 5)], [("a", 6), ("bc", -1)]]
