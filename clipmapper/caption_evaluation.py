@@ -5,21 +5,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import TQDMProgressBar
-from torch.utils.data import Subset
 
 from clipmapper.caption_metrics import clip_scores, coco_results, embed_images, score
 from clipmapper.caption_truth import scenes_of, truth
 from clipmapper.cli import EvaluationSettings
 from clipmapper.clip import FrozenCLIP
 from clipmapper.config import DataConfig, OptimizerConfig
-from clipmapper.data.batches import Batches, loader
 from clipmapper.data.captions import Captions
 from clipmapper.data.records import load_caption_split
 from clipmapper.files import write_json
 from clipmapper.model import CLIPMapper
+from clipmapper.prediction import predictions
 from clipmapper.tasks import CaptionTask
 
 CANDIDATES, JUDGED = 100, 100  # captions tried as the one for all, and training images they are tried on
@@ -71,14 +68,8 @@ def caption_split(model: CLIPMapper, data: DataConfig, settings: EvaluationSetti
     records, root = load_caption_split(data, settings.split)
     split = Captions(records, root, model.clip)
     split.encode_once(model.clip, data)
-    chosen = split.one_each()
-    trainer = pl.Trainer(
-        accelerator=settings.accelerator, devices=1, logger=False, callbacks=[TQDMProgressBar(refresh_rate=10)],
-        enable_model_summary=False, enable_checkpointing=False,
-    )  # fmt: skip
     task = CaptionTask(model, OptimizerConfig(), seed=0, extra={}, decoding=settings.decoding)
-    batches = loader(Subset(split, chosen), Batches(len(chosen), data.batch_size, None), data.workers)
-    written = trainer.predict(task, batches) or []
+    written = predictions(task, split, data, settings.accelerator, split.one_each())
     return Captioned(split, dict(pair for part in written for pair in part))
 
 

@@ -8,10 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from jsonargparse import ArgumentParser
-from pytorch_lightning.callbacks import TQDMProgressBar
 
 from clipmapper.caption_evaluation import evaluate_captions
 from clipmapper.checkpoints import read_checkpoint
@@ -20,15 +18,16 @@ from clipmapper.comparison.explained import chosen
 from clipmapper.comparison.run import Compared, Plan, compare
 from clipmapper.config import DataConfig, ModelConfig, OptimizerConfig
 from clipmapper.data.answers import AnswerVocabulary, vqa_accuracy
-from clipmapper.data.batches import Batches, loader
 from clipmapper.data.files import BadData, MissingData, column
 from clipmapper.data.records import load_split
 from clipmapper.data.vqa import ANSWER_TYPES, Questions
 from clipmapper.files import write_json
 from clipmapper.gallery import save_gallery
 from clipmapper.logs import quiet_lightning
-from clipmapper.model import SHIPPED, CLIPMapper
-from clipmapper.tasks import VQATask, described, model_from_checkpoint
+from clipmapper.model import CLIPMapper
+from clipmapper.prediction import predictions
+from clipmapper.sources import trained
+from clipmapper.tasks import VQATask, described
 from clipmapper.training import FLOORS
 from clipmapper.truth.scores import choose
 
@@ -106,14 +105,10 @@ def compare_explainers(
 
 def load(settings: EvaluationSettings) -> tuple[CLIPMapper, DataConfig]:
     """The model, and the data it is evaluated on: that of --config, else that of its training; options override both."""
-    source = settings.checkpoint
-    trained_on: dict[str, Any] = {}
-    if source in SHIPPED or Path(source).is_dir():
-        model = CLIPMapper.from_pretrained(source)
-    else:
-        checkpoint = read_checkpoint(source)
-        model = model_from_checkpoint(checkpoint, source)
-        trained_on = described(checkpoint, source)["extra"]["data"]
+    source, trained_on = settings.checkpoint, {}
+    model = trained(source)
+    if Path(source).is_file():
+        trained_on = described(read_checkpoint(source), source)["extra"]["data"]
     if settings.model is not None and kind(settings.model) != kind(model.config):
         raise ValueError(
             f"{source} is {kind(model.config)}, the configuration is {kind(settings.model)}: "
@@ -133,9 +128,7 @@ def load_floors(checkpoint: str) -> dict[str, CLIPMapper]:
     """The blind models trained beside the checkpoint's run."""
     folder = Path(checkpoint).parent.parent / "floors"
     paths = {name: folder / name / "checkpoints" / "best.ckpt" for name in FLOORS}
-    return {
-        name: model_from_checkpoint(read_checkpoint(path), str(path)) for name, path in paths.items() if path.is_file()
-    }
+    return {name: trained(str(path)) for name, path in paths.items() if path.is_file()}
 
 
 def answer_split(model: CLIPMapper, data: DataConfig, settings: EvaluationSettings) -> Answered:
@@ -143,15 +136,10 @@ def answer_split(model: CLIPMapper, data: DataConfig, settings: EvaluationSettin
     records, root = load_split(data, settings.split, AnswerVocabulary(tuple(model.answers)))
     questions = Questions(records, root, len(model.answers), model.clip)
     questions.encode_once(model.clip, data)
-    trainer = pl.Trainer(
-        accelerator=settings.accelerator, devices=1, logger=False, callbacks=[TQDMProgressBar(refresh_rate=10)],
-        enable_model_summary=False, enable_checkpointing=False,
-    )  # fmt: skip
     task = VQATask(model, OptimizerConfig(), seed=0, extra={})
-    batches = loader(questions, Batches(len(questions), data.batch_size, None), data.workers)
     answers = {
         row: model.answers[label]
-        for rows, labels in trainer.predict(task, batches) or []
+        for rows, labels in predictions(task, questions, data, settings.accelerator)
         for row, label in zip(rows.tolist(), labels.tolist(), strict=True)
     }
     given = questions.records.select_columns(["answers"])

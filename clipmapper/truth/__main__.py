@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 import torch
 from jsonargparse import auto_cli
 
-from clipmapper.checkpoints import read_checkpoint
 from clipmapper.config import DataConfig
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.data.files import BadData, MissingData, column
@@ -17,8 +16,7 @@ from clipmapper.data.shapes.write import ShapesConfig
 from clipmapper.data.vqa import Questions
 from clipmapper.errors import unknown
 from clipmapper.evaluation import write_json
-from clipmapper.model import CLIPMapper
-from clipmapper.tasks import model_from_checkpoint
+from clipmapper.sources import trained
 from clipmapper.truth.gallery import gallery_rows, save_gallery
 from clipmapper.truth.scores import BASELINES, choose, explain_rows, score_all
 from clipmapper.truth.summary import report, summary, table
@@ -58,7 +56,7 @@ def measure(
             raise unknown("method", name, METHODS)
     if not names or samples < 1 or batch_size < 1:
         raise ValueError(f"nothing to do: {samples=}, {batch_size=}, methods {', '.join(names) or 'none'}")
-    mapper = load(model).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    mapper = trained(model).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     data = DataConfig(root=root, shapes=ShapesConfig())
     records, _ = load_split(data, "val", AnswerVocabulary(tuple(mapper.answers)))
     questions, truth = Questions(records, root, len(mapper.answers), mapper.clip), Truth(root)
@@ -74,13 +72,6 @@ def measure(
     save_gallery(output / "gallery.png", explained, questions, truth)
     print(report(result))
     print(f"written: {', '.join(str(output / f) for f in ('samples.parquet', 'summary.json', 'gallery.png'))}")
-
-
-def load(source: str) -> CLIPMapper:
-    """A saved model, or that of a checkpoint. Raises ValueError or FileNotFoundError, naming `source`."""
-    if Path(source).suffix == ".ckpt" or Path(source).is_file():
-        return model_from_checkpoint(read_checkpoint(source), source)
-    return CLIPMapper.from_pretrained(source)
 
 
 def main() -> None:
