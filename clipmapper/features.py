@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ T = TypeVar("T")
 Batch = tuple[list[str], Tensor | None, dict[str, str]]  # keys, their inputs [B, ...], key -> why it has none
 
 STALE_SECONDS = 24 * 3600
+SEEN_SECONDS = 180.0  # NFS shows a directory as it was up to a minute ago
 
 
 def weights_fingerprint(module: nn.Module) -> str:
@@ -82,6 +83,7 @@ class FeatureCache:
         shard_size: int = 1024,
         num_workers: int = 4,
         bad: tuple[type[Exception], ...] = (),
+        progress: bool = True,
     ) -> dict[str, str]:
         """Encode what is missing and return the sources that raised one of `bad`: key -> message.
 
@@ -95,7 +97,10 @@ class FeatureCache:
         rows_left = len(todo)
         loading = _Loading([(key, sources[key]) for key in todo], load, bad)
         batches = DataLoader(loading, batch_size, num_workers=num_workers, collate_fn=_collate)
-        with tqdm(total=len(todo), desc="features", unit="img", disable=not todo) as bar, torch.no_grad():
+        with (
+            tqdm(total=len(todo), desc="features", unit="img", disable=not (todo and progress)) as bar,
+            torch.no_grad(),
+        ):
             for names, inputs, failures in batches:
                 failed |= failures
                 if inputs is not None:
@@ -109,6 +114,17 @@ class FeatureCache:
         if keys:
             self._append(keys, parts, rows_left)
         return failed
+
+    def wait_for(self, keys: Collection[str], seconds: float = SEEN_SECONDS) -> None:
+        """Until the features of all `keys`, which other processes have written, are seen here. OSError if they are not."""
+        deadline = time.monotonic() + seconds
+        while absent := self.missing(keys):
+            if time.monotonic() > deadline:
+                raise OSError(
+                    f"{len(absent)} of {len(keys)} features that other processes have written are not in {self.folder}: "
+                    "put data.cache on a file system that all machines share"
+                )
+            time.sleep(min(1.0, seconds / 10))
 
     def _append(self, keys: list[str], parts: list[Tensor], rows_left: int) -> None:
         """Write one shard; `rows_left`, this one's included, tell the user of a full disk how much is needed."""

@@ -1,5 +1,6 @@
 """What is trained: answering and captioning as LightningModules."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -18,8 +19,10 @@ from clipmapper.heads import next_token_loss, soft_label_loss
 from clipmapper.metrics import VQAAccuracy
 from clipmapper.model import CLIPMapper
 from clipmapper.optimizer import optimizer_and_schedule
+from clipmapper.processes import all_gathered
 
 FORMAT = 1  # of the "clipmapper" entry in checkpoints
+LOOK_EVERY = 50  # batches between looks at whether the loss is still finite: each waits for the device
 
 
 class MapperTask(pl.LightningModule):
@@ -36,6 +39,7 @@ class MapperTask(pl.LightningModule):
         self.model, self.config, self.seed, self.extra = model, optimizer, seed, extra
         self.val_loss = MeanMetric()  # exact also where processes have unequal shares
         self.strict_loading = False  # CLIP's weights are not in checkpoints
+        self.diverged = torch.tensor(-1)  # first step without a finite loss, kept where the loss is; -1: none
 
     def loss(self, batch: Batch) -> Tensor:
         raise NotImplementedError
@@ -45,21 +49,35 @@ class MapperTask(pl.LightningModule):
         image = batch["image"]
         return image if image.ndim == 3 else self.model.clip.image_tokens(image)
 
+    def on_train_start(self) -> None:
+        self.diverged = torch.full((), -1, device=self.device)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout depends on seed and step alone, so that a resumed run goes on exactly as if never interrupted.
         torch.manual_seed(hash((self.seed, self.global_step, batch_idx, self.global_rank)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(batch)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {self.global_step}: lower --optimizer.lr or set "
-                "--trainer.gradient_clip_val; the last checkpoint is from before"
-            )
+        new = ~loss.detach().isfinite() & (self.diverged < 0)
+        self.diverged = self.diverged.masked_fill(new, self.global_step)
         self.log("train/loss", loss, prog_bar=True)
         skipped = batch["skipped"].float()
         self.log("train/skipped", skipped, on_step=False, on_epoch=True, reduce_fx="sum", batch_size=1, sync_dist=True)
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if (batch_idx + 1) % LOOK_EVERY == 0:
+            self.require_finite()
+
+    def require_finite(self) -> None:
+        """Raises FloatingPointError if a loss so far, or a weight now, is not finite."""
+        step = int(self.diverged)
+        if step < 0 and all_finite(self.model.trained_state()):
+            return
+        what = f"the loss is not finite at step {step}" if step >= 0 else "weights are not finite"
+        raise FloatingPointError(
+            f"{what}: lower --optimizer.lr or set --trainer.gradient_clip_val; the last checkpoint is from before"
+        )
 
     def log_skipped(self, batch: Batch) -> None:
         """Adds up the validation samples that are left out."""
@@ -70,6 +88,8 @@ class MapperTask(pl.LightningModule):
         return optimizer_and_schedule(self.model, self.config, self.trainer.estimated_stepping_batches)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises FloatingPointError rather than replace a good checkpoint by one to throw away."""
+        self.require_finite()
         checkpoint["state_dict"] = {f"model.{k}": v for k, v in self.model.trained_state().items()}
         checkpoint["clipmapper"] = {
             "format": FORMAT,
@@ -140,13 +160,13 @@ class CaptionTask(MapperTask):
         self.decoding = decoding or DecodingConfig()
         self.written: list[tuple[int, str]] = []  # rows and captions of this validation
 
-    def token_loss(self, batch: Batch, smoothing: float = 0.0) -> tuple[Tensor, int]:
+    def token_loss(self, batch: Batch, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """Mean loss over the tokens that come next, and how many they are; tokens the head lacks are left out."""
-        ids, mask = batch["ids"], batch["mask"]
+        ids, mask, following = batch["ids"], batch["mask"], batch["following"]
         _, text = self.model.states(self.image_tokens(batch), ids[:, :-1], mask[:, :-1])
-        targets = self.model.numbers[ids[:, 1:][mask[:, 1:]]]
-        logits = self.model.head(text[mask[:, 1:]])
-        return next_token_loss(logits, targets, smoothing), int((targets >= 0).sum())
+        targets = self.model.numbers[ids[:, 1:].flatten().index_select(0, following)]
+        logits = self.model.head(text.flatten(0, 1).index_select(0, following))
+        return next_token_loss(logits, targets, smoothing), (targets >= 0).sum()
 
     def loss(self, batch: Batch) -> Tensor:
         return self.token_loss(batch, self.config.label_smoothing)[0]
@@ -186,13 +206,8 @@ class CaptionTask(MapperTask):
         ]
 
 
-def all_gathered(values: list[Any]) -> list[list[Any]]:
-    """The values of every process."""
-    if not torch.distributed.is_initialized():
-        return [values]
-    gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, values)
-    return gathered
+def all_finite(state: Mapping[str, Tensor]) -> bool:
+    return bool(torch.stack([tensor.isfinite().all() for tensor in state.values()]).all())
 
 
 def check_checkpoint(checkpoint: dict[str, Any], model: CLIPMapper, source: str) -> None:

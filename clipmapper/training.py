@@ -1,18 +1,24 @@
 """One training run: data, model, loggers, checkpoints; and the blind models that give its floors."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytorch_lightning as pl
+from filelock import FileLock
 from open_clip import get_tokenizer
 from pytorch_lightning.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
 
 from clipmapper.callbacks import ExampleLogger, LastCheckpoint
 from clipmapper.checkpoints import FileCheckpointIO, read_checkpoint
 from clipmapper.cli import Settings
-from clipmapper.config import ExplainConfig, RunConfig, Sees
+from clipmapper.comparison.world import world
+from clipmapper.compilation import CompiledSteps
+from clipmapper.config import DataConfig, ExplainConfig, RunConfig, Sees
 from clipmapper.data.batches import Data
 from clipmapper.data.captions import CaptionData, seen_tokens
 from clipmapper.data.files import BadData, MissingData
@@ -22,6 +28,8 @@ from clipmapper.explainability import ExplainabilityCallback
 from clipmapper.logs import make_loggers, quiet_lightning
 from clipmapper.model import CLIPMapper
 from clipmapper.tasks import CaptionTask, MapperTask, VQATask, check_checkpoint
+
+T = TypeVar("T")
 
 # Folder of the floor's run -> what its model sees.
 FLOORS: dict[str, Sees] = {"question_only": "question", "image_only": "image"}
@@ -34,16 +42,25 @@ def run(settings: Settings) -> None:
         if settings.model.task == "caption":
             if settings.run.floors:
                 raise ValueError("run.floors: those of captions need no training, evaluate.py has them; leave it out")
-            train(settings, load_captions(settings.data))
+            train(settings, one_by_one(settings, load_captions))
             return
-        records = load_records(settings.data)
+        records = one_by_one(settings, load_records)
         train(settings, records)
         if settings.run.floors:
             for name, sees in FLOORS.items():
-                print(f"floor: the same model, which sees {sees} only", flush=True)
+                say(f"floor: the same model, which sees {sees} only")
                 train(blind(settings, name, sees), records)
     except (MissingData, BadData, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def one_by_one(settings: Settings, load: Callable[[DataConfig], T]) -> T:
+    """What `load` makes of the data. Of processes launched at once the first makes the files, which the others find."""
+    if world().size == 1:
+        return load(settings.data)
+    settings.run.dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(settings.run.dir / ".data.lock"):
+        return load(settings.data)
 
 
 def blind(settings: Settings, name: str, sees: Sees) -> Settings:
@@ -118,6 +135,8 @@ def callbacks(config: RunConfig, monitor: str, loggers: list[Logger]) -> list[Ca
                 check_on_train_epoch_end=False,
             )
         )
+    if config.compile:
+        chosen.append(CompiledSteps())
     if config.examples:
         chosen.append(ExampleLogger(config.examples))
     return chosen
@@ -154,10 +173,15 @@ def resume_from(config: RunConfig) -> Path | None:
     return path
 
 
+@rank_zero_only
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
 def report(data: Data) -> None:
     """Says which questions or captions were left out, and why."""
     for name, texts in (("train", data.train), ("val", data.val)):
         for reason, count in texts.skipped().items():
             if count:
                 example = next(iter(texts.unreadable.values()), "")
-                print(f"{name}: {count} {texts.text}s left out: {reason}. {example}")
+                say(f"{name}: {count} {texts.text}s left out: {reason}. {example}")

@@ -1,7 +1,8 @@
 """Batches of texts about images, for training and evaluation: which rows, in which order, with which images.
 
 A batch is a dict of tensors, B texts: `image` [B, I, D] CLIP's tokens or [B, 3, H, W] pixels; `ids`, `mask` [B, T]; `row`
-[B], the texts' rows; `skipped`, how many texts the batch lost to unreadable images; and what the task adds.
+[B], the texts' rows; `following`, where in `ids[:, 1:]`, flattened, real tokens are; `skipped`, how many texts the batch
+lost to unreadable images; and what the task adds.
 """
 
 import warnings
@@ -22,6 +23,7 @@ from clipmapper.config import DataConfig
 from clipmapper.data.images import BadImage, ImageSource, image_key, load_image
 from clipmapper.data.records import Images, without_missing_images
 from clipmapper.features import FeatureCache
+from clipmapper.processes import all_gathered, patient_group, rank_and_world
 
 Batch = dict[str, Tensor]
 
@@ -58,6 +60,7 @@ class Texts(Dataset):
             "ids": ids,
             "mask": mask,
             "row": torch.from_numpy(taken),
+            "following": mask[:, 1:].flatten().nonzero()[:, 0],  # found here, where it does not stop a GPU
             "skipped": torch.tensor(len(chosen) - len(taken)),
             **self.fields(taken),
         }
@@ -77,17 +80,25 @@ class Texts(Dataset):
         self._cache = cache
 
     def fill_cache(self, cache: FeatureCache, clip: FrozenCLIP, config: DataConfig) -> None:
-        """Encodes the images that `cache` lacks."""
+        """Encodes the images that `cache` lacks where CLIP is; each process its share, then all wait for each other.
+
+        OSError if the processes do not see the same files.
+        """
         sources = {key: image for image, key in enumerate(self._keys) if key}
         device = clip.model.visual.proj.device
-        failed = cache.build(
-            sources,
-            partial(_load_pixels, self.images.source, self.preprocess),
-            lambda pixels: clip.image_tokens(pixels.to(device)),
-            batch_size=config.encode_batch,
-            num_workers=config.workers,
-            bad=(BadImage,),
-        )
+        rank, world = rank_and_world()
+        with patient_group() as group:
+            failed = cache.build(
+                dict(list(sources.items())[rank::world]),
+                partial(_load_pixels, self.images.source, self.preprocess),
+                lambda pixels: clip.image_tokens(pixels.to(device)),
+                batch_size=config.encode_batch,
+                num_workers=config.workers,
+                bad=(BadImage,),
+                progress=rank == 0,
+            )
+            failed = {key: message for part in all_gathered(failed, group) for key, message in part.items()}
+        cache.wait_for(sources.keys() - failed.keys())
         self.unreadable |= {sources[key]: message for key, message in failed.items()}
 
     def encode_once(self, clip: FrozenCLIP, config: DataConfig) -> None:
@@ -173,7 +184,7 @@ class Batches(Sampler[list[int]]):
 
 
 class Data(pl.LightningDataModule):
-    """Training and validation batches; the feature cache is filled by one process before the others read it."""
+    """Training and validation batches; the feature cache is filled by all processes before any reads it."""
 
     def __init__(self, train: Texts, val: Texts, config: DataConfig, clip: FrozenCLIP, seed: int) -> None:
         super().__init__()
@@ -181,15 +192,11 @@ class Data(pl.LightningDataModule):
         self.config, self.clip, self.seed = config, clip, seed
         self._resumed = (0, 0)
 
-    def prepare_data(self) -> None:
-        if (cache := self._cache()) is not None:
-            for texts in (self.train, self.val):
-                texts.fill_cache(cache, self.clip, self.config)
-
     def setup(self, stage: str) -> None:
-        if (cache := self._cache()) is not None:
-            for texts in (self.train, self.val):
-                texts.use_cache(cache)
+        if self.trainer is not None:
+            self.clip.to(self.trainer.strategy.root_device)  # Lightning moves the model there later
+        for texts in (self.train, self.val):
+            texts.encode_once(self.clip, self.config)
 
     def state_dict(self) -> dict[str, int]:
         """Where training stands, for a checkpoint; Lightning restores its own loops only after the loaders are made."""
@@ -199,9 +206,6 @@ class Data(pl.LightningDataModule):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self._resumed = (state["epoch"], state["batches"])
-
-    def _cache(self) -> FeatureCache | None:
-        return None if self.config.cache is None else FeatureCache(self.config.cache, self.clip.identity())
 
     def train_dataloader(self) -> DataLoader:
         self._train_batches = self.batches(len(self.train), self.seed)

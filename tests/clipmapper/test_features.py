@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import threading
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -216,6 +217,16 @@ def test_another_shape_under_the_same_identity_is_refused(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="into the identity"):
         build(cache, {"new": 1}, lambda x: encode(x)[:, :1])
     assert FeatureCache(tmp_path, IDENTITY).missing(["new"]) == ["new"]
+
+
+def test_waits_for_what_others_write_and_says_if_it_never_comes(tmp_path: Path) -> None:
+    cache, other = FeatureCache(tmp_path, IDENTITY), FeatureCache(tmp_path, IDENTITY)
+    later = threading.Timer(0.3, build, (other, SOURCES))
+    later.start()
+    cache.wait_for(SOURCES, seconds=20)
+    assert torch.equal(cache.read(list(SOURCES)), truth(*range(10)))
+    with pytest.raises(OSError, match=r"1 of 2 features .* not in .*: put data\.cache on a file system that all"):
+        cache.wait_for(["image 3", "elsewhere"], seconds=0.1)
 
 
 class Toy(nn.Module):

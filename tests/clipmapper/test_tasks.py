@@ -13,7 +13,7 @@ from clipmapper.config import ModelConfig, OptimizerConfig
 from clipmapper.data.batches import Batch
 from clipmapper.heads import soft_label_loss
 from clipmapper.model import CLIPMapper
-from clipmapper.tasks import VQATask, check_checkpoint, model_from_checkpoint
+from clipmapper.tasks import LOOK_EVERY, VQATask, check_checkpoint, model_from_checkpoint
 
 ANSWERS = ["yes", "no", "red"]
 
@@ -104,8 +104,11 @@ def test_dropout_depends_on_seed_step_and_batch_alone(batch: Batch) -> None:
 
 def test_loss_that_is_not_finite_stops_with_advice(batch: Batch) -> None:
     vqa = task(make())
-    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 0: lower --optimizer\.lr"):
-        vqa.training_step({**batch, "scores": batch["scores"] * math.nan}, 0)
+    for batch_idx, scores in enumerate((batch["scores"], batch["scores"] * math.nan, batch["scores"])):
+        vqa.training_step({**batch, "scores": scores}, batch_idx)
+        vqa.on_train_batch_end(None, batch, batch_idx)
+    with pytest.raises(FloatingPointError, match=r"the loss is not finite at step 0: lower --optimizer\.lr"):
+        vqa.on_train_batch_end(None, batch, LOOK_EVERY - 1)
 
 
 def test_predictions_carry_their_rows(batch: Batch) -> None:
