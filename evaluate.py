@@ -1,4 +1,7 @@
-"""Evaluates a trained mapper: `python evaluate.py --checkpoint runs/demo/checkpoints/best.ckpt --output runs/demo`."""
+"""Evaluates a trained mapper: `python evaluate.py --checkpoint runs/demo/checkpoints/best.ckpt --output runs/demo`.
+
+With a benchmark's name before the options it runs that one of the papers: `python evaluate.py imagenet --help`.
+"""
 
 import sys
 from pathlib import Path
@@ -6,7 +9,12 @@ from pathlib import Path
 from clipmapper.cli import parse_evaluation
 
 if __name__ == "__main__":
-    settings = parse_evaluation(sys.argv[1:], Path(__file__).parent / "configs")
-    from clipmapper.evaluation import run
+    if sys.argv[1:] and not sys.argv[1].startswith("-"):
+        from clipmapper.published.commands import main
 
-    run(settings)
+        main(sys.argv[1:])
+    else:
+        settings = parse_evaluation(sys.argv[1:], Path(__file__).parent / "configs")
+        from clipmapper.evaluation import run
+
+        run(settings)

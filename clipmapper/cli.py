@@ -33,6 +33,10 @@ UNKNOWN_KEY = re.compile(
 )
 
 
+EVALUATION = """Evaluates a trained mapper on its own data, or that of --config. The benchmarks of the papers on models of
+others: evaluate.py imagenet, segmentation, detr or rationales, each with its own --help."""
+
+
 class Parser(ArgumentParser):
     """jsonargparse's parser, whose errors about an unknown key name the nearest known one."""
 
@@ -116,7 +120,7 @@ class EvaluationSettings:
 def parse_evaluation(arguments: Sequence[str], configs: Path) -> EvaluationSettings:
     """What the command line of `evaluate.py` asks for; leaves with a message if it asks for something that is not."""
     parser = training_parser(configs)
-    parser.prog, parser.description = "evaluate.py", "Evaluates a trained mapper on its own data, or that of --config."
+    parser.prog, parser.description = "evaluate.py", EVALUATION
     parser.add_argument("--checkpoint", type=str, help="a checkpoint, a saved folder, or a shipped name (shapes-b-vqa)")
     parser.add_argument("--output", type=Path, help="folder for the results")
     parser.add_argument("--split", type=Literal["val", "train", "test", "test-dev"], default="val")

@@ -48,14 +48,22 @@ def otsu(values: Tensor) -> Tensor:
 
 
 def object_masks(
-    rows: Tensor, seen: tuple[int, int], image: tuple[int, int], unpadded: tuple[int, int] | None = None
+    rows: Tensor,
+    seen: tuple[int, int],
+    image: tuple[int, int],
+    unpadded: tuple[int, int] | None = None,
+    cells: tuple[int, int] | None = None,
 ) -> Tensor:
     """Rows [n, h, w] of queries to masks [n, *image] (alg. 1, lines 6-10).
 
     `seen` is the size of the model's input, of which `unpadded` is the image (all of it by default), `image` the
     original's size. Otsu's foreground, enlarged to the input (bilinear; all that is above zero), then to the original.
+    The threshold is that of the `cells` (rows, columns) that are no padding, by default all.
     """
-    foreground = otsu(rows.flatten(1)).reshape(rows.shape)[:, None].float()
+    down, across = cells or rows.shape[1:]
+    real = rows[:, :down, :across]
+    found = otsu(real.flatten(1)).reshape(real.shape).float()
+    foreground = F.pad(found, (0, rows.shape[2] - across, 0, rows.shape[1] - down))[:, None]
     enlarged = F.interpolate(foreground, size=seen, mode="bilinear", align_corners=False) > 0
     height, width = unpadded or seen
     cut = enlarged[..., :height, :width].float()
@@ -83,12 +91,12 @@ def coco_figures(
 
     Over `images` alone, which are those that were explained. NaN where they have no such object.
     """
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints, and writes into results
-        found = truth.loadRes([dict(result) for result in results]) if results else COCO()
-        evaluation = COCOeval(truth, found, "segm")
-        evaluation.params.imgIds = sorted(images)
-        evaluation.params.iouThrs = np.linspace(from_iou, 0.95, round((0.95 - from_iou) / 0.05) + 1)
-        evaluation.evaluate()
+    return coco_summary(coco_matches(truth, results, images, from_iou))
+
+
+def coco_summary(evaluation: COCOeval) -> dict[str, float]:
+    """The figures of `coco_matches`' evaluation, by pycocotools."""
+    with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
     figures = {}
     for suffix, name in AREAS.items():
@@ -96,6 +104,19 @@ def coco_figures(
         figures[f"ap{suffix}"] = _mean(evaluation.eval["precision"][..., area, -1])
         figures[f"ar{suffix}"] = _mean(evaluation.eval["recall"][..., area, -1])
     return figures
+
+
+def coco_matches(
+    truth: COCO, results: Sequence[dict[str, Any]], images: Sequence[int], from_iou: float = FROM_IOU
+) -> COCOeval:
+    """pycocotools' evaluation of every image, not yet accumulated."""
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints, and writes into results
+        found = truth.loadRes([dict(result) for result in results]) if results else COCO()
+        evaluation = COCOeval(truth, found, "segm")
+        evaluation.params.imgIds = sorted(images)
+        evaluation.params.iouThrs = np.linspace(from_iou, 0.95, round((0.95 - from_iou) / 0.05) + 1)
+        evaluation.evaluate()
+    return evaluation
 
 
 def _mean(values: np.ndarray) -> float:

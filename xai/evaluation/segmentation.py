@@ -45,17 +45,25 @@ def segmentation_scores(relevance: Tensor, mask: Tensor, valid: Tensor | None = 
     )
 
 
-def segmentation_summary(scores: SegmentationScores) -> dict[str, Tensor]:
+def segmentation_summary(scores: SegmentationScores, counts: Tensor | None = None) -> dict[str, Tensor]:
     """Published figures of a data set, [...], and how many images are `undefined`: they are in none of the figures.
 
     Accuracy and IoU are over the pixels of all images, mIoU is the mean over both classes, mAP the mean over images.
+    With `counts` [resamples, B] each image counts so many times, and the figures are [..., resamples].
     """
-    return {
-        "pixel_accuracy": scores.correct.nansum(dim=-1) / scores.labelled.nansum(dim=-1),
-        "miou": (scores.intersection.nansum(dim=-2) / scores.union.nansum(dim=-2)).mean(dim=-1),
-        "map": scores.average_precision.nanmean(dim=-1),
-        "undefined": scores.correct.isnan().sum(dim=-1),
+    times = torch.ones(1, scores.correct.shape[-1]) if counts is None else counts
+    times = times.to(scores.correct)
+
+    def total(values: Tensor) -> Tensor:
+        return values.nan_to_num() @ times.mT
+
+    figures = {
+        "pixel_accuracy": total(scores.correct) / total(scores.labelled),
+        "miou": (total(scores.intersection.mT) / total(scores.union.mT)).mean(dim=-2),
+        "map": total(scores.average_precision.double()) / total(scores.average_precision.isfinite().double()),
     }
+    plain = {name: figure[..., 0] if counts is None else figure for name, figure in figures.items()}
+    return {**plain, "undefined": scores.correct.isnan().sum(dim=-1)}
 
 
 def average_precision(scores: Tensor, labels: Tensor, valid: Tensor) -> Tensor:

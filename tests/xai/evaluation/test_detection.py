@@ -43,6 +43,14 @@ def test_masks_go_back_to_the_original_image_without_the_padding() -> None:
     assert torch.equal(found, expected)
 
 
+def test_the_threshold_does_not_look_at_padding() -> None:
+    """Of the values 5, 6 and 9 the last is apart; with zeros of padding beside them all three would be."""
+    rows = torch.tensor([[[5.0, 6.0, 9.0, 0.0, 0.0, 0.0]]])
+    found = object_masks(rows, seen=(4, 24), image=(4, 12), unpadded=(4, 12), cells=(1, 3))
+    assert found[0, 0].tolist() == [False] * 6 + [True] * 6  # half a cell more than the cell
+    assert object_masks(rows, seen=(4, 24), image=(4, 12), unpadded=(4, 12)).all()
+
+
 def test_perfect_masks_have_ap_1(instances: COCO) -> None:
     results = []
     for image in instances.getImgIds():

@@ -58,3 +58,13 @@ def test_methods_are_an_axis_and_an_undefined_map_is_counted_in_its_row_alone() 
 def test_average_precision_needs_a_positive_label() -> None:
     nothing = torch.zeros(1, 3, dtype=torch.bool)
     assert average_precision(torch.rand(1, 3), nothing, ~nothing).isnan().all()
+
+
+def test_images_that_count_twice_are_as_if_they_were_there_twice() -> None:
+    heat, masks = torch.rand(2, 3, 2, 4, generator=torch.Generator().manual_seed(2)), MASK.expand(3, 2, 4)
+    counts = torch.tensor([[1.0, 1.0, 1.0], [2.0, 0.0, 1.0]])
+    found = segmentation_summary(segmentation_scores(heat, masks), counts)
+    for i, rows in enumerate(([0, 1, 2], [0, 0, 2])):
+        plain = segmentation_summary(segmentation_scores(heat[:, rows], masks))
+        for name in ("pixel_accuracy", "miou", "map"):
+            assert found[name][:, i].tolist() == pytest.approx(plain[name].tolist())

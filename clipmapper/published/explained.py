@@ -1,0 +1,93 @@
+"""A batch explained by every method from one recorded pass, with random scores as the floor."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clipmapper.comparison.explained import RANDOM, chosen
+from clipmapper.comparison.measure import RANDOM_SEEDS
+from xai import Adapter, Relevance, explain_tape, record
+from xai.evaluation.ranking import random_relevance
+from xai.explain import lrp_of
+from xai.lrp.mode import PropagationError
+from xai.tape import Score, Tape
+
+PAPERS = "rollout,raw_attention,attention_gradcam,full_lrp,partial_lrp,transatt,genatt,wra"
+
+
+@dataclass
+class Methods:
+    """The methods of a run, and why those that failed did so."""
+
+    names: tuple[str, ...]
+    errors: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def with_floor(self) -> tuple[str, ...]:
+        return (*self.names, RANDOM)
+
+    def relevances(self, tape: Tape, target: Score) -> dict[str, Relevance | None]:
+        """Of every method; None for one that failed, whose first error is kept."""
+        found: dict[str, Relevance | None] = {}
+        for name in self.names:
+            try:
+                found[name] = explain_tape(tape, name, target)
+            except Exception as error:  # of one method, which must not cost the others their figures
+                self.errors.setdefault(name, f"{type(error).__name__}: {error}")
+                found[name] = None
+        return found
+
+    def scores(self, tape: Tape, target: Score, modality: str) -> Tensor:
+        """[methods, B, tokens]; NaN for a method that failed."""
+        where = tape.modalities[modality]
+        nothing = torch.full_like(tape.real[:, where], torch.nan, dtype=torch.float32)
+        found = self.relevances(tape, target).values()
+        return torch.stack([*(nothing if r is None else r.scores[modality].detach().float() for r in found)]).reshape(
+            len(self.names), *nothing.shape
+        )
+
+
+def methods_of(names: str) -> Methods:
+    """For `papers`, `all`, or names with commas between; raises ValueError for an unknown one."""
+    return Methods(chosen(PAPERS if names == "papers" else names))
+
+
+def recorded(model: nn.Module, adapter: Adapter, inputs: Mapping[str, Any], methods: Methods) -> Tape:
+    """One pass for all methods; with rules for relevance if one of them needs it and the model has them."""
+    try:
+        return _recorded(model, adapter, inputs, lrp_of(*methods.names))
+    except PropagationError:  # the methods that need it will say so
+        return _recorded(model, adapter, inputs, None)
+
+
+def floor(ids: Tensor, tokens: int) -> Tensor:
+    """Random scores [seeds, B, tokens], which depend on seed and sample alone."""
+    return random_relevance(ids, tokens, RANDOM_SEEDS)
+
+
+def mean_floor(values: Tensor, methods: Methods) -> Tensor:
+    """[methods + seeds, ...] to [methods + 1, ...], with the mean over the seeds last."""
+    count = len(methods.names)
+    return torch.cat([values[:count], values[count:].mean(dim=0, keepdim=True)])
+
+
+def on_grid(tape: Tape, scores: Tensor, modality: str = "image") -> Tensor:
+    """Scores [..., B, tokens] of a modality to those of its patches, [..., B, rows, columns]."""
+    patches = ~tape.special[0, tape.modalities[modality]]
+    return scores[..., patches].unflatten(-1, tape.grids[modality])
+
+
+def spread(count: int, samples: int | None) -> list[int]:
+    """Rows from all over `count`."""
+    if not count:
+        raise ValueError("the data has no sample")
+    return torch.linspace(0, count - 1, min(samples or count, count), dtype=torch.float64).long().tolist()
+
+
+def _recorded(model: nn.Module, adapter: Adapter, inputs: Mapping[str, Any], lrp: Any) -> Tape:
+    with record(model, adapter, lrp) as recording:
+        model(**inputs)
+    return recording.tape
