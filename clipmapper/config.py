@@ -1,6 +1,6 @@
 """Everything a run can be told, typed and checked; the command line and the YAML files set these fields."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -179,6 +179,7 @@ class RunConfig:
         floors: also train a question-only and an image-only model in the same way, until half a point is no longer gained.
         examples: held-out questions or captions logged with their image after each validation.
         captioned: held-out images captioned in each validation, for BLEU-4 and CIDEr.
+        compile: torch.compile mapper and head for training steps; needs a C++ compiler (on GPUs a C compiler).
     """
 
     dir: Path = Path("runs/vqa")
@@ -192,6 +193,7 @@ class RunConfig:
     floors: bool = False
     examples: int = 8
     captioned: int = 500
+    compile: bool = False
 
     def __post_init__(self) -> None:
         _require(self.checkpoint_every > 0, "run.checkpoint_every", self.checkpoint_every, "above 0")
@@ -199,6 +201,42 @@ class RunConfig:
         for name in self.loggers:
             if name not in ("wandb", "csv", "tensorboard"):
                 raise unknown("logger", name, ("wandb", "csv", "tensorboard"))
+
+
+@dataclass
+class ReferenceConfig:
+    """A model that is explained beside the trained one.
+
+    Attributes:
+        name: clipmapper: a checkpoint, saved folder, shipped name or hub id; lxmert, visualbert: a saved folder or hub id;
+            clip: open_clip's MODEL:WEIGHTS.
+        kind: clipmapper, lxmert, visualbert, or clip (zero-shot).
+        regions: lxmert, visualbert: table of the images' regions (TSV), or a folder with an npz file for each image.
+        tokenizer: lxmert, visualbert: where its tokenizer is, if not beside the model.
+        answers: the answers in the order of the model's labels (label2ans JSON list), if its config.json does not name
+            them; of clip those it chooses from, null for the run's commonest.
+        candidates: clip: how many answers it chooses from.
+    """
+
+    name: str
+    kind: str = "clipmapper"
+    regions: Path | None = None
+    tokenizer: str | None = None
+    answers: Path | None = None
+    candidates: int = 100
+
+    def __post_init__(self) -> None:
+        _require(self.candidates > 0, "explain.reference_models: candidates", self.candidates, "above 0")
+
+    @property
+    def label(self) -> str:
+        """Its name in the logs."""
+        return self.name if self.kind == "clipmapper" else f"{self.kind}:{self.name}"
+
+    def chosen(self) -> list[str]:
+        """The options that are not left as they are."""
+        own = {"name", "kind"}
+        return [f.name for f in fields(self) if f.name not in own and getattr(self, f.name) != f.default]
 
 
 @dataclass
@@ -213,7 +251,7 @@ class ExplainConfig:
         batch_size: questions a recorded pass.
         seconds: after which no new batch is begun, in each process; null has no limit.
         pictures: questions whose explanations are logged as pictures.
-        reference_models: other CLIPMappers, as checkpoints, saved folders or hub ids, explained once on the same questions.
+        reference_models: other models, explained once on the same questions; a string names a CLIPMapper.
     """
 
     every: int = 0
@@ -223,13 +261,19 @@ class ExplainConfig:
     batch_size: int = 16
     seconds: float | None = 60.0
     pictures: int = 4
-    reference_models: list[str] = field(default_factory=list)
+    reference_models: list[str | ReferenceConfig] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in ("every", "pictures"):
             _require(getattr(self, name) >= 0, f"explain.{name}", getattr(self, name), "0 or more")
         for name in ("samples", "batch_size"):
             _require(getattr(self, name) > 0, f"explain.{name}", getattr(self, name), "above 0")
+        labels = [reference.label for reference in self.references]
+        _require(len({*labels}) == len(labels), "explain.reference_models", labels, "different models")
+
+    @property
+    def references(self) -> list[ReferenceConfig]:
+        return [ReferenceConfig(model) if isinstance(model, str) else model for model in self.reference_models]
 
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:

@@ -1,5 +1,7 @@
 """What a mapper answers when image patches or words are removed: the model's side of the perturbation engine.
 
+`image_states` and `word_states` are CLIP's side of it, with or without a mapper.
+
 Both towers of CLIP embed each token by itself, so every removal is one of two things on embeddings: leaving tokens out of
 the sequence, or putting a filler's embedding in their place. What attention may not read is left out as well: the figures
 are those of a mask, at the cost of a shorter sequence. CLIP's tokens of the modality that stays whole are computed once.
@@ -21,7 +23,8 @@ from xai.evaluation.protocols import Protocol, Removal
 from xai.evaluation.removal import drop, filler
 
 BLANK = "_"  # a word that leaves its place open: CLIP has no mask token
-Tokens = Callable[[Perturbed], Tensor]  # CLIP's tokens [N, L, D] of what is left
+Tokens = Callable[[Perturbed], Tensor]  # a tower's tokens [N, L, D] of what is left
+SHORTER = ("drop", "attention_mask")  # removals after which the sequence has fewer tokens
 WORDS: tuple[Removal, ...] = ("drop", "attention_mask", "mask_token", "mean", "zero")  # words cannot be blurred
 
 
@@ -43,25 +46,32 @@ def predictor(model: CLIPMapper, inputs: Inputs, target: Tensor, protocol: Proto
     Raises ValueError for a removal that the modality does not have.
     """
     if protocol.modality == "image":
-        text, left = model.clip.text_tokens(inputs.ids), _patches(model.clip, inputs.pixels, protocol.removal)
+        text, left = model.clip.text_tokens(inputs.ids), image_states(model.clip, inputs.pixels, protocol.removal)
 
         def answers(batch: Perturbed) -> Tensor:
-            return answer_logits(model, left(batch), text[batch.rows], inputs.mask[batch.rows])
+            image = model.clip.model.visual.ln_post(left(batch))
+            return answer_logits(model, image, text[batch.rows], inputs.mask[batch.rows])
     else:
-        image, words = model.clip.image_tokens(inputs.pixels), _words(model.clip, inputs.ids, protocol.removal)
-        shorter = protocol.removal in ("drop", "attention_mask")
+        image, words = model.clip.image_tokens(inputs.pixels), word_states(model.clip, inputs.ids, protocol.removal)
 
         def answers(batch: Perturbed) -> Tensor:
             text = words(batch)
-            mask = batch.keep.new_ones(text.shape[:2]) if shorter else inputs.mask[batch.rows]
+            mask = batch.keep.new_ones(text.shape[:2]) if protocol.removal in SHORTER else inputs.mask[batch.rows]
             return answer_logits(model, image[batch.rows], text, mask)
 
     def predict(batch: Perturbed) -> dict[str, Tensor]:
         logits = answers(batch)
-        probability = logits.sigmoid().gather(1, target[batch.rows, None])[:, 0]
-        return {"accuracy": soft_accuracy(logits, inputs.scores[batch.rows]), "probability": probability}
+        return figures(logits, logits.sigmoid(), inputs.scores[batch.rows], target[batch.rows])
 
     return predict
+
+
+def figures(logits: Tensor, probabilities: Tensor, scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Soft accuracy of the likeliest of the answers [N, answers], probability of `labels` [N]."""
+    return {
+        "accuracy": soft_accuracy(logits, scores),
+        "probability": probabilities.gather(1, labels[:, None])[:, 0],
+    }
 
 
 def answer_logits(model: CLIPMapper, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
@@ -71,13 +81,16 @@ def answer_logits(model: CLIPMapper, image: Tensor, text: Tensor, mask: Tensor) 
     return model.answer_logits(image, text, mask)
 
 
-def _patches(clip: FrozenCLIP, pixels: Tensor, removal: Removal) -> Tokens:
-    """A patch that is left out takes its position along, so that a mask and a shorter sequence are the same."""
+def image_states(clip: FrozenCLIP, pixels: Tensor, removal: Removal) -> Tokens:
+    """CLIP's image tokens before the last norm.
+
+    A patch that is left out takes its position along, so that a mask and a shorter sequence are the same.
+    """
     visual = clip.model.visual
     whole, other = visual._embeds(pixels), None
-    if removal not in ("drop", "attention_mask"):
+    if removal not in SHORTER:
         other = visual._embeds(_filled(clip, pixels, removal))
-    return lambda batch: visual.ln_post(visual.transformer(_left(whole, other, batch)))
+    return lambda batch: visual.transformer(_left(whole, other, batch))
 
 
 def _filled(clip: FrozenCLIP, pixels: Tensor, removal: Removal) -> Tensor:
@@ -90,8 +103,12 @@ def _filled(clip: FrozenCLIP, pixels: Tensor, removal: Removal) -> Tensor:
     return (filler(pixels * std + mean, removal) - mean) / std
 
 
-def _words(clip: FrozenCLIP, ids: Tensor, removal: Removal) -> Tokens:
-    """Words that are dropped close up; those that attention may not read leave their positions empty."""
+def word_states(clip: FrozenCLIP, ids: Tensor, removal: Removal) -> Tokens:
+    """CLIP's text tokens after the last norm.
+
+    Words that are dropped close up; those that attention may not read leave their positions empty. Raises ValueError for a
+    removal that words do not have.
+    """
     if removal not in WORDS:
         raise unknown("removal of words", removal, WORDS)
     tower, length = text_tower(clip.model), ids.shape[1]

@@ -12,12 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipmapper.answerers.load import load_reference
 from clipmapper.checkpoints import read_checkpoint
 from clipmapper.cli import Settings
 from clipmapper.comparison.explained import ask, explain_all
 from clipmapper.comparison.measure import measure, truth_of
+from clipmapper.config import ReferenceConfig
 from clipmapper.data.records import load_records
-from clipmapper.explainability import ExplainabilityCallback, load_reference
+from clipmapper.explainability import ExplainabilityCallback
 from clipmapper.tasks import model_from_checkpoint
 from clipmapper.training import run, task_and_data, train
 from xai.evaluation.protocols import area as area_of
@@ -59,7 +61,7 @@ def test_training_is_the_same_and_figures_are_those_of_the_model(settings: MakeS
     records = load_records(made.data)
     model = model_from_checkpoint(explained, "it")
     val = task_and_data(made, records)[1].val
-    rows = ExplainabilityCallback(made.explain, None).rows(val)
+    rows = ExplainabilityCallback(made.explain, None).study.rows(val)
     assert len(rows) == 4 and rows[0] == 0 and rows[-1] == len(val) - 1
     expected = measure(
         model, explain_all(model, ask(model, val, rows), ("wra", "rollout")), "wra", truth_of(made.data.root)
@@ -120,6 +122,7 @@ def test_a_reference_model_is_explained_once_on_the_same_questions(settings: Mak
     [
         ("--explain.methods=[wraa]", "unknown explainer 'wraa'; did you mean 'wra'"),
         ("--explain.reference_models=[lxmert]", "may name a CLIPMapper for vqa: a checkpoint"),
+        ("--explain.reference_models=[{kind: lxmert, name: a/b}]", "name their table as `regions`"),
         ("--model.sees=question", "sees question only"),
     ],
 )
@@ -133,7 +136,7 @@ def test_what_cannot_be_explained_is_said_before_training(settings: MakeSettings
 def test_a_reference_that_is_something_else(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match="not a checkpoint of CLIPmapper"):
-        load_reference(str(tmp_path / "other.ckpt"))
+        load_reference(ReferenceConfig(str(tmp_path / "other.ckpt")), ())
 
 
 def test_random_numbers_are_left_alone(settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
