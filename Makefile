@@ -1,14 +1,15 @@
-# make demo: set up, train mapper B on the embedded data set, evaluate it.   make test: set up, lint, type check, test.
+# make demo: set up, train mapper B on the embedded data set, evaluate it, compare explainers on it.   make test: set up, lint, type check, test.
 PYTHON ?= python3
 BIN = .venv/bin
 
 .PHONY: demo test clean
 
 demo: .venv/installed
-	$(BIN)/python train.py --config mapper_b_vqa_shapes --run.dir runs/demo --run.resume auto --run.floors true
-	$(BIN)/python evaluate.py --checkpoint runs/demo/checkpoints/best.ckpt --output runs/demo
+	$(BIN)/python train.py --config mapper_b_vqa_shapes --run.dir runs/demo --run.resume auto --run.floors true \
+		--explain.every 2 --explain.samples 32
+	$(BIN)/python evaluate.py --checkpoint runs/demo/checkpoints/best.ckpt --output runs/demo --explainers all --samples 50
 	@echo "checkpoint: runs/demo/checkpoints/best.ckpt   log: runs/demo/csv   figures: runs/demo/metrics.json"
-	@echo "pictures:   runs/demo/examples.png"
+	@echo "pictures:   runs/demo/examples.png, runs/demo/curves.png   explainers compared: runs/demo/report.html"
 
 test: .venv/installed
 	$(BIN)/ruff check .

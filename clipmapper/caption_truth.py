@@ -3,9 +3,9 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from clipmapper.data.shapes.captions import RELATIONS
 from clipmapper.data.shapes.language import NUMBERS, Description
@@ -19,6 +19,14 @@ NOUNS: dict[str, str | None] = {"object": None, "objects": None}
 NOUNS |= {Description(shape=shape).words(plural=plural): shape for shape in SHAPES for plural in (False, True)}
 
 Claim = tuple[str, bool]  # what kind of thing is said, and whether it is right
+KINDS = ("size", "colour", "shape")  # of words that say an attribute
+
+
+class Mention(NamedTuple):
+    """Objects that a caption names, and which of its words say what of them: the place of each by its kind."""
+
+    description: Description
+    places: dict[str, int]
 
 
 def truth(captions: Iterable[str], scenes: Iterable[Scene]) -> dict[str, Any]:
@@ -57,6 +65,21 @@ def read_phrase(phrase: str) -> Description | None:
     size = words.pop(0) if words and words[0] in SIZES else None
     colour = words.pop(0) if words and words[0] in COLOURS else None
     return Description(size, colour, NOUNS[noun]) if not words and noun in NOUNS else None
+
+
+def mentions(words: Sequence[str]) -> list[Mention]:
+    """What the words of a caption, in lower case, name by an attribute at least, in their order."""
+    found = []
+    for end, noun in enumerate(words):
+        first = end
+        while first and words[first - 1] in (*COLOURS, *SIZES):
+            first -= 1
+        description = read_phrase(" ".join(words[first : end + 1])) if noun in NOUNS else None
+        if description is not None and description != Description():
+            given = [kind for kind in KINDS if getattr(description, kind) is not None]
+            last = end if description.shape else end - 1  # "objects" says nothing
+            found.append(Mention(description, dict(zip(given, range(last - len(given) + 1, last + 1), strict=True))))
+    return found
 
 
 def _attributes(description: Description, scene: Scene) -> list[Claim]:

@@ -1,4 +1,4 @@
-"""Explains a mapper's answer all the way: through CLIP's own layers, then the mapper's, to the answer head.
+"""Explains a mapper's output all the way: through CLIP's own layers, then the mapper's, to the head.
 
 Explanations start from pixels: the feature cache holds what CLIP's image tower ends with, where its attentions are gone.
 """
@@ -38,8 +38,15 @@ class FromPixels(nn.Module):
         self.model = model
 
     def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """Pixels [B, 3, H, W], BPE ids and mask [B, T] to answer logits [B, answers]."""
-        return self.model(self.model.clip.image_tokens(pixels), ids, mask)
+        """Pixels [B, 3, H, W], BPE ids and mask [B, T] to answer logits [B, answers].
+
+        Of a model that writes captions: to the logits [B, V] of what comes after the last token of the mask.
+        """
+        image = self.model.clip.image_tokens(pixels)
+        if self.model.config.task == "vqa":
+            return self.model(image, ids, mask)
+        _, text = self.model.states(image, ids, mask)
+        return self.model.head(text[torch.arange(len(text), device=text.device), mask.sum(dim=1) - 1])
 
 
 @torch.no_grad()
@@ -76,6 +83,15 @@ def record_answer(
         raise ValueError(
             f"{len(pixels)} images and {len(ids)} questions are no pairs; give one image for each question"
         )
+    if model.config.task != "vqa":
+        raise ValueError("the model writes captions: explain them with clipmapper.explain_caption.explain_caption")
+    return record_pass(model, pixels, ids, mask, lrp, whole)
+
+
+def record_pass(
+    model: CLIPMapper, pixels: Tensor, ids: Tensor, mask: Tensor, lrp: Lrp = None, whole: FromPixels | None = None
+) -> Tape:
+    """As `record_answer`, of answers or captions: the tape of FromPixels(model)."""
     weight = model.clip.model.visual.conv1.weight
     whole = whole or FromPixels(model)
     with record(whole, mapper_adapter(model), lrp) as recording:
@@ -107,15 +123,14 @@ def preprocessing(clip: FrozenCLIP) -> Callable[[Size], Geometry]:
 
 
 def mapper_adapter(model: CLIPMapper) -> Adapter:
-    """The adapter of `FromPixels(model)`. Raises ValueError for a model that is blind to a modality, or writes captions."""
-    if model.config.task != "vqa":
-        raise ValueError("the model writes captions; only answers to questions can be explained")
+    """The adapter of `FromPixels(model)`. Raises ValueError for a model that is blind to a modality."""
     if model.config.sees != "both":
         raise ValueError(
             f"the model sees {model.config.sees} only (model.sees), so there is no image and text to explain"
         )
     clip = tuple(tuple(_within_clip(site) for site in layer) for layer in open_clip(model.clip.model).layers)
-    layers = _single_stream if model.config.mapper == "a" else _dual_stream
+    context = TEXT if model.config.task == "vqa" else IMAGE  # what the image may read: no word that comes later
+    layers = _single_stream if model.config.mapper == "a" else partial(_dual_stream, context)
     mapper = tuple(layer for i, _ in enumerate(model.mapper.blocks) for layer in layers(f"model.mapper.blocks.{i}"))
     return Adapter(clip + mapper, partial(_layout, model))
 
@@ -134,13 +149,13 @@ def _single_stream(block: str) -> list[tuple[Site, ...]]:
     return [(_site(block, "attention", "norm", JOINT, JOINT),)]
 
 
-def _dual_stream(block: str) -> list[tuple[Site, ...]]:
-    """Both branches attend to themselves at once, then to each other at once."""
+def _dual_stream(context: Stream, block: str) -> list[tuple[Site, ...]]:
+    """Both branches attend to themselves at once, then the text to the image and the image to `context` at once."""
     image, text = f"{block}.image", f"{block}.text"
     return [
         (_site(image, "attention", "norm", IMAGE, IMAGE), _site(text, "attention", "norm", TEXT, TEXT)),
         (
-            _site(image, "cross_attention", "cross_norm", IMAGE, TEXT),
+            _site(image, "cross_attention", "cross_norm", IMAGE, context),
             _site(text, "cross_attention", "cross_norm", TEXT, IMAGE),
         ),
     ]
@@ -157,4 +172,6 @@ def _layout(model: CLIPMapper, inputs: Mapping[str, Any], sizes: Mapping[Stream,
     positions = {"image": 0, "text": mask.sum(dim=1) - 1}
     special = {"image": before_grid(lengths["image"], grid), "text": text_ends(None, mask)}
     read = model.config.read
+    if model.config.task == "caption":  # read at the last word, which no end token follows
+        special["text"], read = at(0, lengths["text"]).bool(), "text"
     return Layout(lengths, {read: at(positions[read], lengths[read])}, {"text": mask}, special, {"image": grid})

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipmapper.caption_truth import claims, read_phrase, scenes_of, truth
+from clipmapper.caption_truth import claims, mentions, read_phrase, scenes_of, truth
 from clipmapper.data.shapes.captions import KINDS, captions, wrong
 from clipmapper.data.shapes.language import Description
 from clipmapper.data.shapes.scene import Scene, Thing, sample_scene
@@ -89,6 +89,27 @@ def test_phrases() -> None:
     assert read_phrase("an orange hexagon") == Description(colour="orange", shape="hexagon")
     assert read_phrase("small crosses") == Description(size="small", shape="cross")
     assert read_phrase("objects") == Description()
+
+
+def test_mentions() -> None:
+    """Each word that says an attribute, at its place; "objects" alone names everything, "rad" nothing."""
+    text = "two small red circles , objects , a blue object and a rad star , a large square left of crosses ."
+    found = [(mention.description.words(), mention.places) for mention in mentions(text.split())]
+    assert found == [
+        ("small red circle", {"size": 1, "colour": 2, "shape": 3}),
+        ("blue object", {"colour": 8}),
+        ("star", {"shape": 13}),
+        ("large square", {"size": 16, "shape": 17}),
+        ("cross", {"shape": 20}),
+    ]
+
+
+def test_mentions_are_what_captions_were_made_of(scenes: list[Scene]) -> None:
+    """In a listing of everything every object is named in full."""
+    for i, scene in enumerate(scenes[:20]):
+        text = captions(scene, np.random.default_rng(i))[0].replace(",", " ,")
+        named = Counter(mention.description for mention in mentions(text.split()))
+        assert named == Counter(Description(thing.size, thing.colour, thing.shape) for thing in scene)
 
 
 def test_shares(scene: Scene) -> None:

@@ -1,0 +1,190 @@
+"""A model's captions of some images, explained by several methods and measured: a batch of images at a time."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from clipmapper.caption_relevance.perturbation import Judge, predictor
+from clipmapper.caption_relevance.truth import named_words, region
+from clipmapper.caption_relevance.weights import References
+from clipmapper.data.captions import Captions
+from clipmapper.data.images import BadImage, ImageSource, load_image
+from clipmapper.data.shapes.scene import Scene
+from clipmapper.explain_caption import Tokens, caption_relevance, record_steps, steps_of, written
+from clipmapper.model import CLIPMapper
+from clipmapper.truth.scores import RANDOM_SEEDS, Explained, score
+from xai import Relevance
+from xai.captions import CaptionRelevance, rows_of
+from xai.evaluation.perturbation import perturb
+from xai.evaluation.protocols import Protocol
+from xai.evaluation.ranking import random_relevance
+from xai.explain import lrp_of
+
+Whole = tuple[str, str]  # a method, and the weights of the words in the whole
+AVERAGE, RANDOM = "average", "random"
+SEEDS = RANDOM_SEEDS[:3]  # of random maps whose patches are removed
+ANY_CAPTION = 1000  # more words than a caption has
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Images with the model's greedy captions; `scenes` are there for Shapes."""
+
+    ids: list[int]
+    sources: list[ImageSource]
+    references: References
+    tokens: Tokens
+    scenes: Sequence[Scene] | None = None
+
+    def part(self, start: int, count: int) -> "Captioned":
+        where = slice(start, start + count)
+        scenes = None if self.scenes is None else self.scenes[where]
+        return Captioned(self.ids[where], self.sources[where], self.references[where], self.tokens[where], scenes)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures of `truth.scores.score` [figure, method, item], the baselines last, and curves of perturbation by figure.
+
+    `words` are columns, one entry a word that names something; without scenes there are none, and no `in_words`, `in_whole`.
+    """
+
+    words: dict[str, list[Any]]
+    in_words: np.ndarray | None  # [figure, methods and baselines, words]
+    in_whole: np.ndarray | None  # [figure, wholes and baselines, images]
+    unnamed: int  # words that name what the scene has not
+    curves: dict[str, Tensor]  # [wholes and random seeds, directions, images, steps]
+
+
+def caption_images(model: CLIPMapper, split: Captions, count: int, batch_size: int) -> Captioned:
+    """Captions images from all over the split; those that cannot be read, or of which the model says nothing, are left out."""
+    rows, ids = split.rows[split.one_each(count)].tolist(), split.records["image_id"]
+    kept: list[int] = []
+    tokens: list[list[int]] = []
+    for start in tqdm(range(0, len(rows), batch_size), desc="captioning", unit="batch"):
+        images = {}
+        for row in rows[start : start + batch_size]:
+            with suppress(BadImage):
+                images[row] = model.clip.pixels(load_image(split.source(row)))
+        if images:
+            texts = written(model, torch.stack(list(images.values())))
+            kept += [row for row, text in zip(images, texts, strict=True) if text]
+            tokens += [text for text in texts if text]
+    if not kept:
+        raise BadImage(f"none of {len(rows)} images can be read and captioned")
+    sources = [split.source(row) for row in kept]
+    return Captioned([ids[row] for row in kept], sources, [split.references(row) for row in kept], tokens)
+
+
+def measure_all(
+    model: CLIPMapper,
+    captioned: Captioned,
+    wholes: Sequence[Whole],
+    weights: Mapping[str, Sequence[Tensor]],
+    protocol: Protocol | None,
+    judge: Judge | None,
+    batch_size: int,
+) -> Measured:
+    """All captions by the methods of `wholes`; `weights` by name, of each caption. Without `judge` nothing is removed."""
+    parts = []
+    for start in tqdm(range(0, len(captioned.ids), batch_size), desc="explaining", unit="batch"):
+        part = captioned.part(start, batch_size)
+        own = {name: values[start : start + batch_size] for name, values in weights.items()}
+        found = explain_part(model, part, [method for method, _ in wholes])
+        maps = {(method, name): found[method].whole(own[name]) for method, name in wholes}
+        words = (
+            naming(found, maps, part, model.clip.grid) if part.scenes is not None else Measured({}, None, None, 0, {})
+        )
+        curves = {}
+        if protocol is not None and judge is not None:
+            numbers = range(start, start + len(part.ids))
+            curves = removing(model, part, maps, protocol, judge, numbers)
+        parts.append(Measured(words.words, words.in_words, words.in_whole, words.unnamed, curves))
+    return joined(parts)
+
+
+@torch.no_grad()
+def explain_part(model: CLIPMapper, part: Captioned, methods: Sequence[str]) -> dict[str, CaptionRelevance]:
+    """The captions by every method, from one recorded pass."""
+    methods, steps = list(dict.fromkeys(methods)), steps_of(model, part.tokens)
+    tape = record_steps(model, pixels_of(model, part), steps, lrp_of(*methods))
+    return {method: caption_relevance(model, tape, steps, method) for method in methods}
+
+
+def pixels_of(model: CLIPMapper, part: Captioned) -> Tensor:
+    """[B, 3, H, W] as the model takes them."""
+    pixels = torch.stack([model.clip.pixels(load_image(source)) for source in part.sources])
+    return pixels.to(model.clip.model.visual.conv1.weight)
+
+
+def naming(
+    found: Mapping[str, CaptionRelevance], maps: Mapping[Whole, Relevance], part: Captioned, grid: tuple[int, int]
+) -> Measured:
+    """Where the maps of words that name something fall, and of whole captions on all that they name."""
+    assert part.scenes is not None
+    spoken = next(iter(found.values())).words
+    named, wrong = named_words(spoken, part.scenes)
+    starts = np.cumsum([0, *map(len, spoken)])
+    rows = [int(starts[word.caption]) + word.place for word in named]
+    ids = [ANY_CAPTION * part.ids[word.caption] + word.place for word in named]
+    regions = [region(part.scenes[word.caption], word.things, grid) for word in named]
+    by_word = {method: rows_of(relevance.per_word, rows) for method, relevance in found.items()}
+    things = [{thing for word in named if word.caption == i for thing in word.things} for i in range(len(part.ids))]
+    all_named = [region(scene, sorted(some), grid) for scene, some in zip(part.scenes, things, strict=True)]
+    columns: dict[str, list[Any]] = {
+        "image_id": [part.ids[word.caption] for word in named],
+        "caption": [" ".join(spoken[word.caption]) for word in named],
+        "place": [word.place for word in named],
+        "word": [word.word for word in named],
+        "kind": [word.kind for word in named],
+    }
+    whole = {f"{method}/{name}": relevance for (method, name), relevance in maps.items()}
+    return Measured(columns, scored(by_word, regions, ids), scored(whole, all_named, part.ids), wrong, {})
+
+
+def scored(relevances: dict[str, Relevance], regions: Sequence[Tensor], ids: Sequence[int]) -> np.ndarray:
+    """Mass, rank and silence [figure, method, row] of maps against the share of each patch that is right."""
+    patches = next(iter(relevances.values())).content("image").cpu()
+    flat = torch.cat([share.flatten() for share in regions]) if len(regions) else torch.zeros(0)
+    truth = torch.zeros(patches.shape).masked_scatter(patches, flat)
+    return score(Explained({"question_id": list(ids)}, relevances, {"image": truth}))
+
+
+def removing(
+    model: CLIPMapper,
+    part: Captioned,
+    maps: Mapping[Whole, Relevance],
+    protocol: Protocol,
+    judge: Judge,
+    numbers: Sequence[int],
+) -> dict[str, Tensor]:
+    """Curves by figure of all whole maps, then of random ones; `numbers` are the images' places in `judge`."""
+    ids, patches = torch.tensor(part.ids), next(iter(maps.values())).content("image")
+    scores = torch.stack([relevance.scores["image"] for relevance in maps.values()])
+    noise = random_relevance(ids, scores.shape[-1], SEEDS).to(scores)
+    predict = predictor(model, pixels_of(model, part), part.tokens, judge, numbers)
+    return perturb(torch.cat([scores, noise]), patches, ids.to(patches.device), predict, protocol)
+
+
+def joined(parts: Sequence[Measured]) -> Measured:
+    """Of all batches."""
+    words: defaultdict[str, list[Any]] = defaultdict(list)
+    for part in parts:
+        for name, column in part.words.items():
+            words[name] += column
+    in_words = [part.in_words for part in parts if part.in_words is not None]
+    in_whole = [part.in_whole for part in parts if part.in_whole is not None]
+    return Measured(
+        dict(words),
+        np.concatenate(in_words, axis=-1) if in_words else None,
+        np.concatenate(in_whole, axis=-1) if in_whole else None,
+        sum(part.unnamed for part in parts),
+        {name: torch.cat([part.curves[name].cpu() for part in parts], dim=2) for name in parts[0].curves},
+    )

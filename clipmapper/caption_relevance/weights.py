@@ -1,0 +1,109 @@
+"""How much each token of a caption counts for the whole: equally, or by how much a metric drops without it (WRA eq. 21)."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from pycocoevalcap.cider.cider_scorer import CiderScorer
+from torch import Tensor
+
+from clipmapper.caption_metrics import plain_words, score
+from clipmapper.errors import unknown
+from clipmapper.model import CLIPMapper
+from xai.captions import average, drop_weights
+
+Weights = Literal["average", "bleu4", "cider", "meteor"]
+METRICS: dict[str, str] = {"bleu4": "BLEU-4", "cider": "CIDEr", "meteor": "METEOR"}
+References = Sequence[Sequence[str]]  # of each image
+
+
+def caption_weights(
+    model: CLIPMapper, tokens: Sequence[Sequence[int]], references: References | None, weights: str
+) -> list[Tensor]:
+    """Of each caption the weights of its tokens, sum 1. Raises ValueError where the metric cannot be computed."""
+    if weights not in get_args(Weights):
+        raise unknown("weights of a caption's words", weights, get_args(Weights))
+    if weights == "average":
+        return [average(len(caption)) for caption in tokens]
+    if references is None:
+        raise ValueError(f"weights by {METRICS[weights]} need references: the right captions of each image")
+    return [drop_weights(drops) for drops in metric_drops(model, tokens, references, [weights])[weights]]
+
+
+def metric_drops(
+    model: CLIPMapper, tokens: Sequence[Sequence[int]], references: References, names: Iterable[str] = METRICS
+) -> dict[str, list[Tensor]]:
+    """m(C) − m(C without token t) of each metric for each caption, [its tokens]; each scorer runs once for all.
+
+    Words are the plain ones. CIDEr weighs n-grams by the `references` of these images. Raises ValueError where a metric
+    cannot run, or captions and references are not equally many.
+    """
+    if len(tokens) != len(references):
+        raise ValueError(f"{len(tokens)} captions and {len(references)} lists of references; give one for each caption")
+    texts = [model.text_of(part) for caption in tokens for part in (caption, *without_each(caption))]
+    counts = [len(caption) + 1 for caption in tokens]
+    of = np.repeat(np.arange(len(tokens)), counts).tolist()
+    found = {}
+    for name in names:
+        values = metric(METRICS[name], texts, of, references)
+        found[name] = [part[0] - part[1:] for part in values.split(counts)]
+    return found
+
+
+def without_each(caption: Sequence[int]) -> list[list[int]]:
+    """The caption without its first token, without its second, and so on."""
+    return [[*caption[:t], *caption[t + 1 :]] for t in range(len(caption))]
+
+
+def metric(name: str, texts: Sequence[str], of: Sequence[int], references: References) -> Tensor:
+    """One metric of texts, [N]; text i is of image `of[i]`. Raises ValueError if it cannot run here."""
+    if name == "CIDEr":
+        return Cider(references)(texts, of)
+    scores = score(texts, [references[image] for image in of], [name], ptb=False)
+    if name not in scores.each:
+        raise ValueError(f"{name} {scores.corpus[name]}; choose other weights")
+    return torch.tensor(scores.each[name], dtype=torch.float64)
+
+
+class Cider:
+    """CIDEr of any number of captions of some images, whose references alone say how rare an n-gram is.
+
+    Raises ValueError for less than two images, among which nothing is rare.
+    """
+
+    def __init__(self, references: References) -> None:
+        if len(references) < 2:
+            raise ValueError(
+                "CIDEr needs the references of at least two images: it counts how many images share a word"
+            )
+        self.references = [[plain_words(text) for text in texts] for texts in references]
+        counting = CiderScorer()
+        for texts in self.references:
+            counting += (None, texts)
+        counting.compute_doc_freq()
+        self.frequency = counting.document_frequency
+
+    def __call__(self, captions: Sequence[str], of: Sequence[int]) -> Tensor:
+        """[N]; caption i is of image `of[i]`."""
+        scorer = _AmongImages(self.frequency, len(self.references))
+        for text, image in zip(captions, of, strict=True):
+            scorer += (plain_words(text), self.references[image])
+        return torch.tensor(np.array(scorer.compute_cider()), dtype=torch.float64)
+
+
+class _AmongImages(CiderScorer):
+    """Takes the counts of n-grams, and of images, from outside: its captions are not one an image."""
+
+    def __init__(self, frequency: dict[Any, float], images: int) -> None:
+        self.images = images
+        super().__init__()
+        self.document_frequency = frequency
+
+    @property
+    def ref_len(self) -> float:
+        return float(np.log(self.images))
+
+    @ref_len.setter
+    def ref_len(self, value: object) -> None:
+        """The number of captions does not count."""
