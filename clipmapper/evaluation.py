@@ -16,6 +16,7 @@ from clipmapper.checkpoints import read_checkpoint
 from clipmapper.cli import EvaluationSettings
 from clipmapper.comparison.explained import chosen
 from clipmapper.comparison.run import Compared, Plan, compare
+from clipmapper.comparison.world import world
 from clipmapper.config import DataConfig, ModelConfig, OptimizerConfig
 from clipmapper.data.answers import AnswerVocabulary, vqa_accuracy
 from clipmapper.data.files import BadData, MissingData, column
@@ -71,19 +72,26 @@ def evaluate_answers(model: CLIPMapper, data: DataConfig, settings: EvaluationSe
         return
     floors = {name: answer_split(floor, data, settings) for name, floor in load_floors(settings.checkpoint).items()}
     metrics = summary(answered, floors)
-    write_json(settings.output / "metrics.json", metrics)
-    write_json(settings.output / "predictions.json", server_results(answered))
-    save_gallery(settings.output / "examples.png", answered.questions, answered.answers)
-    print(table(metrics))
-    print(
-        f"written: {', '.join(str(settings.output / f) for f in ('metrics.json', 'predictions.json', 'examples.png'))}"
-    )
+    first = world().first  # of the processes that share a comparison
+    if first:
+        write_answers(settings.output, answered, metrics)
     if methods:
         compared = compare_explainers(model, data, answered, methods, settings)
-        write_json(settings.output / "metrics.json", {**metrics, "explainers": compared.metrics})
-        print(
-            f"written: {', '.join(str(settings.output / f) for f in ('samples.parquet', 'curves.png', 'report.html'))}"
-        )
+        if first:
+            write_json(settings.output / "metrics.json", {**metrics, "explainers": compared.metrics})
+            say_written(settings.output, "samples.parquet", "curves.png", "report.html")
+
+
+def write_answers(output: Path, answered: Answered, metrics: dict[str, Any]) -> None:
+    write_json(output / "metrics.json", metrics)
+    write_json(output / "predictions.json", server_results(answered))
+    save_gallery(output / "examples.png", answered.questions, answered.answers)
+    print(table(metrics))
+    say_written(output, "metrics.json", "predictions.json", "examples.png")
+
+
+def say_written(output: Path, *names: str) -> None:
+    print(f"written: {', '.join(str(output / name) for name in names)}", flush=True)
 
 
 def compare_explainers(

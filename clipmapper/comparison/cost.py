@@ -1,12 +1,15 @@
 """What each method costs alone: seconds a question, memory, and passes through the model."""
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from clipmapper.comparison.explained import Asked, record_once
 from clipmapper.explain import FromPixels, answer_target
@@ -19,7 +22,7 @@ class Cost:
     """Of one method on a batch of its own, its recording included; None where it was not measured."""
 
     seconds: float | None = None  # a question
-    megabytes: float | None = None  # by which memory rose at most, on a GPU
+    megabytes: float | None = None  # by which memory rose at most: a GPU's, or that of tensors on a CPU
     forward: int = 0  # passes of the whole batch
     backward: int = 0
 
@@ -34,16 +37,20 @@ def costs(model: CLIPMapper, asked: Asked, methods: Sequence[str]) -> dict[str, 
 
 def _alone(model: CLIPMapper, asked: Asked, method: str) -> Cost:
     cost, whole = Cost(), FromPixels(model)
+
+    def work() -> None:
+        tape = record_once(model, asked.inputs, [method], whole)
+        explain_tape(tape, method, answer_target(model, tape))
+
     counter = whole.register_forward_hook(lambda module, args, output: _count(cost, output))
     try:
-        with _peak(asked.inputs.ids.device) as memory:
-            start = time.perf_counter()
-            tape = record_once(model, asked.inputs, [method], whole)
-            explain_tape(tape, method, answer_target(model, tape))
-            if asked.inputs.ids.is_cuda:
-                torch.cuda.synchronize()
-            cost.seconds = (time.perf_counter() - start) / len(asked.ids)
-        cost.megabytes = memory[0] if memory else None
+        start = time.perf_counter()
+        work()
+        if asked.ids.is_cuda:
+            torch.cuda.synchronize()
+        cost.seconds = (time.perf_counter() - start) / len(asked.ids)
+        counter.remove()
+        cost.megabytes = peak(work, asked.ids.device) / 2**20  # again: to watch memory takes time
     except Exception:  # its row says why, and has no cost
         return Cost()
     finally:
@@ -62,14 +69,48 @@ def _count(cost: Cost, output: Tensor) -> None:
         output.register_hook(back)
 
 
-@contextmanager
-def _peak(device: torch.device) -> Iterator[list[float]]:
-    """Puts into the list by how many MB memory rose at most; nothing on a CPU, where memory once used is not given back."""
-    found: list[float] = []
-    if device.type != "cuda":
-        yield found
-        return
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    yield found
-    found.append((torch.cuda.max_memory_allocated(device) - before) / 2**20)
+def peak(work: Callable[[], None], device: torch.device) -> int:
+    """By how many bytes memory rose at most."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    with _Alive() as alive:
+        work()
+    return alive.peak
+
+
+class _Alive(TorchDispatchMode):
+    """Bytes of the tensors that operations have made and that are alive, in the backward pass too.
+
+    Not those that an operation makes for itself. A process's own memory would not do: once used it is not given back.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        there = {storage._cdata for storage in _storages((args, kwargs))}
+        found = func(*args, **(kwargs or {}))
+        for storage in _storages(found):
+            if storage._cdata not in there | self._known:
+                self._add(storage)
+        return found
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        self._known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor)]

@@ -1,23 +1,28 @@
 """A comparison as the plain data of an HTML report."""
 
 import io
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from clipmapper.clip import FrozenCLIP
+from clipmapper.comparison import published
 from clipmapper.comparison.curves import ORDER
 from clipmapper.comparison.explained import RANDOM
 from clipmapper.comparison.measure import FIGURES, MODALITIES, SHARE, Measured
+from clipmapper.comparison.parts import read
+from clipmapper.comparison.sanity import DRAWS
 from clipmapper.comparison.summary import INVERTED, bands
 from clipmapper.data.images import load_image
+from clipmapper.data.shapes.truth import Truth
 from clipmapper.data.vqa import Questions
 from clipmapper.explain import preprocessing
+from clipmapper.truth.scores import deciding_tokens, regions
 from xai.evaluation.protocols import DIRECTIONS, named
-from xai.report.data import Chart, Column, Curve, Explanation, Figure, Report, Row, Sample, Table
+from xai.report.data import Chart, Column, Curve, Explanation, Figure, Report, Row, Sample, Section, Table
 
 GALLERY = 40
 BETTER: dict[str, Literal["higher", "lower"]] = {"positive": "lower", "negative": "higher"}
@@ -32,10 +37,25 @@ TRUTH = {
 }
 COSTS = {
     "seconds": ("s / question", "seconds a question, alone, recording included"),
-    "megabytes": ("MB", "by which memory rose at most, on a GPU"),
+    "megabytes": ("MB", "by which memory rose at most: a GPU's, or on a CPU that of tensors"),
     "forward": ("forward", "forward passes of the whole model"),
     "backward": ("backward", "backward passes of the whole model"),
 }
+SANITY = {
+    "mapper": ("mapper shuffled", "the mapper, its projections and the head"),
+    "clip": ("CLIP shuffled", "CLIP"),
+}
+SANITY_HELP = (
+    "rank correlation of the relevance with that after the parameters of {} are shuffled, patches and words together, on "
+    f"a few questions; mean over {DRAWS} noisy inputs; near 0 is good. Integrated gradients and SmoothGrad with fewer passes"
+)
+PUBLISHED: dict[str, tuple[str, Literal["lower"] | None]] = {
+    "our_rank": ("our rank", "lower"),
+    "published_rank": ("published rank", "lower"),
+    "ours": ("our area, %", None),
+    "published": ("published area, %", None),
+}
+DECIDING = "truth"  # shown in the gallery as if it were a method
 
 
 def report(
@@ -56,33 +76,36 @@ def report(
         tables=tuple(tables),
         charts=tuple(_charts(measured, protocol)),
         gallery=tuple(samples),
+        further=_published(result["published"]),
     )
 
 
-def gallery(parts: Sequence[Path], questions: Questions, clip: FrozenCLIP, count: int = GALLERY) -> list[Sample]:
-    """Questions from all over the comparison with every method's relevance, which the parts hold."""
+def gallery(
+    parts: Sequence[Path], questions: Questions, clip: FrozenCLIP, truth: Truth | None, count: int = GALLERY
+) -> list[Sample]:
+    """Questions from all over the comparison with every method's relevance, which the parts hold, and with the truth."""
     columns = ["row", "question_id", "question", "answer", "predicted", "accuracy", "answer_type"]
-    rows = [
-        entry
-        for path in parts
-        for entry in pq.read_table(
-            path, columns=[*columns, "method", "error", "patches", "words", "word_scores", f"figure/{SHARE}"]
-        ).to_pylist()
-    ]
+    columns += ["method", "error", "patches", "words", "word_scores", f"figure/{SHARE}"]
     by_question: dict[int, list[dict[str, Any]]] = {}
-    for entry in rows:
-        by_question.setdefault(entry["question_id"], []).append(entry)
+    for path in parts:
+        for entry in read(path, columns).to_pylist():
+            by_question.setdefault(entry["question_id"], []).append(entry)
     ids = list(by_question)
     taken = [ids[i] for i in np.linspace(0, len(ids) - 1, min(count, len(ids))).astype(int)]
-    return [_sample(by_question[key], questions, clip) for key in taken]
+    return [_sample(by_question[key], questions, clip, truth) for key in taken]
 
 
-def _sample(entries: Sequence[Mapping[str, Any]], questions: Questions, clip: FrozenCLIP) -> Sample:
+def _sample(
+    entries: Sequence[Mapping[str, Any]], questions: Questions, clip: FrozenCLIP, truth: Truth | None
+) -> Sample:
     first, image = entries[0], load_image(questions.source(entries[0]["row"]))
     png = io.BytesIO()
     image.save(png, "PNG")
     placed = preprocessing(clip)((image.height, image.width))
     (top, left), (height, width), (rows, columns) = placed.offset, placed.window, placed.resized
+    found = {entry["method"]: _explanation(entry, clip.grid) for entry in entries if not entry["error"]}
+    if truth:
+        found[DECIDING] = _deciding(truth, first, clip.grid)
     return Sample(
         id=str(first["question_id"]),
         image=png.getvalue(),
@@ -91,7 +114,7 @@ def _sample(entries: Sequence[Mapping[str, Any]], questions: Questions, clip: Fr
         prediction=first["predicted"],
         right=first["accuracy"] > 0,
         answer_type=first["answer_type"],
-        explanations={entry["method"]: _explanation(entry, clip.grid) for entry in entries if not entry["error"]},
+        explanations=found,
         window=(left / columns, top / rows, width / columns, height / rows),
     )
 
@@ -103,9 +126,17 @@ def _explanation(entry: Mapping[str, Any], grid: tuple[int, int]) -> Explanation
     return Explanation(tuple(map(tuple, patches.tolist())), tuple(words), share if np.isfinite(share) else None)
 
 
+def _deciding(truth: Truth, entry: Mapping[str, Any], grid: tuple[int, int]) -> Explanation:
+    """How much of each patch decides, and which words do."""
+    patches = regions(truth, [entry["question_id"]], grid)[0].tolist()
+    spoken = deciding_tokens(truth.words(entry["question_id"]), entry["question"], entry["words"]).tolist()
+    return Explanation(tuple(map(tuple, patches)), tuple(zip(entry["words"], spoken, strict=True)))
+
+
 def _row(name: str, entry: Mapping[str, Any], figures: Mapping[str, Any]) -> Row:
     shown = {key: Figure(**figure) for key, figure in figures.items()}
     shown |= {f"cost/{key}": Figure(entry["cost"].get(key)) for key in COSTS if entry["cost"].get(key) is not None}
+    shown |= {f"sanity/{group}": Figure(**figure) for group, figure in entry["sanity"].items()}
     note = entry["error"] or (f"undefined for {entry['undefined']} questions" if entry["undefined"] else "")
     if name == RANDOM:
         note = "mean over random scores: the floor"
@@ -138,7 +169,27 @@ def _columns(keys: Sequence[str]) -> list[Column]:
     found.append(
         Column(SHARE, "on image", "modality share", None, "share of the positive relevance that is on the image")
     )
+    for group, (label, what) in SANITY.items():
+        found.append(Column(f"sanity/{group}", label, "sanity", "lower", SANITY_HELP.format(what)))
     return found + [Column(f"cost/{key}", label, "cost", "lower", text) for key, (label, text) in COSTS.items()]
+
+
+def _published(beside: Mapping[str, Any]) -> tuple[Section, ...]:
+    """Ranks and figures of ours and of the paper side by side, area by area."""
+    if not beside:
+        return ()
+    columns: list[Column] = []
+    figures: defaultdict[str, dict[str, Figure]] = defaultdict(dict)
+    for area, part in beside["areas"].items():
+        modality, _, direction = area.split("/")
+        for key, (label, better) in PUBLISHED.items():
+            group = f"{modality}, {ORDER[direction]}"
+            columns.append(Column(f"{area}/{key}", label, group, better or BETTER[direction]))
+            for name, entry in part["methods"].items():
+                figures[name][f"{area}/{key}"] = Figure(entry[key])
+    table = Table("all", len(figures), tuple(Row(name, found) for name, found in figures.items()))
+    note = f"{published.text(beside)} Of the published figures only the order can be compared."
+    return (Section("Beside published figures", note, tuple(columns), table),)
 
 
 def _charts(measured: Measured, protocol: str) -> list[Chart]:

@@ -1,7 +1,7 @@
 """Measured batches on disk, so that a killed run goes on: `settings.json`, and one Parquet file for each batch."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +24,56 @@ class Parts:
         self.folder, self.methods = folder, tuple(settings["methods"])
         described, plain = folder / "settings.json", json.loads(json.dumps(settings))
         if described.is_file():
-            there = json.loads(described.read_text())
+            there = known(described)
+            if not isinstance(there, dict):
+                raise ValueError(f"{described} cannot be read: remove {folder}, or choose another --output")
             for name in plain.keys() | there.keys():
                 if plain.get(name) != there.get(name):
                     raise ValueError(
                         f"{folder} holds a comparison with other {name}: remove it, or choose another --output"
                     )
-        with replacing(described) as temporary:
-            temporary.write_text(json.dumps(plain))
+        else:
+            keep(described, plain)
 
     def path(self, batch: int) -> Path:
         return self.folder / f"part-{batch:05d}.parquet"
 
-    def write(self, batch: int, measured: Measured, explained: Explained) -> None:
-        with replacing(self.path(batch)) as temporary:
-            pq.write_table(table(measured, explained), temporary)
+    def done(self, batch: int) -> bool:
+        """Whether a batch is there whole: one that is cut short or damaged counts as not measured."""
+        try:
+            read(self.path(batch))
+        except (OSError, pa.ArrowException):
+            return False
+        return True
 
-    def read(self, batch: int) -> Measured:
-        return from_table(pq.read_table(self.path(batch)), self.methods)
+    def write(self, batch: int, measured: Measured, explained: Explained) -> None:
+        self._write(batch, table(measured, explained))
+
+    def leave_out(self, batch: int) -> None:
+        """A batch of which nothing can be measured."""
+        self._write(batch, pa.table({}))
+
+    def _write(self, batch: int, rows: pa.Table) -> None:
+        with replacing(self.path(batch)) as temporary:
+            pq.write_table(rows, temporary, write_page_checksum=True)
+
+
+def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A part, or some columns of it; raises pyarrow.ArrowException or OSError for a damaged one."""
+    return pq.read_table(path, columns=columns, page_checksum_verification=True)
+
+
+def known(path: Path) -> Any:
+    """What a JSON file holds; None if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def keep(path: Path, value: Any) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value))
 
 
 def table(measured: Measured, explained: Explained) -> pa.Table:

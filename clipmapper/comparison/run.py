@@ -1,10 +1,10 @@
 """The comparison of `evaluate.py --explainers`: measured in batches that stay on disk, then summed up."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,8 +14,12 @@ from clipmapper.comparison import curves, page
 from clipmapper.comparison.cost import costs
 from clipmapper.comparison.explained import RANDOM, Asked, ask, explain_all
 from clipmapper.comparison.measure import Measured, joined, measure, truth_of
-from clipmapper.comparison.parts import Parts
+from clipmapper.comparison.parts import Parts, from_table, keep, known, read
+from clipmapper.comparison.sanity import sanity
 from clipmapper.comparison.summary import bands, report, summary, values, with_inverted
+from clipmapper.comparison.world import World, own_device, wait
+from clipmapper.comparison.world import world as this_world
+from clipmapper.data.images import BadImage
 from clipmapper.data.vqa import Questions
 from clipmapper.features import weights_fingerprint
 from clipmapper.model import CLIPMapper
@@ -24,7 +28,8 @@ from xai.report.build import write_report
 from xai.report.data import Report
 
 BATCH = 32  # questions explained at once
-COSTED = 8  # questions on which a method's cost is measured
+FEW = 8  # questions on which a method's cost and sanity are measured
+APART = {"cost": costs, "sanity": sanity}
 
 
 @dataclass(frozen=True)
@@ -52,30 +57,43 @@ class Compared:
     report: Report
 
 
-def compare(model: CLIPMapper, plan: Plan, output: Path) -> Compared:
+def compare(model: CLIPMapper, plan: Plan, output: Path, world: World | None = None) -> Compared:
     """Explains and perturbs the questions; goes on where an interrupted run of the same plan stopped.
 
     Batches are kept in `output`/explainers. Writes samples.parquet, curves.png and report.html, and prints the table.
-    Raises ValueError if the folder holds another comparison.
+    The processes of `world`, by default those started together, share the batches; the first one alone writes what they
+    come to, all return it. Raises ValueError if the folder holds another comparison or no image can be read.
     """
+    world = world or this_world()
     model.eval()
     parts = Parts(output / "explainers", _described(model, plan))
-    spent = _costs(model, plan, parts.folder / "cost.json")
-    done = _measured(model, plan, parts)
+    if world.size > 1:
+        model.to(own_device(next(model.parameters()).device))
+    if world.first:
+        _measure_apart(model, plan, parts.folder)
+    paths = _measured(model, plan, parts, world)
+    apart = _apart(parts.folder)
+    done = joined([from_table(read(path), parts.methods) for path in paths])
     measured = with_inverted(done, plan.protocol)
-    result = summary(measured, plan.protocol, spent)
-    curves.save(curves.draw(bands(measured), measured.methods, plan.protocol), output / "curves.png")
-    paths = [parts.path(i) for i, _ in enumerate(plan.batches())]
-    _write_samples(paths, done, plan.protocol, output / "samples.parquet")
-    print(report(result))
+    result = summary(measured, plan.protocol, apart["cost"], apart["sanity"])
+    shown = _shown(model, plan, measured, result, paths)
+    if world.first:
+        curves.save(curves.draw(bands(measured), measured.methods, plan.protocol), output / "curves.png")
+        _write_samples(paths, done, plan.protocol, output / "samples.parquet")
+        print(report(result))
+        write_report(shown, output / "report.html")
+    return Compared(result, shown)
+
+
+def _shown(
+    model: CLIPMapper, plan: Plan, measured: Measured, result: Mapping[str, Any], paths: Sequence[Path]
+) -> Report:
     facts = {
         "model": f"mapper {model.config.mapper} over {model.config.clip}",
         "data": str(plan.root or "a hub data set"),
     }
-    gallery = page.gallery(paths, plan.questions, model.clip)
-    shown = page.report(result, measured, gallery, plan.protocol, facts)
-    write_report(shown, output / "report.html")
-    return Compared(result, shown)
+    gallery = page.gallery(paths, plan.questions, model.clip, truth_of(plan.root))
+    return page.report(result, measured, gallery, plan.protocol, facts)
 
 
 def _described(model: CLIPMapper, plan: Plan) -> dict[str, Any]:
@@ -89,27 +107,59 @@ def _described(model: CLIPMapper, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _measured(model: CLIPMapper, plan: Plan, parts: Parts) -> Measured:
+def _measured(model: CLIPMapper, plan: Plan, parts: Parts, world: World) -> list[Path]:
+    """Measures this process's share and waits for the others'; the parts that hold questions."""
     truth, batches = truth_of(plan.root), plan.batches()
-    todo = [i for i, _ in enumerate(batches) if not parts.path(i).is_file()]
-    for i in tqdm(todo, desc="explainers", unit="batch", initial=len(batches) - len(todo), total=len(batches)):
-        explained = explain_all(model, plan.ask(model, batches[i]), plan.methods)
+    share = world.share(range(len(batches)))
+    todo = [i for i in share if not parts.done(i)]
+    for i in tqdm(todo, desc="explainers", unit="batch", initial=len(share) - len(todo), total=len(share)):
+        try:
+            explained = explain_all(model, plan.ask(model, batches[i]), plan.methods)
+        except BadImage:
+            parts.leave_out(i)
+            continue
         parts.write(i, measure(model, explained, plan.protocol, truth), explained)
-    return joined([parts.read(i) for i, _ in enumerate(batches)])
+    arrived = set(share)
+    wait(lambda: _arrived(parts, len(batches), arrived), len(batches), "batches")
+    paths = [parts.path(i) for i, _ in enumerate(batches)]
+    return [path for path in paths if pq.read_metadata(path).num_columns] or _no_images(plan)
 
 
-def _costs(model: CLIPMapper, plan: Plan, path: Path) -> dict[str, Any]:
-    """Measured once; a run that goes on takes them from `path`."""
-    if not path.is_file():
-        found = costs(model, plan.ask(model, plan.rows[:COSTED]), plan.methods)
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(found))
-    return json.loads(path.read_text())
+def _arrived(parts: Parts, count: int, arrived: set[int]) -> int:
+    """How many batches are there; those in `arrived` are not looked at again."""
+    arrived |= {i for i in range(count) if i not in arrived and parts.done(i)}
+    return len(arrived)
+
+
+def _measure_apart(model: CLIPMapper, plan: Plan, folder: Path) -> None:
+    """Once, on a few questions; a run that goes on takes it from `folder`."""
+    for name, measured in APART.items():
+        path = folder / f"{name}.json"
+        if known(path) is None:
+            keep(path, measured(model, _few(model, plan), plan.methods))
+
+
+def _apart(folder: Path) -> dict[str, Any]:
+    """What the first process has measured apart; the others may have to wait for it."""
+    paths = {name: folder / f"{name}.json" for name in APART}
+    wait(lambda: sum(known(path) is not None for path in paths.values()), len(paths), "figures measured apart")
+    return {name: known(path) for name, path in paths.items()}
+
+
+def _few(model: CLIPMapper, plan: Plan) -> Asked:
+    for start in range(0, len(plan.rows), FEW):
+        with suppress(BadImage):
+            return plan.ask(model, plan.rows[start : start + FEW])
+    return _no_images(plan)
+
+
+def _no_images(plan: Plan) -> NoReturn:
+    raise ValueError(f"no image of the {len(plan.rows)} questions can be read; are they still below {plan.root}?")
 
 
 def _write_samples(parts: Sequence[Path], measured: Measured, protocol: str, path: Path) -> None:
     """All parts as one file, a row for each question and method, with the areas beside the curves."""
-    whole = pa.concat_tables([pq.read_table(part) for part in parts])
+    whole = pa.concat_tables([read(part) for part in parts])
     question = {key: i for i, key in enumerate(measured.records["question_id"])}
     columns = [question[key] for key in whole["question_id"].to_pylist()]
     rows = [measured.methods.index(name) for name in whole["method"].to_pylist()]

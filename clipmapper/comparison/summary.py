@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from clipmapper.comparison import published
 from clipmapper.comparison.explained import RANDOM
 from clipmapper.comparison.measure import MODALITIES, Measured
 from xai.evaluation.protocols import DIRECTIONS, area, named, srg
@@ -27,6 +28,9 @@ SHOWN = {  # in the printed table
     "truth/text_mass": "on words",
     "image_share": "on image",
 }
+APART = (
+    "mapper~".rjust(10) + "CLIP~".rjust(10) + "s/question".rjust(12)
+)  # in the printed table, measured on a few questions
 CURVE_RESAMPLES = 1000  # for the bands of curves, of which there are many
 
 
@@ -57,11 +61,13 @@ def with_inverted(measured: Measured, protocol: str) -> Measured:
     )
 
 
-def summary(measured: Measured, protocol: str, costs: Mapping[str, Any]) -> dict[str, Any]:
+def summary(
+    measured: Measured, protocol: str, costs: Mapping[str, Any], sanity: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What metrics.json holds under "explainers"; accuracies and probabilities from 0 to 1.
 
     `against_random` is the paired difference to the random floor; its p-values are corrected (Holm) over the methods of
-    one figure.
+    one figure. `costs` and `sanity` are by method.
     """
     found = values(measured, protocol)
     floor = measured.methods.index(RANDOM)
@@ -79,6 +85,7 @@ def summary(measured: Measured, protocol: str, costs: Mapping[str, Any]) -> dict
                 if i != floor
             },
             "cost": costs.get(name, {}),
+            "sanity": _sanity((sanity or {}).get(name, {})),
         }
         for i, name in enumerate(measured.methods)
     }
@@ -87,6 +94,7 @@ def summary(measured: Measured, protocol: str, costs: Mapping[str, Any]) -> dict
         "accuracy": float(np.mean(measured.records["accuracy"])),
         "protocol": {modality: named(protocol, modality).record() for modality in MODALITIES},
         "methods": methods,
+        "published": published.beside(methods),
         "strata": {name: _within(measured.methods, found, members) for name, members in strata(measured).items()},
     }
 
@@ -112,20 +120,20 @@ def report(result: Mapping[str, Any]) -> str:
     names = sorted(result["methods"], key=lambda name: -_gain(result["methods"][name]))
     known = next(iter(result["methods"].values()))["figures"]
     keys = [key for key in SHOWN if key in known]
-    lines = ["%".ljust(24) + "".join(SHOWN[key].rjust(_width(key)) for key in keys) + "s/question".rjust(12)]
+    lines = ["%".ljust(24) + "".join(SHOWN[key].rjust(_width(key)) for key in keys) + APART]
     for name in names:
         entry = result["methods"][name]
-        seconds = entry["cost"].get("seconds")
         undefined = f"undefined for {entry['undefined']}" if entry["undefined"] else ""
         cells = [_cell(entry["figures"][key], key.endswith("srg")).rjust(_width(key)) for key in keys]
-        cost = ("" if seconds is None else f"{seconds:.3f}").rjust(12)
         lines.append(
-            f"{(name + '*' * entry['class_agnostic']).ljust(24)}{''.join(cells)}{cost}  {entry['error'] or undefined}"
+            f"{(name + '*' * entry['class_agnostic']).ljust(24)}{''.join(cells)}{_apart(entry)}"
+            f"  {entry['error'] or undefined}"
         )
     lines.append(
         f"{result['questions']} questions, {100 * result['accuracy']:.1f} % answered right. SRG: the area of least relevant "
         "first (-) minus that of most relevant first (+), with 95 % intervals.\n"
-        "+, -: of accuracy. * ignores which answer is explained."
+        "+, -: of accuracy. * ignores which answer is explained. ~: rank correlation with the relevance of the model with a "
+        "shuffled mapper, or CLIP; near 0 is good.\n" + published.text(result["published"])
     )
     return "\n".join(line.rstrip() for line in lines)
 
@@ -137,6 +145,12 @@ def plain(interval: Interval, index: Any = ()) -> dict[str, float | None]:
 def number(value: Any) -> float | None:
     """For JSON, which knows no NaN."""
     return float(value) if np.isfinite(value) else None
+
+
+def _sanity(correlations: Mapping[str, list[float | None]]) -> dict[str, dict[str, float | None]]:
+    """By group of parameters the mean over questions; empty for what was not measured, such as the floor."""
+    known = {group: np.array(found, dtype=np.float64) for group, found in correlations.items()}  # None becomes NaN
+    return {group: plain(mean_interval(found)) for group, found in known.items()}
 
 
 def _within(methods: tuple[str, ...], found: Mapping[str, np.ndarray], members: np.ndarray) -> dict[str, Any]:
@@ -155,6 +169,13 @@ def _mean(by_question: np.ndarray) -> np.ndarray:
 def _gain(entry: Mapping[str, Any]) -> float:
     gains = [entry["figures"][f"{modality}/probability/srg"]["mean"] for modality in MODALITIES]
     return -np.inf if None in gains else sum(gains)
+
+
+def _apart(entry: Mapping[str, Any]) -> str:
+    """The cells under APART, empty where nothing was measured."""
+    sane, seconds = entry["sanity"], entry["cost"].get("seconds")
+    cells = [_cell(sane[group], False) if group in sane else "" for group in ("mapper", "clip")]
+    return "".join(cell.rjust(10) for cell in cells) + ("" if seconds is None else f"{seconds:.3f}").rjust(12)
 
 
 def _width(key: str) -> int:

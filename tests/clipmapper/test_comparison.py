@@ -2,7 +2,10 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +15,27 @@ import pytest
 import torch
 from torch import Tensor
 
+from clipmapper.answerers import base
 from clipmapper.clip import SHAPES_CLIP
 from clipmapper.comparison import measure as measure_module
 from clipmapper.comparison import run
+from clipmapper.comparison import sanity as sanity_module
+from clipmapper.comparison import summary as summary_module
 from clipmapper.comparison.explained import METHODS, RANDOM, ask, chosen, explain_all
 from clipmapper.comparison.measure import Measured, joined, measure, perturbed, truth_of
 from clipmapper.comparison.run import Compared, Plan, compare
 from clipmapper.comparison.summary import INVERTED, report, strata, summary, values, with_inverted
+from clipmapper.comparison.world import World
 from clipmapper.config import DataConfig, ModelConfig
 from clipmapper.data.answers import AnswerVocabulary
+from clipmapper.data.images import BadImage, load_image
 from clipmapper.data.records import load_split
 from clipmapper.data.vqa import Questions
 from clipmapper.model import CLIPMapper
+from xai.evaluation import statistics
 from xai.evaluation.protocols import SCHEDULES, area
 from xai.explain import METHODS as ALL
+from xai.explainers.states import along, embedding
 from xai.tape import Score, Tape
 
 FEW = ("wra", "rollout", "transatt")
@@ -54,7 +64,11 @@ def questions(model: CLIPMapper, shapes_root: Path) -> Questions:
 def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "BATCH", 2)
-        patch.setattr(run, "COSTED", 1)
+        patch.setattr(run, "FEW", 1)
+        patch.setattr(sanity_module, "DRAWS", 2)
+        patch.setattr(summary_module, "CURVE_RESAMPLES", 100)
+        for name in ("mean_interval", "compare"):
+            patch.setattr(summary_module, name, partial(getattr(statistics, name), resamples=500))
         patch.setattr(measure_module, "RANDOM_SEEDS", range(2))
         yield
 
@@ -159,7 +173,7 @@ def test_what_is_written(whole: Compared, folder: Path) -> None:
     costs = {name: whole.metrics["methods"][name]["cost"] for name in FEW}
     assert [costs[name]["forward"] for name in FEW] == [1, 1, 1]
     assert [costs[name]["backward"] for name in FEW] == [1, 0, 2], "rollout needs no gradient; TransAtt relevance too"
-    assert all(cost["seconds"] > 0 for cost in costs.values())
+    assert all(cost["seconds"] > 0 and cost["megabytes"] > 0.5 for cost in costs.values())
 
 
 def test_the_report_holds_the_same_table_and_every_explanation(model: CLIPMapper, plan: Plan, whole: Compared) -> None:
@@ -168,22 +182,72 @@ def test_the_report_holds_the_same_table_and_every_explanation(model: CLIPMapper
     rows = {row.method: row for row in shown.tables[0].rows}
     assert rows["rollout"].class_agnostic and not rows["wra"].class_agnostic
     assert rows["wra"].figures["text/accuracy/srg"].mean == figures(whole, "wra")["text/accuracy/srg"]["mean"]
-    assert {column.key for column in shown.columns} == rows["wra"].figures.keys() | {"cost/megabytes"}
+    assert {column.key for column in shown.columns} == rows["wra"].figures.keys()
+    assert rows["wra"].figures["sanity/clip"].mean == whole.metrics["methods"]["wra"]["sanity"]["clip"]["mean"]
+    assert "sanity/clip" not in rows[RANDOM].figures
+    beside = {row.method: row.figures for row in shown.further[0].table.rows}
+    assert beside.keys() == {"transatt", "rollout"}, "of FEW those that GenAtt has too"
+    assert beside["rollout"]["text/accuracy/negative/published"].mean == 32.05
     assert rows[RANDOM].kind == "floor" and rows["wra"].kind == "explainer"
     assert len(shown.charts) == 8 and len(shown.gallery) == len(ROWS)
-    explained = explain_all(model, ask(model, plan.questions, ROWS[:2]), FEW)
+    explained, truth = explain_all(model, ask(model, plan.questions, ROWS[:2]), FEW), truth_of(plan.root)
+    assert truth is not None
     for sample, map, words in zip(
         shown.gallery, explained.relevances["wra"].map("image"), explained.relevances["wra"].by_word(), strict=False
     ):
         kept = sample.explanations["wra"]
         torch.testing.assert_close(torch.tensor(kept.patches), map, atol=1e-6, rtol=1e-4)
         assert [word for word, _ in kept.words] == [word for word, _ in words]
+        deciding = truth.region(int(sample.id), (128, 128)).reshape(8, 16, 8, 16).mean((1, 3))
+        np.testing.assert_allclose(sample.explanations["truth"].patches, deciding, atol=1e-6)
+        spoken = [word for word, score in sample.explanations["truth"].words if score]
+        spans = [sample.question[start:stop].lower() for start, stop in truth.words(int(sample.id))]
+        assert spoken == [word for span in spans for word in span.split()]
         assert sample.image.startswith(b"\x89PNG") and sample.window == (0, 0, 1, 1)
 
 
 def without_cost(compared: Compared) -> dict[str, Any]:
     methods = {name: {**entry, "cost": None} for name, entry in compared.metrics["methods"].items()}
     return {**compared.metrics, "methods": methods}
+
+
+def test_processes_share_the_batches_and_get_the_same_table(
+    model: CLIPMapper, plan: Plan, whole: Compared, folder: Path, tmp_path: Path
+) -> None:
+    """Threads with models of their own stand for processes; the slow test of the whole path starts real ones."""
+    with ThreadPoolExecutor() as pool:
+        both = list(pool.map(lambda rank: compare(deepcopy(model), plan, tmp_path, World(rank, 2)), range(2)))
+    assert [without_cost(one) for one in both] == [without_cost(whole)] * 2
+    samples = [pq.read_table(path / "samples.parquet").to_pylist() for path in (folder, tmp_path)]
+    assert str(samples[0]) == str(samples[1]), "as text, in which one NaN is like another"
+
+
+def places(tape: Tape, target: Score) -> Tensor:
+    """Of no model."""
+    return torch.arange(tape.real.shape[1]).expand(tape.real.shape).float()
+
+
+def embedded(tape: Tape, target: Score) -> Tensor:
+    """Of what CLIP's towers take, before the mapper."""
+    return along(embedding(tape), lambda event: event.Y.norm(dim=-1)).detach()
+
+
+def test_sanity_shuffles_the_mapper_and_clip_apart_and_gives_both_back(
+    model: CLIPMapper, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, passes = {name: value.clone() for name, value in model.state_dict().items()}, []
+    for method in (broken, places, embedded):
+        monkeypatch.setitem(ALL, method.__name__, method)
+    recorded = sanity_module.record_once
+    monkeypatch.setattr(sanity_module, "record_once", lambda *given: (passes.append(1), recorded(*given))[1])
+    asked = ask(model, plan.questions, ROWS)
+    found = sanity_module.sanity(model, asked, ("places", "broken", "embedded", "input_gradient"))
+    assert len(passes) == 1 + 3 * 2, "the answer, then two draws of the model as it is and of each group"
+    assert found["places"] == {group: pytest.approx([1.0] * len(ROWS)) for group in ("mapper", "clip")}
+    assert found["broken"] == {group: [None] * len(ROWS) for group in ("mapper", "clip")}
+    assert found["embedded"]["mapper"] == pytest.approx([1.0] * len(ROWS))
+    assert max(found["embedded"]["clip"]) < 0.9 and max(found["input_gradient"]["mapper"]) < 0.9
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 class Killed(BaseException):
@@ -205,11 +269,19 @@ def test_a_killed_run_goes_on_and_gives_the_same_table(
     with pytest.raises(Killed):
         compare(model, plan, tmp_path / "cut")
     assert len(list((tmp_path / "cut" / "explainers").glob("part-*.parquet"))) == 1
+    first = tmp_path / "cut" / "explainers" / "part-00000.parquet"
+    first.write_bytes(first.read_bytes()[:-2000])
+    (first.parent / "sanity.json").write_text('{"wra": {"mapp')
     cut = compare(model, plan, tmp_path / "cut")
-    assert len(calls) == 3, "a batch, the one that died, and that one again"
+    assert len(calls) == 4, "a batch, the one that died, and both again: the disk was full when the first was written"
     assert without_cost(cut) == without_cost(whole)
+    compare(model, plan, tmp_path / "cut")
+    assert len(calls) == 4, "all is there"
     with pytest.raises(ValueError, match="comparison with other protocol"):
         compare(model, replace(plan, protocol="genatt"), tmp_path / "cut")
+    (first.parent / "settings.json").write_text("{")
+    with pytest.raises(ValueError, match=r"settings\.json cannot be read: remove"):
+        compare(model, plan, tmp_path / "cut")
 
 
 def test_a_method_that_fails_is_reported_in_its_row_alone(
@@ -226,7 +298,29 @@ def test_a_method_that_fails_is_reported_in_its_row_alone(
     assert methods["undefined"]["undefined"] == 2 and methods["undefined"]["error"] is None, "once a batch"
     assert figures(with_bad, "undefined")["image/accuracy/srg"]["mean"] is not None
     printed = report(with_bad.metrics)
+    assert methods["broken"]["sanity"]["clip"]["mean"] is None and methods["broken"]["cost"]["seconds"] is None
+    assert methods["wra"]["sanity"] == whole.metrics["methods"]["wra"]["sanity"]
     assert "no such thing" in printed and "undefined for 2" in printed
+
+
+def test_questions_without_an_image_are_left_out_and_one_is_enough(
+    model: CLIPMapper, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = {plan.questions.source(row) for row in ROWS[:3]}
+    assert plan.questions.source(ROWS[3]) not in gone
+
+    def missing(source: Any) -> Any:
+        if source in gone:
+            raise BadImage(f"{source} is gone")
+        return load_image(source)
+
+    monkeypatch.setattr(base, "load_image", missing)
+    found = compare(model, replace(plan, methods=("rollout",)), tmp_path)
+    assert found.metrics["questions"] == 1 and [sample.id for sample in found.report.gallery]
+    assert figures(found, "rollout")["text/accuracy/srg"]["mean"] is not None
+    gone.add(plan.questions.source(ROWS[3]))
+    with pytest.raises(ValueError, match="no image of the 4 questions can be read"):
+        compare(model, replace(plan, methods=("rollout",)), tmp_path / "none")
 
 
 def test_the_floor_and_the_inverse_of_the_best(measured: Measured) -> None:

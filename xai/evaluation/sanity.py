@@ -5,12 +5,12 @@ not pass for sensitivity.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
-Explain = Callable[[int], Tensor]  # the relevance [B, T] of the inputs with the noise of that draw, 0, 1, ...
+Explain = Callable[[int], Tensor]  # relevance [..., B, T] of the inputs with the noise of that draw, 0, 1, ...
 
 
 def randomisation(
@@ -20,19 +20,24 @@ def randomisation(
     valid: Tensor | None = None,
     draws: int = 8,
     seed: int = 0,
+    cascade: bool = True,
 ) -> Tensor:
-    """Rank correlation of each sample's relevance with what it was before, [groups, B]; low is good.
+    """Rank correlation of each sample's relevance with what it was before, [groups, ..., B]; near 0 is good.
 
-    The parameters of the modules that `groups` name are shuffled, each within its tensor, group after group and without
-    going back: so from the head down. Shuffling needs no initialiser and keeps the distribution. Afterwards, also after
-    an exception, the parameters are as before. `valid` [B, T] leaves padding and special tokens out.
+    `explain` may give several methods at once, [methods, B, T]. The parameters of the modules that `groups` name are
+    shuffled, each within its tensor: group after group and without going back, so from the head down, or with `cascade`
+    off each group alone. Shuffling needs no initialiser and keeps the distribution. Afterwards, also after an exception,
+    the parameters are as before. `valid` [B, T] leaves padding and special tokens out.
     """
     before = _smoothed(explain, draws)
-    valid = torch.ones_like(before, dtype=torch.bool) if valid is None else valid
+    valid = torch.ones(before.shape[-2:], dtype=torch.bool, device=before.device) if valid is None else valid
     generator, found = torch.Generator().manual_seed(seed), []
-    with _restored(model):
+    with ExitStack() as stack:
         for group in groups:
-            _shuffle([model.get_submodule(name) for name in group], generator)
+            if not cascade:
+                stack.close()
+            modules = [model.get_submodule(name) for name in group]
+            stack.enter_context(_shuffled(modules, generator))
             found.append(rank_correlation(before, _smoothed(explain, draws), valid))
     return torch.stack(found)
 
@@ -78,17 +83,15 @@ def _smoothed(explain: Explain, draws: int) -> Tensor:
     return torch.stack([explain(draw).detach() for draw in range(draws)]).mean(dim=0)
 
 
-@torch.no_grad()
-def _shuffle(modules: Sequence[nn.Module], generator: torch.Generator) -> None:
-    for parameter in dict.fromkeys(p for module in modules for p in module.parameters()):
-        order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
-        parameter.copy_(parameter.flatten()[order].view_as(parameter))
-
-
 @contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
-    saved = [(parameter, parameter.detach().clone()) for parameter in model.parameters()]
+def _shuffled(modules: Sequence[nn.Module], generator: torch.Generator) -> Iterator[None]:
+    """Shuffles each parameter within its tensor, and gives back what it was."""
+    saved = [(p, p.detach().clone()) for p in dict.fromkeys(p for module in modules for p in module.parameters())]
     try:
+        with torch.no_grad():
+            for parameter, value in saved:
+                order = torch.randperm(value.numel(), generator=generator).to(value.device)
+                parameter.copy_(value.flatten()[order].view_as(value))
         yield
     finally:
         with torch.no_grad():

@@ -39,7 +39,7 @@ class Row:
     figures: Mapping[str, Figure]
     class_agnostic: bool = False  # the method ignores which answer is explained
     note: str = ""  # such as why it failed, or for how many samples it is undefined
-    kind: Literal["explainer", "floor", "published"] = "explainer"  # random and inverted maps; figures of papers
+    kind: Literal["explainer", "floor"] = "explainer"  # floors are random and inverted maps
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,16 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Section:
+    """A table with columns of its own, such as published figures beside ours."""
+
+    title: str
+    note: str
+    columns: tuple[Column, ...]
+    table: Table
+
+
+@dataclass(frozen=True)
 class Report:
     """The first table is of all samples; `facts` stand at the foot: protocol, checkpoint, data, seed, date, versions."""
 
@@ -111,3 +121,4 @@ class Report:
     tables: tuple[Table, ...]
     charts: tuple[Chart, ...]
     gallery: tuple[Sample, ...] = field(default=(), repr=False)
+    further: tuple[Section, ...] = ()

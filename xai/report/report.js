@@ -15,6 +15,7 @@ function showProvenance(host, report) {
 const report = JSON.parse(document.getElementById("data").textContent);
 showSummary(report);
 showFigures(document.getElementById("figures"), report);
+showFurther(document.getElementById("further"), report);
 showCurves(document.getElementById("curves"), report);
 showGallery(document.getElementById("samples"), report);
 showProvenance(document.getElementById("provenance"), report);

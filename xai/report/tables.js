@@ -1,21 +1,45 @@
 const PARTS = [
   ["explainer", null],
   ["floor", "floors: what any explainer must beat"],
-  ["published", "published: other models and data, for the order of methods only"],
 ];
 const BAR = { width: 96, height: 14 };
 const NO_FIGURE = { mean: null, low: null, high: null };
 
 /** The table of figures: parts of the samples to choose from, columns to sort by. */
 function showFigures(host, report) {
-  const first = report.columns[0];
-  const state = { table: report.tables[0], key: first?.key ?? null, descending: first?.better !== "lower" };
+  const strata = report.tables.map((table) => table.stratum);
+  const { table, show } = sortable(report.columns, report.tables[0], (shown) => `${shown.samples} samples`);
+  const stratum = (name) => show(report.tables.find((one) => one.stratum === name));
+  host.append(
+    html("h2", {}, "Figures"),
+    html("div", { class: "controls" },
+      choice("samples", "stratum", strata, strata[0], stratum),
+      chip("intervals as numbers", false, (on) => table.classList.toggle("numbers", on))),
+    scrolling(table, "table of figures"),
+    meanings(report.columns));
+}
+
+/** Tables of their own, each under its title and with what there is to say about it. */
+function showFurther(host, report) {
+  for (const { title, note, columns, table } of report.further) {
+    const found = sortable(columns, table, (shown) => `${shown.rows.length} methods`);
+    host.append(html("h2", {}, title), html("p", { class: "soft" }, note), scrolling(found.table, title), meanings(columns) ?? "");
+  }
+}
+
+function scrolling(table, label) {
+  return html("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, table);
+}
+
+/** An HTML table whose heads sort it, and a function that shows other rows in it. */
+function sortable(columns, first, captionOf) {
+  const state = { table: first, key: columns[0]?.key ?? null, descending: columns[0]?.better !== "lower" };
   const table = html("table", {});
   const caption = html("caption", {});
   const draw = () => {
-    caption.replaceChildren(`${state.table.samples} samples`);
-    const rows = PARTS.map(([kind, title]) => part(report.columns, state, kind, title));
-    table.replaceChildren(caption, head(report.columns, state, sortBy), ...rows.filter((body) => body !== null));
+    caption.replaceChildren(captionOf(state.table));
+    const rows = PARTS.map(([kind, title]) => part(columns, state, kind, title));
+    table.replaceChildren(caption, head(columns, state, sortBy), ...rows.filter((body) => body !== null));
   };
   const sortBy = (key, better) => {
     const again = state.key === key;
@@ -24,19 +48,12 @@ function showFigures(host, report) {
     draw();
     table.querySelector("[aria-sort] button").focus();
   };
-  const stratum = (name) => {
-    state.table = report.tables.find((table) => table.stratum === name);
+  const show = (other) => {
+    state.table = other;
     draw();
   };
-  const strata = report.tables.map((table) => table.stratum);
-  host.append(
-    html("h2", {}, "Figures"),
-    html("div", { class: "controls" },
-      choice("samples", "stratum", strata, strata[0], stratum),
-      chip("intervals as numbers", false, (on) => table.classList.toggle("numbers", on))),
-    html("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "table of figures" }, table),
-    meanings(report.columns));
   draw();
+  return { table, show };
 }
 
 /** Two rows: groups of columns, and the columns. */

@@ -44,6 +44,27 @@ def test_groups_add_up_from_the_first_on() -> None:
     assert torch.equal(added[0], alone[0]) and torch.equal(added[1], alone[0])
 
 
+def test_groups_alone_do_not_add_up() -> None:
+    model = Two()
+    explain = lambda draw: gradient_of(model)  # noqa: E731
+    apart = randomisation(model, explain, [["high", "low"], ["aside"]], cascade=False)
+    assert apart[0].mean().abs() < 0.5
+    assert torch.allclose(apart[1], torch.ones(5).double()), "the first group is back before the second is shuffled"
+
+
+def test_methods_share_what_one_draw_costs() -> None:
+    model, calls = Two(), []
+
+    def both(draw: int) -> Tensor:
+        calls.append(draw)
+        return torch.stack([gradient_of(model), X])
+
+    found = randomisation(model, both, [["high", "low"]], draws=3)
+    alone = randomisation(model, lambda draw: gradient_of(model), [["high", "low"]], draws=3)
+    assert found.shape == (1, 2, 5) and calls == [0, 1, 2, 0, 1, 2]
+    assert torch.equal(found[0, 0], alone[0]) and torch.allclose(found[0, 1], torch.ones(5).double())
+
+
 def test_the_model_is_as_before_even_after_an_exception() -> None:
     model = Two()
     before = {name: value.clone() for name, value in model.state_dict().items()}

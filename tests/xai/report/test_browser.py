@@ -69,11 +69,11 @@ def opened(browser: Browser, file: Path) -> Iterator[Page]:
 
 
 def methods(page: Page, part: str = "explainer") -> list[str]:
-    return page.locator(f"tbody.{part} .name").all_inner_texts()
+    return page.locator(f"#figures tbody.{part} .name").all_inner_texts()
 
 
 def head(page: Page, label: str) -> Locator:
-    return page.locator("thead th[scope=col]").filter(has_text=label)
+    return page.locator("#figures thead th[scope=col]").filter(has_text=label)
 
 
 def questions(page: Page) -> list[str]:
@@ -88,12 +88,11 @@ def tick(page: Page, group: str, label: str) -> None:
     page.get_by_role("group", name=group).get_by_label(label, exact=True).click()
 
 
-def test_the_table_opens_with_the_best_first_and_floors_and_published_figures_apart(page: Page) -> None:
+def test_the_table_opens_with_the_best_first_and_floors_apart(page: Page) -> None:
     assert [name.split("\n")[0] for name in methods(page)] == ["wra", "genatt", "rollout", "broken"]
     assert methods(page, "floor") == ["random", "inverted"]
-    assert page.locator("tbody.published .name").text_content() == f"paper {HOSTILE}"
     assert head(page, "SRG").get_attribute("aria-sort") == "descending"
-    assert page.locator("td.best").all_text_contents() == ["0.300[0.250, 0.350]", "0.350"]  # no floor, no published one
+    assert page.locator("#figures td.best").all_text_contents() == ["0.300[0.250, 0.350]", "0.350"]  # no floor
     assert page.locator("tr", has=page.locator(".tag")).locator(".name").all_text_contents() == [
         "rolloutclass-agnostic"
     ]
@@ -118,11 +117,21 @@ def test_a_click_on_a_head_sorts_and_a_second_one_turns_it_around(page: Page) ->
     assert [name.split("\n")[0] for name in methods(page)] == ["broken", "genatt", "rollout", "wra"]
 
 
+def test_a_further_table_stands_by_itself_and_sorts_by_itself(page: Page) -> None:
+    further = page.locator("#further")
+    assert further.locator("h2").text_content() == f"Paper {HOSTILE}"
+    assert further.locator("p").text_content() == f"note {HOSTILE}"
+    assert further.locator("td").all_text_contents() == ["", "1", "2"]  # the corner, then the lower rank first
+    further.locator("th[scope=col]").filter(has_text="rank").locator("button").click()
+    assert further.locator("tbody .name").all_text_contents() == [f"last {HOSTILE}", f"first {HOSTILE}"]
+    assert head(page, "SRG").get_attribute("aria-sort") == "descending"
+
+
 def test_a_stratum_shows_its_own_figures(page: Page) -> None:
     page.get_by_role("radiogroup", name="samples").get_by_text("wrong").click()
-    assert page.locator("caption").text_content() == "10 samples"
+    assert page.locator("#figures caption").text_content() == "10 samples"
     assert methods(page)[0].startswith("rollout")
-    assert page.locator("td.best .value").first.text_content() == "0.100"
+    assert page.locator("#figures td.best .value").first.text_content() == "0.100"
 
 
 def test_bars_are_drawn_to_scale(page: Page) -> None:
@@ -251,6 +260,6 @@ def test_curves_answer_the_pointer_and_the_legend(page: Page) -> None:
 
 
 def test_tables_alone_are_shown_alone(browser: Browser, tmp_path: Path) -> None:
-    write_report(replace(small_report(), charts=(), gallery=()), tmp_path / "report.html")
+    write_report(replace(small_report(), charts=(), gallery=(), further=()), tmp_path / "report.html")
     for page in opened(browser, tmp_path / "report.html"):
         assert page.locator("h2").all_text_contents() == ["Figures", "Protocol and provenance"]

@@ -64,7 +64,7 @@ def test_text_from_data_is_in_the_data_block_only(outline: Outline) -> None:
     shown = data_of(text)
     assert shown["title"] == f"Report {HOSTILE}"
     assert shown["gallery"][0]["question"] == f"is this {HOSTILE}?"
-    assert shown["tables"][0]["rows"][-1]["figures"] == {"srg": {"mean": 0.9, "low": None, "high": None}}
+    assert shown["further"][0]["table"]["rows"][1]["figures"] == {"rank": {"mean": 1, "low": None, "high": None}}
 
 
 def test_the_policy_admits_this_style_and_script_alone(outline: Outline) -> None:

@@ -5,7 +5,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from xai.report.data import Chart, Column, Curve, Explanation, Figure, Report, Row, Sample, Table
+from xai.report.data import Chart, Column, Curve, Explanation, Figure, Report, Row, Sample, Section, Table
 
 HOSTILE = (
     """<script>window.hacked = 1</script><img src=x onerror="window.hacked = 1"> " ' & </script><!-- `${1}` \u2028"""
@@ -41,12 +41,19 @@ def small_report() -> Report:
     return Report(
         f"Report {HOSTILE}", {f"seed {HOSTILE}": HOSTILE, "date": "2026-01-12"}, columns, tables,
         tuple(chart(figure) for figure in ("accuracy", "probability")), tuple(map(sample, range(len(SAMPLES)))),
+        (beside(),),
     )  # fmt: skip
 
 
+def beside() -> Section:
+    rows = tuple(Row(f"{name} {HOSTILE}", {"rank": Figure(rank)}) for name, rank in (("last", 2), ("first", 1)))
+    return Section(
+        f"Paper {HOSTILE}", f"note {HOSTILE}", (Column("rank", "rank", "paper", "lower"),), Table("all", 2, rows)
+    )
+
+
 def rows(sign: float) -> tuple[Row, ...]:
-    published = Row(f"paper {HOSTILE}", {"srg": Figure(0.9)}, kind="published")
-    return (*(row(method, gain, sign) for method, gain in GAINS.items()), published)
+    return tuple(row(method, gain, sign) for method, gain in GAINS.items())
 
 
 def row(method: str, gain: float | None, sign: float) -> Row:
