@@ -25,7 +25,7 @@ from clipmapper.saved import CARD, CONFIG, WEIGHTS, read_description, read_weigh
 from xai.files import replacing
 
 UNKNOWN = -100  # the number of a token that a caption head lacks; the loss ignores it
-SHIPPED = ("shapes-a-vqa", "shapes-b-vqa", "shapes-b-caption")  # trained on Shapes, in the package's assets
+SHIPPED = ("shapes-a-vqa", "shapes-b-vqa", "shapes-a-caption", "shapes-b-caption")  # trained on Shapes, in the package's assets
 
 
 class CLIPMapper(

@@ -49,8 +49,9 @@ def test_a_shipped_mapper_answers_a_picture(data: DataConfig) -> None:
     assert ranked[0][0] == asked["answer"] and ranked[0][1] > 0.5
 
 
-def test_the_shipped_captioner_names_the_colours_that_are_there() -> None:
-    model = CLIPMapper.from_pretrained("shapes-b-caption")
+@pytest.mark.parametrize("name", ["shapes-a-caption", "shapes-b-caption"])
+def test_a_shipped_captioner_names_the_colours_that_are_there(name: str) -> None:
+    model = CLIPMapper.from_pretrained(name)
     right = 0
     for i in range(12):
         scene = sample_scene((77, 5, i))
