@@ -1,13 +1,11 @@
-"""Time and memory of opening a data set of VQAv2's size: `python benchmarks/data_loading.py [--questions 658000]`.
+"""Time and memory of opening a data set of VQAv2's size.
 
 Writes that many questions with ten answers each in the official format into a temporary folder (two thirds train, the
 rest val, no images), then measures fresh processes: the first conversion, and opening the converted data set again.
 """
 
-import argparse
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -15,9 +13,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.entry import Entry, Target
+from benchmarks.memory import kilobytes
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.data.official import SPLITS, answer_counts, train_val, with_labels
 
+QUESTIONS = 658_000
 WORDS = "what colour is the dog standing on left side of a wooden table how many people are there in this picture"
 ROWS_READ = 10_000
 
@@ -61,7 +62,7 @@ def measure(root: Path) -> None:
     rows = random.Random(0).choices(range(len(train)), k=ROWS_READ)
     answers = sum(len(train[row]["answers"]) for row in rows)
     read = time.perf_counter()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB on Linux
+    peak = kilobytes("VmHWM") / 1024  # ru_maxrss would count what the parent had
     assert answers == 10 * ROWS_READ
     print(json.dumps({"questions": len(train) + len(val), "open": opened - start, "rows": read - opened, "peak": peak}))
 
@@ -73,35 +74,38 @@ def label(root: Path) -> None:
     vocabulary = AnswerVocabulary.from_counts(answer_counts(train))
     counted = time.perf_counter()
     with_labels(train, vocabulary)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = kilobytes("VmHWM") / 1024
     print(json.dumps({"count": counted - start, "label": time.perf_counter() - counted, "peak": peak}))
 
 
 def _in_fresh_process(job: str, root: Path) -> dict[str, float]:
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, __file__, job, str(root)], stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1]) | {"process": time.perf_counter() - start}
+    command = [sys.executable, "-m", "benchmarks.data_loading", job, str(root)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--questions", type=int, default=658_000)
-    count = parser.parse_args().questions
+def run(quick: bool) -> list[Entry]:
+    count = 300 if quick else QUESTIONS
     with tempfile.TemporaryDirectory() as folder:
         root, rng = Path(folder), random.Random(0)
         write_split(root, "train", count * 2 // 3, rng)
         write_split(root, "val", count - count * 2 // 3, rng)
-        size = sum(file.stat().st_size for file in root.iterdir()) / 1e6
-        runs = [("first conversion", "open"), ("opened again", "open"), ("labels, first time", "label")]
-        runs.append(("labels, again", "label"))
-        print(f"{count} questions, {size:.0f} MB of JSON")
-        for name, job in runs:
-            result = _in_fresh_process(job, root)
-            print(f"{name:20}" + "   ".join(f"{key} {value:8.2f}" for key, value in result.items()))
+        first, again, labels = (_in_fresh_process(job, root) for job in ("open", "open", "label"))
+    what = f"{count} questions"
+    return [
+        _bounded(f"{what}: first conversion", "s", first["open"], 60),
+        _bounded(f"{what}: opened again", "s", again["open"], 5),
+        _bounded(f"{what}: {ROWS_READ} random rows", "s", again["rows"], None),
+        _bounded(f"{what}: answers counted", "s", labels["count"], None),
+        _bounded(f"{what}: labels attached, first time", "s", labels["label"], None),
+        _bounded(f"{what}: peak memory of the conversion", "MB", first["peak"], 1000),
+    ]
+
+
+def _bounded(what: str, unit: str, value: float, most: float | None) -> Entry:
+    """A figure in units of its own, not of another run."""
+    return Entry(what, value, None, unit, value, None, None if most is None else Target("<=", most))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3 and sys.argv[1] in ("open", "label"):
-        {"open": measure, "label": label}[sys.argv[1]](Path(sys.argv[2]))
-    else:
-        main()
+    {"open": measure, "label": label}[sys.argv[1]](Path(sys.argv[2]))

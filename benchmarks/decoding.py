@@ -1,16 +1,14 @@
-"""Greedy captions with cached keys and values against re-encoding every prefix: time, and whether the tokens are the same.
+"""Greedy captions with cached keys and values against reading every prefix again, of mappers over ViT-B-32."""
 
-python benchmarks/decoding.py [--tokens 20] [--batch 1] [--mapper a]
-"""
-
-import argparse
 import logging
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from benchmarks.entry import Entry, gain
+from benchmarks.timing import in_turn
+from clipmapper.clip import SHAPES_CLIP
 from clipmapper.config import ModelConfig
 from clipmapper.decoding import Writer, greedy, one_by_one
 from clipmapper.incremental import Writing
@@ -34,46 +32,39 @@ class Reencoding:
         self.image, self.written = self.image[rows], self.written[rows]
 
 
-@torch.no_grad()
-def seconds(
-    model: CLIPMapper, image: Tensor, writer: Callable[..., Writer], tokens: int
-) -> tuple[float, list[list[int]]]:
-    """Time of one batch, and its tokens; no caption ends before it has as many as asked for."""
-    first = torch.full((len(image),), model.start, device=image.device)
-    start = time.perf_counter()
-    written = one_by_one(writer(model, image), first, end=-1, length=tokens, choose=greedy)
-    if image.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, written.tokens
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=20)
-    parser.add_argument("--batch", type=int, nargs="*", default=[1, 16])
-    parser.add_argument("--mapper", nargs="*", default=["a", "b"])
-    parser.add_argument("--width", type=int, default=None)
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
+def run(quick: bool) -> list[Entry]:
     logging.disable()  # open_clip warns of random weights
-    for mapper in options.mapper:
-        torch.manual_seed(0)
-        config = ModelConfig(pretrained=None, mapper=mapper, width=options.width, task="caption")
-        model = CLIPMapper(config).to(options.device).eval()
-        for batch in options.batch:
-            image = torch.randn(batch, 50, model.clip.image_width, device=options.device)
-            runs: dict[str, list[tuple[float, list[list[int]]]]] = {"cached": [], "re-encoded": []}
-            for _ in range(3):  # in turn, so that both see the same machine
-                runs["cached"].append(seconds(model, image, Writing, options.tokens))
-                runs["re-encoded"].append(seconds(model, image, Reencoding, options.tokens))
-            cached, anew = (min(run)[0] for run in runs.values())
-            same = runs["cached"][0][1] == runs["re-encoded"][0][1]
-            print(
-                f"mapper {mapper}, ViT-B-32, {batch} captions of {options.tokens} tokens: cached {cached:.3f} s, re-encoded "
-                f"{anew:.3f} s, ratio {anew / cached:.1f} x, {'same' if same else 'DIFFERENT'} tokens",
-                flush=True,
-            )
+    try:
+        return [entry for mapper in ("a", "b") for entry in _of(mapper, quick)]
+    finally:
+        logging.disable(logging.NOTSET)
 
 
-if __name__ == "__main__":
-    main()
+def _of(mapper: str, quick: bool) -> list[Entry]:
+    torch.manual_seed(0)
+    clip = SHAPES_CLIP if quick else "ViT-B-32"
+    model = CLIPMapper(ModelConfig(clip=clip, pretrained=None, mapper=mapper, task="caption")).eval()  # type: ignore[arg-type]
+    batches = (2,) if quick else (1, 16)
+    return [_at(model, batch, tokens=3 if quick else 20, rounds=1 if quick else 3) for batch in batches]
+
+
+def _at(model: CLIPMapper, batch: int, tokens: int, rounds: int) -> Entry:
+    grid = model.clip.grid
+    image = torch.randn(batch, 1 + grid[0] * grid[1], model.clip.image_width)
+    written: dict[str, list[list[int]]] = {}
+
+    def write(name: str, writer: Callable[..., Writer]) -> None:
+        written[name] = captions(model, image, writer, tokens)
+
+    runs = {"cached": lambda: write("cached", Writing), "anew": lambda: write("anew", Reencoding)}
+    times = in_turn(runs, rounds, warm=batch == 1)
+    note = "same tokens" if written["cached"] == written["anew"] else "OTHER tokens"
+    what = f"mapper {model.config.mapper}, batch {batch}: {tokens} tokens, cached / every prefix anew"
+    return gain(what, times, "cached", "anew", 5, note=note)
+
+
+@torch.no_grad()
+def captions(model: CLIPMapper, image: Tensor, writer: Callable[..., Writer], tokens: int) -> list[list[int]]:
+    """Tokens of a batch; no caption ends before it has as many as asked for."""
+    first = torch.full((len(image),), model.start)
+    return one_by_one(writer(model, image), first, end=-1, length=tokens, choose=greedy).tokens

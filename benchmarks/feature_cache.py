@@ -1,18 +1,19 @@
-"""An epoch with cached image tokens against one that encodes the images live, and how long the loop waits for data.
+"""An epoch with cached image tokens against one that encodes the images live, and how long the loop waits for data."""
 
-python benchmarks/feature_cache.py [--images 64] [--width 512]
-"""
-
-import argparse
+import logging
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import torch
 from datasets import disable_progress_bars
 from PIL import Image
 
+from benchmarks.entry import Entry, Target, gain
+from benchmarks.timing import in_turn
+from clipmapper.clip import SHAPES_CLIP
 from clipmapper.config import DataConfig, ModelConfig
 from clipmapper.data.batches import Batch, Batches, loader
 from clipmapper.data.records import load_records
@@ -47,35 +48,35 @@ def epoch(model: CLIPMapper, batches: Iterator[Batch]) -> tuple[float, float]:
         optimizer.zero_grad()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--width", type=int, default=512, help="of mapper B")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=0)
-    options = parser.parse_args()
+def run(quick: bool) -> list[Entry]:
     disable_progress_bars()
+    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns of random weights
     with tempfile.TemporaryDirectory() as folder:
-        photographs(root := Path(folder) / "shapes", options.images)
-        config = DataConfig(root=root, workers=options.workers)
-        records = load_records(config)
-        model = CLIPMapper(ModelConfig(pretrained=None, width=options.width), list(records.vocabulary.answers))
-        live = Questions(records.train, root, len(records.vocabulary), model.clip)
-        cached = Questions(records.train, root, len(records.vocabulary), model.clip)
-        cache = FeatureCache(Path(folder) / "features", model.clip.identity())
-        cached.fill_cache(cache, model.clip, config)
-        cached.use_cache(cache)
-        seconds: dict[str, list[tuple[float, float]]] = {"cached": [], "live": []}
-        for _ in range(3):  # in turn, so that both see the same machine
-            for name, questions in (("cached", cached), ("live", live)):
-                batches = Batches(len(questions), options.batch, seed=0)
-                seconds[name].append(epoch(model, iter(loader(questions, batches, options.workers))))
-    print(f"{len(cached)} questions on {options.images} images, ViT-B-32, mapper B of width {options.width}")
-    for name, runs in seconds.items():
-        total, waited = min(runs)
-        print(f"{name:8s} {total:7.2f} s an epoch, {100 * waited / total:5.1f} % of it waiting for data")
-    print(f"ratio    {min(seconds['live'])[0] / min(seconds['cached'])[0]:7.1f} x")
+        photographs(root := Path(folder) / "shapes", 4 if quick else 8)
+        return [entry for width in ((16,) if quick else (512, 64)) for entry in _of(root, Path(folder), width, quick)]
 
 
-if __name__ == "__main__":
-    main()
+def _of(root: Path, folder: Path, width: int, quick: bool) -> list[Entry]:
+    config = DataConfig(root=root, workers=0)
+    records = load_records(config)
+    clip = SHAPES_CLIP if quick else "ViT-B-32"
+    model = CLIPMapper(ModelConfig(clip=clip, pretrained=None, width=width), list(records.vocabulary.answers))
+    cached, live = (Questions(records.train, root, len(records.vocabulary), model.clip) for _ in range(2))
+    cache = FeatureCache(folder / "features", model.clip.identity())
+    cached.fill_cache(cache, model.clip, config)
+    cached.use_cache(cache)
+    waits: list[float] = []
+
+    def train(questions: Questions) -> None:
+        batches = Batches(len(questions), 8 if quick else 20, seed=0)
+        total, waited = epoch(model, iter(loader(questions, batches, 0)))
+        if questions is cached:
+            waits.append(waited / total)
+
+    times = in_turn({"cached": lambda: train(cached), "live": lambda: train(live)}, 1 if quick else 3, warm=False)
+    share = median(waits)
+    what = f"mapper b, width {width}"
+    return [
+        gain(f"{what}: epoch from cached features / from images", times, "cached", "live", 10),
+        Entry(f"{what}: share of it that waits for data", unit="", ratio=share, target=Target("<=", 0.05)),
+    ]

@@ -1,25 +1,23 @@
-"""The perturbation engine against a loop that runs every perturbed sample alone, both images and words, at the same figures.
+"""The perturbation engine against a loop that runs every perturbed sample alone, at the same figures.
 
-python benchmarks/perturbation.py [--samples 8] [--methods 8] [--protocol recommended] [--mapper b]
-
-The model is a mapper of the usual size, with random weights, over the CLIP that ships. The engine runs each distinct input
-once, in batches of equal length, over CLIP's tokens of the modality that stays whole; the loop encodes image and question
-anew for every method, direction and step.
+The model is a mapper B of the usual size, with random weights, over the CLIP that ships. The engine runs each distinct
+input once, in batches of equal length, over CLIP's tokens of the modality that stays whole; the loop encodes image and
+question anew for every method, direction and step. Maps are random: methods that agree ask for fewer distinct inputs.
 """
 
-import argparse
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from benchmarks.entry import Entry, gain
+from benchmarks.timing import in_turn
 from clipmapper.clip import SHAPES_CLIP
-from clipmapper.config import ModelConfig
+from clipmapper.config import MapperName, ModelConfig
 from clipmapper.model import CLIPMapper
 from clipmapper.perturbation import Inputs, predictor
 from xai.evaluation.perturbation import perturb
-from xai.evaluation.protocols import DIRECTIONS, Protocol, area, kept_counts, named
+from xai.evaluation.protocols import DIRECTIONS, Protocol, kept_counts, named
 from xai.evaluation.ranking import random_relevance
 
 ANSWERS = [str(number) for number in range(47)]
@@ -29,7 +27,7 @@ Perturb = Callable[[Tensor, Protocol], Tensor]
 
 
 class Bench:
-    def __init__(self, samples: int, mapper: str) -> None:
+    def __init__(self, samples: int, mapper: MapperName) -> None:
         torch.manual_seed(0)
         config = ModelConfig(clip=SHAPES_CLIP, pretrained="shapes", mapper=mapper, heads=4)
         self.model, self.samples = CLIPMapper(config, ANSWERS).eval(), torch.arange(samples)
@@ -44,6 +42,17 @@ class Bench:
     @torch.inference_mode()
     def _whole(self) -> Tensor:
         return self.model(self.model.clip.image_tokens(self.inputs.pixels), self.inputs.ids, self.inputs.mask)
+
+    def runs(self, modality: str, name: str, methods: int, kept: dict[str, Tensor]) -> dict[str, Callable[[], None]]:
+        """Engine and loop on the same random maps; each leaves its curves in `kept`."""
+        protocol = named(name, modality)
+        relevance = random_relevance(self.samples, self.removable[modality].shape[1], seeds=range(methods))
+
+        def keeping(side: str, perturbing: Perturb) -> None:
+            with torch.inference_mode():
+                kept[side] = perturbing(relevance, protocol)
+
+        return {"engine": lambda: keeping("engine", self.engine), "loop": lambda: keeping("loop", self.loop)}
 
     def engine(self, relevance: Tensor, protocol: Protocol) -> Tensor:
         modality = protocol.modality
@@ -79,34 +88,22 @@ class Bench:
         return self.model(image, ids, torch.ones_like(ids, dtype=torch.bool))[0, self.answer[b]].sigmoid()
 
 
-def timed(run: Perturb, relevance: Tensor, protocol: Protocol) -> tuple[Tensor, float]:
-    start = time.perf_counter()
-    with torch.inference_mode():
-        curves = run(relevance, protocol)
-    return curves, time.perf_counter() - start
+def run(quick: bool) -> list[Entry]:
+    samples, methods, rounds = (2, 2, 1) if quick else (4, 6, 3)
+    bench = Bench(samples, "b")
+    times: dict[str, list[float]] = {}
+    found = []
+    for modality in bench.removable:
+        kept: dict[str, Tensor] = {}
+        runs = bench.runs(modality, "wra" if quick else "recommended", methods, kept)
+        here = in_turn(runs, rounds, warm=False)
+        differs = float((kept["engine"] - kept["loop"]).abs().max())
+        found.append(_gain(modality, here, extra={"largest difference of a probability": differs}))
+        times = {
+            name: [a + b for a, b in zip(times.get(name, [0.0] * rounds), here[name], strict=True)] for name in here
+        }
+    return [*found, _gain("both", times)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--methods", type=int, default=8)
-    parser.add_argument("--protocol", default="recommended")
-    parser.add_argument("--mapper", choices=("a", "b"), default="b")
-    options = parser.parse_args()
-    bench = Bench(options.samples, options.mapper)
-    total = {"engine": 0.0, "loop": 0.0}
-    for modality, removable in bench.removable.items():
-        protocol = named(options.protocol, modality)
-        relevance = random_relevance(bench.samples, removable.shape[1], seeds=range(options.methods))
-        fast, engine = timed(bench.engine, relevance, protocol)
-        slow, loop = timed(bench.loop, relevance, protocol)
-        difference = (area(fast, protocol.shares) - area(slow, protocol.shares)).abs().max()
-        total = {"engine": total["engine"] + engine, "loop": total["loop"] + loop}
-        print(f"{modality:6s} engine {engine:6.2f} s   loop {loop:7.2f} s   ratio {loop / engine:5.1f} x   "
-              f"largest difference of an area {difference:.1e}")  # fmt: skip
-    print(f"both   engine {total['engine']:6.2f} s   loop {total['loop']:7.2f} s   "
-          f"ratio {total['loop'] / total['engine']:5.1f} x")  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()
+def _gain(what: str, times: dict[str, list[float]], **fields: dict[str, float | None]) -> Entry:
+    return gain(f"{what}: engine / a loop over every perturbed sample", times, "engine", "loop", 10, **fields)
