@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from jaxtyping import Bool, Float, Int
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
@@ -33,8 +33,7 @@ class CLIPMapper(
     ModelHubMixin,
     library_name="clipmapper",
     model_card_template=CARD,
-    tags=["visual-question-answering", "explainability"],
-    pipeline_tag="visual-question-answering",
+    tags=["explainability"],
 ):
     """Answers questions about images, or captions them; only `mapper`, `head` and the two projections are trained.
 
@@ -209,6 +208,12 @@ class CLIPMapper(
         if Path(name).is_dir():
             read_description(Path(name) / CONFIG)  # huggingface_hub reads it too, but does not say what is wrong
         return super().from_pretrained(name, **options)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """Under the task that hubs file it by."""
+        card = super().generate_model_card(*args, **kwargs)
+        card.data.pipeline_tag = {"vqa": "visual-question-answering", "caption": "image-to-text"}[self.config.task]
+        return card
 
     def _save_pretrained(self, save_directory: Path) -> None:
         state = {name: tensor.contiguous() for name, tensor in self.trained_state().items()}
