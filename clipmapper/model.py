@@ -25,7 +25,12 @@ from clipmapper.saved import CARD, CONFIG, WEIGHTS, read_description, read_weigh
 from xai.files import replacing
 
 UNKNOWN = -100  # the number of a token that a caption head lacks; the loss ignores it
-SHIPPED = ("shapes-a-vqa", "shapes-b-vqa", "shapes-a-caption", "shapes-b-caption")  # trained on Shapes, in the package's assets
+SHIPPED = (
+    "shapes-a-vqa",
+    "shapes-b-vqa",
+    "shapes-a-caption",
+    "shapes-b-caption",
+)  # trained on Shapes, in the package's assets
 
 
 class CLIPMapper(
@@ -212,7 +217,7 @@ class CLIPMapper(
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Under the task that hubs file it by."""
         card = super().generate_model_card(*args, **kwargs)
-        card.data.pipeline_tag = {"vqa": "visual-question-answering", "caption": "image-to-text"}[self.config.task]
+        card.data.pipeline_tag = {"vqa": "visual-question-answering", "caption": "image-to-text"}[self.config.task]  # type: ignore[attr-defined]
         return card
 
     def _save_pretrained(self, save_directory: Path) -> None:

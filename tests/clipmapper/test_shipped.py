@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from clipmapper import CLIPMapper
 from clipmapper.clip import ASSETS
@@ -23,6 +24,13 @@ UNSEEN = ShapesConfig(train=1, val=100, test=0, questions=6, seed=77)  # trainin
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_mapper_is_small(name: str) -> None:
     assert sum(path.stat().st_size for path in (ASSETS / name).iterdir()) < 5e6
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_mapper_is_filed_by_its_task(name: str) -> None:
+    card = CLIPMapper.from_pretrained(name).generate_model_card()
+    task = "image-to-text" if name.endswith("caption") else "visual-question-answering"
+    assert card.data.to_dict()["pipeline_tag"] == task == ModelCard.load(ASSETS / name / "README.md").data.pipeline_tag
 
 
 @pytest.fixture(scope="module")
