@@ -1,20 +1,26 @@
 """The captions of a checkpoint: all metrics beside two floors, the COCO results file, and on Shapes the check of truth."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from clipmapper.caption_metrics import clip_scores, coco_results, embed_images, score
+from clipmapper.caption_relevance.measure import caption_images
+from clipmapper.caption_relevance.run import BATCH, Plan, compare
 from clipmapper.caption_truth import scenes_of, truth
 from clipmapper.cli import EvaluationSettings
 from clipmapper.clip import FrozenCLIP
+from clipmapper.comparison.explained import chosen
 from clipmapper.config import DataConfig, OptimizerConfig
 from clipmapper.data.captions import Captions
 from clipmapper.data.records import load_caption_split
+from clipmapper.data.shapes.scene import Scene
 from clipmapper.files import write_json
+from clipmapper.gallery import save_captions
 from clipmapper.model import CLIPMapper
 from clipmapper.prediction import predictions
 from clipmapper.tasks import CaptionTask
@@ -36,7 +42,10 @@ class Captioned:
 
 
 def evaluate_captions(model: CLIPMapper, data: DataConfig, settings: EvaluationSettings) -> None:
-    """Writes metrics.json and captions.json. Raises MissingData, BadData, ValueError."""
+    """Writes metrics.json, captions.json and examples.png. Raises MissingData, BadData, ValueError."""
+    methods = () if settings.explainers is None else chosen(settings.explainers)
+    if methods and settings.samples < 2:
+        raise ValueError(f"--samples is {settings.samples}: explainers of captions are compared on 2 images at least")
     captioned = caption_split(model, data, settings)
     train = load_caption_split(data, "train")[0]["caption"]
     floors = {
@@ -44,9 +53,9 @@ def evaluate_captions(model: CLIPMapper, data: DataConfig, settings: EvaluationS
         "constant caption": len(captioned.captions) * [best_constant(load_references(model, data))],
     }
     systems = {"model": list(captioned.captions.values()), **floors}
-    judges = {"": model.clip, **({f" by {settings.judge}": judge(settings.judge)} if settings.judge else {})}
+    judges = {"": model.clip} | ({f" by {settings.judge}": judge(settings.judge)} if settings.judge else {})
     metrics = all_metrics(captioned, systems, judges)
-    scenes = scenes_of(data.root, captioned.image_ids) if data.hub is None else None
+    scenes = known_scenes(data, captioned.image_ids)
     summary = {
         "metrics": metrics.pop("model"),
         "floors": metrics,
@@ -59,8 +68,43 @@ def evaluate_captions(model: CLIPMapper, data: DataConfig, settings: EvaluationS
     settings.output.mkdir(parents=True, exist_ok=True)
     write_json(settings.output / "metrics.json", summary)
     write_json(settings.output / "captions.json", coco_results(captioned.image_ids, captioned.captions.values()))
+    save_captions(settings.output / "examples.png", captioned.split, captioned.captions)
     print(table(summary))
-    print(f"written: {settings.output / 'metrics.json'}, {settings.output / 'captions.json'}")
+    say_written(settings.output, "metrics.json", "captions.json", "examples.png")
+    if methods:
+        explainers = compare_explainers(model, data, captioned.split, methods, settings, [*judges.values()][-1])
+        write_json(settings.output / "metrics.json", {**summary, "explainers": explainers})
+        say_written(settings.output, "perturbation.parquet", "curves.png", "filmstrips.png", "report.html")
+
+
+def compare_explainers(
+    model: CLIPMapper,
+    data: DataConfig,
+    split: Captions,
+    methods: tuple[str, ...],
+    settings: EvaluationSettings,
+    judged_by: FrozenCLIP,
+) -> dict[str, Any]:
+    """The explainers on greedy captions of images from all over the split."""
+    on_gpu = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    device = "cuda" if on_gpu else "cpu"
+    captioned = caption_images(model.to(device), split, settings.samples, BATCH)
+    captioned = replace(captioned, scenes=known_scenes(data, captioned.ids))
+    facts = {
+        "model": f"mapper {model.config.mapper} over {model.config.clip}",
+        "data": str(data.root) if data.hub is None else data.hub.name,
+        "judge": settings.judge or "the model's own CLIP",
+    }
+    plan = Plan(captioned, methods, settings.protocol, judged_by.to(device), facts)
+    return compare(model, plan, settings.output)
+
+
+def known_scenes(data: DataConfig, image_ids: Sequence[int]) -> list[Scene] | None:
+    return scenes_of(data.root, image_ids) if data.hub is None else None
+
+
+def say_written(folder: Path, *names: str) -> None:
+    print(f"written: {', '.join(str(folder / name) for name in names)}")
 
 
 def caption_split(model: CLIPMapper, data: DataConfig, settings: EvaluationSettings) -> Captioned:

@@ -247,11 +247,11 @@ class ExplainConfig:
         every: validations from one explanation to the next; 0 explains never.
         methods: explainers; ["all"] is slow.
         protocol: which tokens are removed, and how (those of the papers, or the recommended one).
-        samples: held-out questions that are explained, always the same.
-        batch_size: questions a recorded pass.
+        samples: held-out questions, or images with the model's captions, that are explained, always the same.
+        batch_size: questions or captions a recorded pass; a caption counts as many times as it has tokens.
         seconds: after which no new batch is begun, in each process; null has no limit.
-        pictures: questions whose explanations are logged as pictures.
-        reference_models: other models, explained once on the same questions; a string names a CLIPMapper.
+        pictures: questions or captions whose explanations are logged as pictures.
+        reference_models: other models, explained once on the same samples; a string names a CLIPMapper.
     """
 
     every: int = 0

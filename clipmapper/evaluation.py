@@ -45,7 +45,7 @@ class Answered:
 
 
 def run(settings: EvaluationSettings) -> None:
-    """Writes metrics.json and predictions.json or captions.json. Leaves with a message on bad input."""
+    """Writes metrics.json, examples.png, and predictions.json or captions.json. Leaves with a message on bad input."""
     quiet_lightning()
     try:
         evaluate(settings)

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,11 +12,9 @@ from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from clipmapper.answerers.study import AnswerStudy
-from clipmapper.comparison.curves import draw
 from clipmapper.comparison.summary import CURVE_RESAMPLES
-from clipmapper.config import ExplainConfig
 from clipmapper.logs import log_examples, log_table
+from clipmapper.study import Study
 from xai.evaluation.protocols import DIRECTIONS
 from xai.evaluation.statistics import mean_interval
 
@@ -31,9 +28,8 @@ class ExplainabilityCallback(Callback):
     known, and for models that cannot be explained. What is particular to a task is in its `study`.
     """
 
-    def __init__(self, config: ExplainConfig, root: Path | None) -> None:
-        """`root` is the data's folder, whose file of truths is used if it has one."""
-        self.config, self.study = config, AnswerStudy(config, root)
+    def __init__(self, study: Study) -> None:
+        self.config, self.study = study.config, study
         self.validations = 0
         self.references: dict[str, dict[str, float]] = {}  # figures by name of the model
         self.curves: dict[str, Image.Image] = {}  # of the reference models
@@ -46,8 +42,8 @@ class ExplainabilityCallback(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         """Reference models come first, and only once: they do not change."""
-        self.study.model(task)  # a model that is blind cannot be explained
         with _own_random_numbers(task.device):
+            self.study.check(trainer, task)
             for name, found in self.study.references(trainer, task):
                 self.references[name], curves = found.plain(self.study.methods), found.curves()
                 if trainer.is_global_zero:
@@ -90,7 +86,7 @@ class ExplainabilityCallback(Callback):
 
     def _drawn(self, curves: Mapping[str, Tensor]) -> Image.Image:
         bands = {key: mean_interval(c.transpose(2, 3).numpy(), resamples=CURVE_RESAMPLES) for key, c in curves.items()}
-        return _picture(draw(bands, self.study.methods, self.config.protocol))
+        return _picture(self.study.draw(bands))
 
     def _log_pictures(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         """Each sample with its image under every method."""

@@ -13,7 +13,9 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, LearningRateMon
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from clipmapper.answerers.study import AnswerStudy
 from clipmapper.callbacks import ExampleLogger, LastCheckpoint
+from clipmapper.caption_relevance.study import CaptionStudy
 from clipmapper.checkpoints import FileCheckpointIO, read_checkpoint
 from clipmapper.cli import Settings
 from clipmapper.comparison.world import world
@@ -143,10 +145,11 @@ def callbacks(config: RunConfig, monitor: str, loggers: list[Logger]) -> list[Ca
 
 
 def explaining(settings: Settings) -> list[Callback]:
-    """The callback that explains held-out answers, if asked for."""
+    """The callback that explains held-out answers or captions, if asked for."""
     if not settings.explain.every:
         return []
-    return [ExplainabilityCallback(settings.explain, settings.data.root if settings.data.hub is None else None)]
+    study = CaptionStudy if settings.model.task == "caption" else AnswerStudy
+    return [ExplainabilityCallback(study(settings.explain, settings.data.root if settings.data.hub is None else None))]
 
 
 def checkpoint_dir(config: RunConfig) -> Path:

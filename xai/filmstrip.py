@@ -1,4 +1,4 @@
-"""Captions drawn word by word: a strip for each, with the image and a map of every word."""
+"""Captions drawn word by word: strips with the image and a map of every word."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -15,7 +15,8 @@ from xai.render import compare
 if TYPE_CHECKING:
     from xai.captions import CaptionRelevance
 
-DOTS = 75  # an inch: a strip is as wide as its caption is long
+DOTS = 75  # an inch
+ACROSS = 10  # words of a strip; a longer caption goes on below
 
 
 def save_filmstrip(
@@ -24,33 +25,35 @@ def save_filmstrip(
     images: Sequence[Any] | None = None,
     geometry: Callable[[Size], Geometry] | None = None,
 ) -> None:
-    """A PNG of one strip below the other. Raises ValueError if images and captions are not equally many."""
+    """A PNG of all captions' strips, one below the other. Raises ValueError if images and captions are not equally many."""
     if images is not None and len(images) != len(relevance.tokens):
         raise ValueError(
             f"{len(images)} images for {len(relevance.tokens)} captions; give one for each, in their order"
         )
-    strips = [
-        _drawn(strip(relevance, caption, None if images is None else images[caption], geometry))
-        for caption in range(len(relevance.tokens))
+    drawn = [
+        _drawn(figure)
+        for caption, _ in enumerate(relevance.tokens)
+        for figure in strips(relevance, caption, None if images is None else images[caption], geometry)
     ]
-    page = Image.new("RGB", (max(s.width for s in strips), sum(s.height for s in strips)), "white")
+    page = Image.new("RGB", (max(strip.width for strip in drawn), sum(strip.height for strip in drawn)), "white")
     top = 0
-    for drawn in strips:
-        page.paste(drawn, (0, top))
-        top += drawn.height
+    for strip in drawn:
+        page.paste(strip, (0, top))
+        top += strip.height
     with replacing(path) as temporary:
         page.save(temporary, format="PNG")
 
 
-def strip(
+def strips(
     relevance: "CaptionRelevance",
     caption: int,
     image: Any = None,
     geometry: Callable[[Size], Geometry] | None = None,
-) -> Figure:
+) -> list[Figure]:
     """One caption: its image, and beside it each word's map, over the words before it; every map has a scale of its own."""
-    title = " ".join(relevance.words[caption])
-    return compare(relevance.each_word(caption), None if image is None else [image], geometry, [title])
+    title, words = " ".join(relevance.words[caption]), relevance.each_word(caption)
+    images = None if image is None else [image]
+    return [compare(words[i : i + ACROSS], images, geometry, [title]) for i in range(0, len(words), ACROSS)]
 
 
 def _drawn(figure: Figure) -> Image.Image:

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,18 @@ class Measured:
     curves: dict[str, Tensor]  # [wholes and random seeds, directions, images, steps]
 
 
+UNKNOWN = Measured({}, None, None, 0, {})  # what is known without scenes
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which whole maps are measured, and how: patches are removed by `protocol`, and `judge` knows all images."""
+
+    wholes: Sequence[Whole]
+    protocol: Protocol
+    judge: Judge
+
+
 def caption_images(model: CLIPMapper, split: Captions, count: int, batch_size: int) -> Captioned:
     """Captions images from all over the split; those that cannot be read, or of which the model says nothing, are left out."""
     rows, ids = split.rows[split.one_each(count)].tolist(), split.records["image_id"]
@@ -83,31 +95,18 @@ def caption_images(model: CLIPMapper, split: Captions, count: int, batch_size: i
     return Captioned([ids[row] for row in kept], sources, [split.references(row) for row in kept], tokens)
 
 
-def measure_all(
+def measure_part(
     model: CLIPMapper,
-    captioned: Captioned,
-    wholes: Sequence[Whole],
+    part: Captioned,
+    found: Mapping[str, CaptionRelevance],
     weights: Mapping[str, Sequence[Tensor]],
-    protocol: Protocol | None,
-    judge: Judge | None,
-    batch_size: int,
+    rule: Rule,
+    numbers: Sequence[int],
 ) -> Measured:
-    """All captions by the methods of `wholes`; `weights` by name, of each caption. Without `judge` nothing is removed."""
-    parts = []
-    for start in tqdm(range(0, len(captioned.ids), batch_size), desc="explaining", unit="batch"):
-        part = captioned.part(start, batch_size)
-        own = {name: values[start : start + batch_size] for name, values in weights.items()}
-        found = explain_part(model, part, [method for method, _ in wholes])
-        maps = {(method, name): found[method].whole(own[name]) for method, name in wholes}
-        words = (
-            naming(found, maps, part, model.clip.grid) if part.scenes is not None else Measured({}, None, None, 0, {})
-        )
-        curves = {}
-        if protocol is not None and judge is not None:
-            numbers = range(start, start + len(part.ids))
-            curves = removing(model, part, maps, protocol, judge, numbers)
-        parts.append(Measured(words.words, words.in_words, words.in_whole, words.unnamed, curves))
-    return joined(parts)
+    """Captions that are explained, by method; `weights` by name, of each caption; `numbers`: places in the judge's images."""
+    maps = {(method, name): found[method].whole(weights[name]) for method, name in rule.wholes}
+    words = naming(found, maps, part, model.clip.grid) if part.scenes is not None else UNKNOWN
+    return replace(words, curves=removing(model, part, maps, rule, numbers))
 
 
 @torch.no_grad()
@@ -161,16 +160,15 @@ def removing(
     model: CLIPMapper,
     part: Captioned,
     maps: Mapping[Whole, Relevance],
-    protocol: Protocol,
-    judge: Judge,
+    rule: Rule,
     numbers: Sequence[int],
 ) -> dict[str, Tensor]:
-    """Curves by figure of all whole maps, then of random ones; `numbers` are the images' places in `judge`."""
+    """Curves by figure of all whole maps, then of random ones."""
     ids, patches = torch.tensor(part.ids), next(iter(maps.values())).content("image")
     scores = torch.stack([relevance.scores["image"] for relevance in maps.values()])
     noise = random_relevance(ids, scores.shape[-1], SEEDS).to(scores)
-    predict = predictor(model, pixels_of(model, part), part.tokens, judge, numbers)
-    return perturb(torch.cat([scores, noise]), patches, ids.to(patches.device), predict, protocol)
+    predict = predictor(model, pixels_of(model, part), part.tokens, rule.judge, numbers)
+    return perturb(torch.cat([scores, noise]), patches, ids.to(patches.device), predict, rule.protocol)
 
 
 def joined(parts: Sequence[Measured]) -> Measured:

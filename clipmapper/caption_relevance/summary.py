@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from clipmapper.caption_relevance.measure import AVERAGE, RANDOM, SEEDS, Measured, Whole
 from clipmapper.caption_truth import KINDS
@@ -16,6 +17,12 @@ from xai.evaluation.statistics import Interval, mean_interval
 PLACES = ("mass", "rank")  # where relevance falls: figures of `truth.scores.score`
 CURVE_RESAMPLES = 1000
 Array = np.ndarray
+
+
+def label(whole: Whole) -> str:
+    """Short: the method, and the weights unless they are equal."""
+    method, weights = whole
+    return method if weights == AVERAGE else f"{method}/{weights}"
 
 
 def words_table(measured: Measured, methods: Sequence[str]) -> pa.Table:
@@ -76,18 +83,34 @@ def perturbation_summary(measured: Measured, wholes: Sequence[Whole], protocol: 
     """By figure the areas of both directions, SRG and mean curves of each whole map; random maps are one, their mean."""
     found: dict[str, Any] = {"protocol": protocol.record()}
     names = [*map("/".join, wholes), RANDOM]
-    for figure, curves in measured.curves.items():
-        curves = torch.cat([curves[: len(wholes)], curves[len(wholes) :].mean(dim=0, keepdim=True)])
+    by_figure = bands(measured, wholes)
+    for figure, curves in mean_floor(measured, wholes).items():
         areas = area(curves, protocol.shares)
         gain = srg(areas).numpy()
         found[figure] = {name: by_row(names, areas[:, i].numpy()) for i, name in enumerate(DIRECTIONS)}
         found[figure] |= {"srg": by_row(names, gain), "minus average": against_average(wholes, gain)}
-        bands = mean_interval(curves.transpose(2, 3).numpy(), resamples=CURVE_RESAMPLES)
         found[figure]["curves"] = {
-            name: {direction: _band(bands, i, j) for j, direction in enumerate(DIRECTIONS)}
+            name: {direction: _band(by_figure[figure], i, j) for j, direction in enumerate(DIRECTIONS)}
             for i, name in enumerate(names)
         }
     return found
+
+
+def mean_floor(measured: Measured, wholes: Sequence[Whole]) -> dict[str, Tensor]:
+    """Curves [wholes and RANDOM, directions, images, steps] by figure, with the mean over random maps last."""
+    count = len(wholes)
+    return {
+        name: torch.cat([curves[:count], curves[count:].mean(dim=0, keepdim=True)])
+        for name, curves in measured.curves.items()
+    }
+
+
+def bands(measured: Measured, wholes: Sequence[Whole]) -> dict[str, Interval]:
+    """Means of those curves over images, [wholes and RANDOM, directions, steps]."""
+    return {
+        name: mean_interval(curves.transpose(2, 3).numpy(), resamples=CURVE_RESAMPLES)
+        for name, curves in mean_floor(measured, wholes).items()
+    }
 
 
 def against_average(wholes: Sequence[Whole], values: Array) -> dict[str, Any]:
@@ -117,6 +140,7 @@ def report(result: Mapping[str, Any]) -> str:
         if figure != "protocol":
             lines += _table(f"removing patches: {figure}", {n: cells[n] for n in (*DIRECTIONS, "srg")}, 1)
             lines += _differences("weights minus average", {"srg": cells["minus average"]}, 1)
+    lines += [f"weights by {name} left out: {reason}" for name, reason in result.get("not computed", {}).items()]
     return "\n".join([*lines, f"{result['images']} images"])
 
 

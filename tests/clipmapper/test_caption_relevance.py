@@ -1,18 +1,11 @@
-"""Explained captions measured: maps made up by hand against scenes, removed patches against a loop, the whole command."""
-
-import json
-from pathlib import Path
-from typing import Any
+"""Explained captions measured: maps made up by hand against scenes, removed patches against a loop."""
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from clipmapper.caption_metrics import clip_scores
-from clipmapper.caption_relevance.__main__ import chosen, main, measure
 from clipmapper.caption_relevance.measure import AVERAGE, Captioned, Measured, naming
 from clipmapper.caption_relevance.perturbation import FIGURES, Judge, dropping, predictor
 from clipmapper.caption_relevance.summary import (
@@ -21,7 +14,6 @@ from clipmapper.caption_relevance.summary import (
     by_row,
     curves_table,
     perturbation_summary,
-    report,
 )
 from clipmapper.caption_relevance.truth import named_words, region
 from clipmapper.caption_relevance.weights import Cider
@@ -212,65 +204,3 @@ def test_tables_of_removed_patches() -> None:
     assert len(table) == 4 * 2 * 9 and set(table.image_id) == {7}
     third = table[(table.method == "random") & (table.weights == "2") & (table.direction == "positive")]
     assert third.log_probability.tolist() == pytest.approx((-3 * shares).tolist())
-
-
-def run(root: Path, output: Path, **options: Any) -> dict[str, Any]:
-    fast = {"methods": ["wra"], "weights": ["cider"], "batch_size": 2, "device": "cpu", "protocol": None, "pictures": 0}
-    measure("shapes-b-caption", output, samples=3, root=root, **{**fast, **options})
-    return json.loads((output / "metrics.json").read_text())
-
-
-def test_the_command(shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = run(shapes_root, tmp_path)
-    assert result["images"] == 3 and "perturbation" not in result
-    words = pq.read_table(tmp_path / "words.parquet").to_pandas()
-    shape = words[(words.kind == "shape") & (words.method == "wra")]
-    by_hand = shape.groupby("image_id").mass.mean().mean()
-    assert result["words"]["shape"]["mass"]["wra"]["mean"] == pytest.approx(by_hand)
-    assert set(words.method) == {"wra", "random", "chance"} and result["words"]["shape"]["words"] == len(shape)
-    assert list(result["wholes"]["minus average"]["mass"]) == ["wra/cider"]
-    assert report(result) in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_the_whole_command(shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = run(shapes_root, tmp_path, protocol="transatt", pictures=1)
-    assert set(result["perturbation"]) == {*FIGURES, "protocol"}
-    assert result["perturbation"]["protocol"]["removal"] == "drop"
-    curves = pq.read_table(tmp_path / "perturbation.parquet").to_pandas()
-    assert len(curves) == (2 + 3) * 2 * 3 * 9 and set(curves.weights) == {"average", "cider", "0", "1", "2"}
-    one = curves[(curves.weights == "cider") & (curves.direction == "positive")]
-    mean = one.groupby("share").CIDEr.mean().tolist()
-    assert result["perturbation"]["CIDEr"]["curves"]["wra/cider"]["positive"]["mean"] == pytest.approx(mean)
-    assert "removing patches: RefCLIPScore" in capsys.readouterr().out
-    with Image.open(tmp_path / "words.png") as picture:
-        assert picture.width > 100
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"methods": ["wrra"]}, "unknown method 'wrra'"),
-        ({"weights": ["bleu"]}, "did you mean 'bleu4'"),
-        ({"samples": 1}, "samples=1"),
-        ({"model": "shapes-b-vqa"}, "answers questions"),
-    ],
-)
-def test_bad_arguments(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
-        measure(**{"model": "shapes-b-caption", "output": tmp_path, **arguments})
-
-
-def test_main_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("sys.argv", ["caption_relevance", "--model", "none", "--output", str(tmp_path)])
-    with pytest.raises(SystemExit, match="error: unknown model"):
-        main()
-
-
-def test_wholes_that_are_measured() -> None:
-    assert chosen(["wra", "rollout", "wra"], ["wra"], ["cider", "bleu4"]) == [
-        ("wra", AVERAGE),
-        ("rollout", AVERAGE),
-        ("wra", "cider"),
-        ("wra", "bleu4"),
-    ]

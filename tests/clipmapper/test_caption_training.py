@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from clipmapper import evaluation
@@ -185,6 +186,7 @@ def test_evaluation(
         )
         assert isinstance(figures["RefCLIPScore by shapes-vit-8:shapes"], float)
         assert figures["METEOR"] == figures["SPICE"] == "not computed: java is not installed"
+    assert Image.open(tmp_path / "out" / "examples.png").width > 1000
     assert metrics["images"] == 9 and metrics["decoding"]["length"] == 9
     assert metrics["truth"].keys() == {"model", "random caption", "constant caption"}
     assert metrics["truth"]["random caption"]["readable"] == 100

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipmapper.answerers.load import load_reference
+from clipmapper.answerers.study import AnswerStudy
 from clipmapper.checkpoints import read_checkpoint
 from clipmapper.cli import Settings
 from clipmapper.comparison.explained import ask, explain_all
@@ -61,7 +62,7 @@ def test_training_is_the_same_and_figures_are_those_of_the_model(settings: MakeS
     records = load_records(made.data)
     model = model_from_checkpoint(explained, "it")
     val = task_and_data(made, records)[1].val
-    rows = ExplainabilityCallback(made.explain, None).study.rows(val)
+    rows = AnswerStudy(made.explain, None).rows(val)
     assert len(rows) == 4 and rows[0] == 0 and rows[-1] == len(val) - 1
     expected = measure(
         model, explain_all(model, ask(model, val, rows), ("wra", "rollout")), "wra", truth_of(made.data.root)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from xai import filmstrip
 from xai.captions import CaptionRelevance, average, drop_weights
 from xai.result import Relevance
 
@@ -102,3 +103,16 @@ def test_drawn(relevance: CaptionRelevance, tmp_path: Path) -> None:
     assert Image.open(tmp_path / "whole.png").width > 100
     with pytest.raises(ValueError, match="1 images for 2 captions"):
         relevance.save_filmstrip(tmp_path / "none.png", images[:1])
+
+
+def test_long_captions_go_on_below(
+    relevance: CaptionRelevance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two words and one, at most one across: three strips, all as wide as that of the shorter caption."""
+    relevance.save_filmstrip(tmp_path / "plain.png")
+    monkeypatch.setattr(filmstrip, "ACROSS", 1)
+    assert [len(filmstrip.strips(relevance, caption)) for caption in (0, 1)] == [2, 1]
+    relevance.save_filmstrip(tmp_path / "narrow.png")
+    relevance.only(1).save_filmstrip(tmp_path / "second.png")
+    plain, narrow, second = (Image.open(tmp_path / f"{name}.png").size for name in ("plain", "narrow", "second"))
+    assert narrow[0] == second[0] < plain[0] and narrow[1] > plain[1]

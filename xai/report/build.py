@@ -20,9 +20,9 @@ from PIL import Image
 
 from xai.files import replacing
 from xai.render import HEAT_COVER, LIGHT, colours
-from xai.report.data import Explanation, Report, Sample
+from xai.report.data import Explanation, Report, Rows, Sample, Step
 
-SCRIPTS = ("elements.js", "tables.js", "charts.js", "heat.js", "gallery.js", "report.js")
+SCRIPTS = ("elements.js", "tables.js", "charts.js", "heat.js", "pointing.js", "gallery.js", "report.js")
 SIDE, FINE = 320, 128  # pixels: images are at most so large; images up to so small are kept exactly
 DIGITS = 4  # that count, of the scores of tokens
 
@@ -77,8 +77,13 @@ def _rounded(sample: Sample) -> Sample:
 
 
 def _short(found: Explanation) -> Explanation:
-    patches = tuple(tuple(map(_digits, row)) for row in found.patches)
-    return replace(found, patches=patches, words=tuple((word, _digits(score)) for word, score in found.words))
+    words = tuple((word, _digits(score)) for word, score in found.words)
+    steps = tuple(Step(_short_rows(step.patches), tuple(map(_digits, step.scores))) for step in found.steps)
+    return replace(found, patches=_short_rows(found.patches), words=words, steps=steps)
+
+
+def _short_rows(patches: Rows) -> Rows:
+    return tuple(tuple(map(_digits, row)) for row in patches)
 
 
 def _digits(value: float) -> float:

@@ -73,24 +73,36 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One word of a caption explained: its patches, and the score of each word of the caption, 0 for those not yet written."""
+
+    patches: Rows
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Explanation:
-    """One method on one sample; scores in the method's own unit, negative ones speak against the answer."""
+    """One method on one sample; scores in the method's own unit, negative ones speak against the answer.
+
+    A caption's `patches` and `words` are of the whole, and it has a step for each of its words.
+    """
 
     patches: Rows  # rows of columns
     words: tuple[tuple[str, float], ...]
     image_share: float | None = None  # of the positive relevance, how much is on the image; the rest is on the words
+    steps: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A question to browse. All strings come from data."""
+    """A question, or an image with its caption, to browse. All strings come from data."""
 
     id: str
     image: bytes  # a PNG file
-    question: str
-    answer: str  # the right one
+    question: str  # or the model's caption
+    answer: str  # the right one, or a caption that was given
     prediction: str
-    right: bool
+    right: bool | None  # None where nobody knows
     answer_type: str
     explanations: Mapping[str, Explanation]  # by method
     window: tuple[float, float, float, float] = (
@@ -122,3 +134,4 @@ class Report:
     charts: tuple[Chart, ...]
     gallery: tuple[Sample, ...] = field(default=(), repr=False)
     further: tuple[Section, ...] = ()
+    kind: Literal["answers", "captions"] = "answers"  # what is explained

@@ -1,6 +1,14 @@
 const SHOWN_AT_FIRST = 3;
 const STEPS = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1, Home: -Infinity, End: Infinity };
 
+const KINDS = { // what a report is about
+  answers: {
+    verdicts: "answers", target: "answer", search: "search questions and answers",
+    fields: { prediction: "prediction", answer: "answer", type: "answer_type", id: "id" },
+  },
+  captions: { verdicts: "captions", target: "word", search: "search captions", fields: { given: "answer", id: "id" } },
+};
+
 /** Samples to browse: filters, a list, and one sample with the chosen methods side by side. */
 function showGallery(host, report) {
   if (!report.gallery.length) return;
@@ -12,7 +20,7 @@ function showGallery(host, report) {
   const list = html("div", { class: "list", role: "listbox", tabindex: "0", "aria-label": "samples" });
   const detail = html("article", { "aria-live": "polite" });
   const count = html("output", { class: "soft count" });
-  const show = () => showSample(detail, state, methods, heat, report.heat.light);
+  const show = () => showSample(detail, state, methods, heat, report);
   const select = (sample) => {
     state.current = sample;
     markCurrent(list, state);
@@ -28,7 +36,7 @@ function showGallery(host, report) {
   host.append(
     html("h2", {}, "Samples"),
     html("div", { class: "controls" }, filterControls(report, state, filter), count),
-    html("div", { class: "controls" }, opacityControl(browser), heatLegend(isSigned(report), heat)),
+    html("div", { class: "controls" }, opacityControl(browser), heatLegend(isSigned(report), heat, KINDS[report.kind].target)),
     html("div", { class: "legend", role: "group", "aria-label": "explainers side by side" },
       methods.map((method) => chip(method, state.chosen.has(method), (on) => {
         if (on) state.chosen.add(method);
@@ -49,7 +57,8 @@ function firstMethods(methods, report) {
 }
 
 function isSigned(report) {
-  const scores = ({ patches, words }) => [...patches.flat(), ...words.map(([, score]) => score)];
+  const scores = ({ patches, words, steps }) =>
+    [...patches.flat(), ...words.map(([, score]) => score), ...steps.flatMap((step) => [...step.patches.flat(), ...step.scores])];
   return report.gallery.some((sample) =>
     Object.values(sample.explanations).some((found) => scores(found).some((score) => score < 0)));
 }
@@ -68,14 +77,16 @@ function filterControls(report, state, filter) {
     state[name] = value;
     filter();
   };
+  const { verdicts, search: hint } = KINDS[report.kind];
   const types = [...new Set(report.gallery.map((sample) => sample.answer_type))].sort();
   const options = [html("option", { value: "" }, "all answer types"), ...types.map((type) => html("option", { value: type }, type))];
   const select = html("select", { "aria-label": "answer type", onchange: () => change("type")(select.value) }, options);
   const search = html("input", {
-    type: "search", placeholder: "search questions and answers", "aria-label": "search questions and answers",
+    type: "search", placeholder: hint, "aria-label": hint,
     oninput: () => change("text")(search.value),
   });
-  return [choice("answers", "verdict", ["all", "right", "wrong"], state.verdict, change("verdict")), types.length > 1 && select, search];
+  const judged = report.gallery.some((sample) => sample.right !== null);
+  return [judged && choice(verdicts, "verdict", ["all", "right", "wrong"], state.verdict, change("verdict")), types.length > 1 && select, search];
 }
 
 function opacityControl(browser) {
@@ -97,6 +108,7 @@ function listEntry(sample, report, select) {
 }
 
 function verdictMark(sample) {
+  if (sample.right === null) return null;
   const verdict = sample.right ? "right" : "wrong";
   return html("span", { class: `verdict ${verdict}`, role: "img", title: verdict, "aria-label": verdict }, sample.right ? "✓" : "✗");
 }
@@ -123,7 +135,7 @@ function step(event, state, select) {
   select(state.listed[Math.min(Math.max(place, 0), state.listed.length - 1)]);
 }
 
-function showSample(detail, state, methods, heat, light) {
+function showSample(detail, state, methods, heat, report) {
   const sample = state.current;
   if (sample === null) {
     detail.replaceChildren(html("p", { class: "soft" }, "No sample matches."));
@@ -132,26 +144,41 @@ function showSample(detail, state, methods, heat, light) {
   const shown = methods.filter((method) => state.chosen.has(method) && Object.hasOwn(sample.explanations, method));
   const plain = html("figure", { class: "card" },
     html("figcaption", {}, "image"), html("div", { class: "picture" }, html("img", { src: sample.image, alt: "" })));
-  const cards = shown.map((method) => card(method, sample, heat, light));
-  detail.replaceChildren(html("h3", {}, sample.question), answerLine(sample), html("div", { class: "cards" }, plain, cards));
+  const shows = []; // what each card does when the word of a place is pointed at
+  const pointable = pointableWords((place) => shows.forEach((show) => show(place)));
+  const cards = shown.map((method) => card(method, sample, heat, report.heat.light, pointable, shows));
+  const title = captionOf(sample).map((word, i) => pointable(word, i, 0));
+  shows.push((place) => markPointed(title, place));
+  detail.replaceChildren(
+    html("h3", {}, title.length ? spaced(title) : sample.question), answerLine(sample, KINDS[report.kind].fields),
+    title.length ? html("p", { class: "soft hint" }, "Point at a word to see its map, and which words before it matter to it.") : "",
+    html("div", { class: "cards" }, plain, cards));
 }
 
-function answerLine(sample) {
-  const fields = [["prediction", sample.prediction], ["answer", sample.answer], ["type", sample.answer_type], ["id", sample.id]];
+function answerLine(sample, fields) {
   return html("p", { class: "answers" }, verdictMark(sample),
-    fields.map(([name, value]) => html("span", {}, html("span", { class: "soft" }, `${name} `), html("b", {}, value))));
+    Object.entries(fields).map(([name, key]) => html("span", {}, html("span", { class: "soft" }, `${name} `), html("b", {}, sample[key]))));
 }
 
 /** One method on one sample: heat over the image, words, how much of the relevance is on the image. */
-function card(method, sample, heat, light) {
-  const { patches, words, image_share: share } = sample.explanations[method];
+function card(method, sample, heat, light, pointable, shows) {
+  const { patches, words, image_share: share, steps } = sample.explanations[method];
   const image = html("img", { src: sample.image, alt: "" });
   const canvas = html("canvas", { role: "img", "aria-label": `relevance of the image by ${method}` });
-  if (patches.length) image.decode().then(() => paintHeat(canvas, image, patches, sample.window, heat, light));
+  const spans = words.map(([word], i) => (steps.length ? pointable(word, i, -1) : html("span", {}, word)));
+  const decoded = patches.length ? image.decode() : null;
+  const show = (place) => {
+    const step = place === null ? { patches, scores: words.map(([, score]) => score) } : steps[place];
+    decoded?.then(() => paintHeat(canvas, image, step.patches, sample.window, heat, light));
+    colourWords(spans, step.scores, heat);
+    markPointed(spans, place);
+  };
+  show(null);
+  if (steps.length) shows.push(show);
   return html("figure", { class: "card", "data-method": method },
     html("figcaption", {}, method, share !== null && shareBar(share)),
     html("div", { class: "picture" }, image, patches.length > 0 && canvas),
-    words.length > 0 && colouredWords(words, heat));
+    words.length > 0 && html("p", { class: "words" }, spaced(spans)));
 }
 
 function shareBar(share) {

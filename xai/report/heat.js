@@ -70,22 +70,21 @@ function shade(data, at, heated, light) {
   }
 }
 
-/** Words on the colour of their scores. */
-function colouredWords(words, heat) {
-  const most = largest(words.map(([, score]) => score));
-  return html("p", { class: "words" }, words.flatMap(([word, score]) => [wordOf(word, score, heat(score / most)), " "]));
+/** Gives words, as spans, the colour of their scores. */
+function colourWords(spans, scores, heat) {
+  const most = largest(scores);
+  spans.forEach((span, i) => colourWord(span, scores[i], heat(scores[i] / most)));
 }
 
-function wordOf(word, score, { colour, cover }) {
+function colourWord(span, score, { colour, cover }) {
   const onWhite = luminance(colour.map((value) => (1 - cover) * 255 + cover * value));
-  const title = `${word}: ${String(score).replace("-", "−")}`;
-  const span = html("span", { title, class: onWhite < DARK * 255 ? "strong" : null }, word);
+  span.title = `${span.textContent}: ${String(score).replace("-", "−")}`;
+  span.classList.toggle("strong", onWhite < DARK * 255);
   span.style.setProperty("--heat", `rgb(${colour.map(Math.round).join(" ")} / ${cover.toFixed(3)})`);
-  return span;
 }
 
 /** The colours in use, with what their ends mean. */
-function heatLegend(signed, heat) {
+function heatLegend(signed, heat, target) {
   const strip = html("canvas", { width: 120, height: 1, class: "strip" });
   const context = strip.getContext("2d");
   for (let x = 0; x < 120; x++) {
@@ -93,6 +92,6 @@ function heatLegend(signed, heat) {
     context.fillStyle = `rgb(${colour.map(Math.round).join(" ")} / ${cover})`;
     context.fillRect(x, 0, 1, 1);
   }
-  const [low, high] = signed ? ["against", "for the answer"] : ["none", "most relevant"];
+  const [low, high] = signed ? ["against", `for the ${target}`] : ["none", "most relevant"];
   return html("span", { class: "scale" }, low, strip, high);
 }

@@ -13,7 +13,7 @@ import torch
 
 from clipmapper import explainability
 from clipmapper.answerers.load import load_reference
-from clipmapper.answerers.study import common_answers
+from clipmapper.answerers.study import AnswerStudy, common_answers
 from clipmapper.checkpoints import read_checkpoint
 from clipmapper.cli import Settings
 from clipmapper.clip import SHAPES_CLIP
@@ -22,7 +22,6 @@ from clipmapper.comparison.explained import ask, explain_all
 from clipmapper.comparison.measure import measure
 from clipmapper.config import ModelConfig, ReferenceConfig
 from clipmapper.data.records import load_records
-from clipmapper.explainability import ExplainabilityCallback
 from clipmapper.model import CLIPMapper
 from clipmapper.training import run, task_and_data
 from xai.evaluation.protocols import area, named, srg
@@ -71,7 +70,7 @@ def test_one_of_each_kind(settings: MakeSettings, saved: dict[str, ReferenceConf
     records = load_records(made.data)
     data: Any = task_and_data(made, records)[1]
     common = common_answers(data, records.vocabulary.answers)
-    chosen = ExplainabilityCallback(made.explain, None).study.rows(data.val)
+    chosen = AnswerStudy(made.explain, None).rows(data.val)
     for reference in saved.values():
         model = load_reference(reference, common)
         found = measure(model, explain_all(model, ask(model, data.val, chosen), ("wra",)), "wra", None)

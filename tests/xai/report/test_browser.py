@@ -17,7 +17,7 @@ from xai.render import overlay
 from xai.report.build import write_report
 from xai.result import Relevance
 
-from .values import GAINS, HOSTILE, PATCHES, SAMPLES, picture, small_report
+from .values import GAINS, HOSTILE, PATCHES, SAMPLES, captioned_report, picture, small_report
 
 CHROMIUM = "/usr/bin/chromium"
 QUIET = (
@@ -231,6 +231,13 @@ def test_the_heat_map_is_the_one_that_render_draws(page: Page) -> None:
     assert np.abs(drawn - 255 * np.asarray(shown)).max() < 2
 
 
+def test_words_of_questions_are_not_to_be_pointed_at(page: Page) -> None:
+    assert page.locator(".pointable, .hint").count() == 0
+    before = heat(page)
+    page.locator(".card[data-method=wra] .words span").first.hover()
+    assert heat(page) == before
+
+
 def test_words_are_coloured_by_sign(page: Page) -> None:
     colour = "span => getComputedStyle(span).backgroundColor"
     positive, negative = (page.locator(".words span").nth(i).evaluate(colour) for i in (0, 1))
@@ -263,3 +270,93 @@ def test_tables_alone_are_shown_alone(browser: Browser, tmp_path: Path) -> None:
     write_report(replace(small_report(), charts=(), gallery=(), further=()), tmp_path / "report.html")
     for page in opened(browser, tmp_path / "report.html"):
         assert page.locator("h2").all_text_contents() == ["Figures", "Protocol and provenance"]
+
+
+@pytest.fixture
+def captions(browser: Browser, tmp_path: Path) -> Iterator[Page]:
+    write_report(captioned_report(), tmp_path / "report.html")
+    yield from opened(browser, tmp_path / "report.html")
+
+
+def heat(page: Page, method: str = "wra") -> list[int]:
+    """The pixels of a heat map, when all that was asked of it is drawn."""
+    canvas = page.locator(f".card[data-method={method}] canvas")
+    page.wait_for_function(f"document.querySelector('.card[data-method={method}] canvas').width === 40")
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return canvas.evaluate("c => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)")
+
+
+def backgrounds(page: Page, method: str = "wra") -> list[str]:
+    spans = page.locator(f".card[data-method={method}] .words span")
+    return spans.evaluate_all("all => all.map((span) => getComputedStyle(span).backgroundColor)")
+
+
+def hottest(page: Page, before: list[int]) -> tuple[float, float]:
+    """Where, as row and column of patches, the heat map is redder than `before`."""
+    now, old = (np.array(values, dtype=float).reshape(24, 40, 4) for values in (heat(page), before))
+    redder = (now[..., 0] - now[..., 2]) - (old[..., 0] - old[..., 2])
+    row, column = np.unravel_index(redder[:, 8:32].argmax(), (24, 24))
+    return int(row) // 8, int(column) // 6
+
+
+def test_a_word_that_is_pointed_at_shows_its_map_and_leaving_the_whole(captions: Page) -> None:
+    page, words = captions, captions.locator("h3 span")
+    assert page.locator(".hint").is_visible()
+    assert words.all_text_contents() == ["a", HOSTILE, "cat"]
+    whole, coloured = heat(page), backgrounds(page)
+    words.nth(2).hover()
+    third = heat(page)
+    assert third != whole and heat(page, "genatt") == third, "every card follows; a map's scale is its own"
+    assert hottest(page, whole) == (0, 2)
+    assert [span.get_attribute("class") for span in words.all()] == ["pointable", "pointable", "pointable pointed"]
+    shown = backgrounds(page)
+    covers = [float(colour.removesuffix(")").split(",")[3]) for colour in shown[:2]]
+    assert shown != coloured and covers[0] > covers[1] > 0 and shown[2].endswith(", 0)"), "cat goes back on a"
+    page.mouse.move(0, 0)
+    assert heat(page) == whole and backgrounds(page) == coloured
+    assert page.locator(".pointed").count() == 0
+
+
+def test_words_in_a_card_can_be_pointed_at_too(captions: Page) -> None:
+    whole = heat(captions)
+    captions.locator(".card[data-method=genatt] .words span").nth(0).hover()
+    assert heat(captions) != whole and captions.locator("h3 .pointed").text_content() == "a"
+
+
+def test_words_are_pointed_at_by_keyboard(captions: Page) -> None:
+    page, words = captions, captions.locator("h3 span")
+    whole = heat(page)
+    words.nth(0).focus()
+    first = heat(page)
+    page.keyboard.press("ArrowRight")
+    assert page.locator("h3 .pointed").text_content() == HOSTILE
+    assert heat(page) not in (whole, first)
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    assert page.locator("h3 .pointed").text_content() == "cat", "the last word stays, and so does the sample"
+    assert page.locator("[aria-selected=true]").get_attribute("id") == "sample-0"
+    words.nth(2).blur()
+    assert heat(page) == whole
+
+
+def test_a_tap_stays_until_the_next(browser: Browser, tmp_path: Path) -> None:
+    write_report(captioned_report(), tmp_path / "report.html")
+    context = browser.new_context(has_touch=True, viewport={"width": 400, "height": 800})
+    page = context.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    whole = heat(page)
+    page.locator("h3 span").nth(2).tap()
+    assert heat(page) != whole and page.locator("h3 .pointed").text_content() == "cat"
+    page.locator("h1").tap()
+    assert heat(page) == whole
+    context.close()
+
+
+def test_captions_have_no_verdicts_and_their_text_stays_text(captions: Page) -> None:
+    page = captions
+    assert page.get_by_role("radiogroup", name="captions").count() == page.locator(".verdict").count() == 0
+    assert page.locator(".answers").text_content() == f"given given {HOSTILE}id 0"
+    page.get_by_label("search captions").fill("dog")
+    assert questions(page) == [f"a {HOSTILE} dog"]
+    assert page.locator("script").count() == 2 and page.evaluate("window.hacked") is None
+    assert page.locator(".card .words span").nth(1).get_attribute("title") == f"{HOSTILE}: 0.1"

@@ -16,7 +16,7 @@ from PIL import Image
 
 from xai.render import colours
 from xai.report.build import page, write_report
-from xai.report.data import Explanation, Figure, Report, Row, Table
+from xai.report.data import Explanation, Figure, Report, Row, Step, Table
 
 from .values import GAINS, HOSTILE, picture, png, sample, small_report
 
@@ -102,6 +102,15 @@ def test_scores_keep_four_digits() -> None:
     shown = data_of(page(report))["gallery"][0]["explanations"]["wra"]
     assert shown["patches"] == [[1.235e-7, -98770.0]]
     assert shown["words"] == [["a", 0.6667]]
+
+
+def test_words_of_captions_keep_four_digits_too() -> None:
+    step = Step(((1.23456e-7,),), (1 / 3,))
+    found = Explanation(((1.0,),), (("a", 1.0),), steps=(step,))
+    report = replace(small_report(), gallery=(replace(sample(0), explanations={"wra": found}),), kind="captions")
+    shown = data_of(page(report))
+    assert shown["kind"] == "captions"
+    assert shown["gallery"][0]["explanations"]["wra"]["steps"] == [{"patches": [[1.235e-7]], "scores": [0.3333]}]
 
 
 def test_colours_are_those_of_render() -> None:

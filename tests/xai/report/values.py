@@ -5,7 +5,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from xai.report.data import Chart, Column, Curve, Explanation, Figure, Report, Row, Sample, Section, Table
+from xai.report.data import Chart, Column, Curve, Explanation, Figure, Report, Row, Sample, Section, Step, Table
 
 HOSTILE = (
     """<script>window.hacked = 1</script><img src=x onerror="window.hacked = 1"> " ' & </script><!-- `${1}` \u2028"""
@@ -88,3 +88,22 @@ def sample(number: int) -> Sample:
         f"{number} {HOSTILE}", png(picture(number)), question, f"answer {HOSTILE}", f"prediction {HOSTILE}", right, kind,
         explanations, WINDOW,
     )  # fmt: skip
+
+
+def captioned_report() -> Report:
+    """Two captions of three words, each with a map for every word: the first is explained by two methods."""
+    columns, tables = (Column("srg", "SRG", "image", "higher"),), (Table("all", 2, rows(1.0)),)
+    explanations = {"wra": of_caption(1.0), "genatt": of_caption(0.5)}
+    captions = tuple(
+        Sample(str(i), png(picture(i)), f"a {HOSTILE} {noun}", f"given {HOSTILE}", "", None, "", explanations, WINDOW)
+        for i, noun in enumerate(("cat", "dog"))
+    )
+    return Report("Captions", {}, columns, tables, (), captions, kind="captions")
+
+
+def of_caption(scale: float) -> Explanation:
+    """The k-th word's map is a single patch, the k-th; and "cat" goes back on "a" more than on the other."""
+    maps = tuple(tuple(tuple(scale * (3 * r + c == k) for c in range(4)) for r in range(3)) for k in range(3))
+    scores = ((0.0, 0.0, 0.0), (0.7, 0.0, 0.0), (0.9, 0.1, 0.0))
+    steps = tuple(Step(patches, row) for patches, row in zip(maps, scores, strict=True))
+    return Explanation(PATCHES, (("a", 0.5), (HOSTILE, 0.1), ("cat", 0.0)), None, steps)
