@@ -128,7 +128,8 @@ def parse_evaluation(arguments: Sequence[str], configs: Path) -> EvaluationSetti
     parser.add_argument("--judge", type=str, help="another CLIP that scores captions: open_clip's MODEL:WEIGHTS")
     parser.add_argument("--explainers", type=str, help="compare explainers: all, or their names with commas between")
     parser.add_argument("--protocol", type=ProtocolName, default="recommended", help="how explainers are compared")
-    parser.add_argument("--samples", type=int, default=200, help="questions, or images with captions, that explainers are compared on")
+    samples = "questions, or images with captions, that explainers are compared on"
+    parser.add_argument("--samples", type=int, default=200, help=samples)
     try:
         arguments = with_config_paths(arguments, configs)
     except ValueError as error:
