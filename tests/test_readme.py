@@ -18,10 +18,11 @@ def test_its_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.chdir(tmp_path)
     render(sample_scene((0, 1, 0))).save("scene.jpg")
     exec(compile(code, "README.md", "exec"), {})
-    answer, ranked = capsys.readouterr().out.splitlines()
+    answer, ranked, caption = capsys.readouterr().out.splitlines()
     assert answer in COLOURS
     assert len(re.findall(r"\('\w+', \d\.[\de-]+\)", ranked)) == 3
-    assert Image.open("why.png").width > 100
+    assert len(caption.split()) > 2
+    assert Image.open("why.png").width > 100 and Image.open("words.png").width > 100
     assert {path.name for path in (tmp_path / "copy").iterdir()} == {"config.json", "model.safetensors", "README.md"}
 
 
