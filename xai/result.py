@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai.evaluation.localisation import modality_share
 from xai.geometry import Geometry, Size
 from xai.lrp.conservation import Conservation, LayerFlow
 from xai.words import merge_pieces
@@ -42,6 +41,8 @@ class Relevance:
 
     def shares(self) -> dict[str, Tensor]:
         """How much of the positive relevance each modality with content holds, [B], 0 to 1; NaN where there is none."""
+        from xai.evaluation.localisation import modality_share  # here: the core does without xai.evaluation
+
         content = {name: self.content(name) for name in self.scores}
         content = {name: kept for name, kept in content.items() if kept.any()}
         return modality_share({name: self.scores[name] for name in content}, content)

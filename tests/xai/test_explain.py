@@ -159,6 +159,7 @@ def test_no_logits_is_an_error() -> None:
 MORE = {
     "render": {"matplotlib", "numpy"},
     "page": {"matplotlib", "numpy"},
+    "filmstrip": {"matplotlib", "PIL"},
     "artefact": {"safetensors"},
     "regions": {"numpy"},
     "evaluation": {"numpy", "pycocotools", "PIL", "torchmetrics", "h5py"},
