@@ -12,7 +12,6 @@ import torch
 from jsonargparse import ArgumentParser
 
 from clipmapper.caption_evaluation import evaluate_captions
-from clipmapper.checkpoints import read_checkpoint
 from clipmapper.cli import EvaluationSettings
 from clipmapper.comparison.explained import chosen
 from clipmapper.comparison.run import Compared, Plan, compare
@@ -27,8 +26,8 @@ from clipmapper.gallery import save_gallery
 from clipmapper.logs import quiet_lightning
 from clipmapper.model import CLIPMapper
 from clipmapper.prediction import predictions
-from clipmapper.sources import trained
-from clipmapper.tasks import VQATask, described
+from clipmapper.sources import trained, trained_with
+from clipmapper.tasks import VQATask
 from clipmapper.training import FLOORS
 from clipmapper.truth.scores import choose
 
@@ -113,10 +112,9 @@ def compare_explainers(
 
 def load(settings: EvaluationSettings) -> tuple[CLIPMapper, DataConfig]:
     """The model, and the data it is evaluated on: that of --config, else that of its training; options override both."""
-    source, trained_on = settings.checkpoint, {}
-    model = trained(source)
-    if Path(source).is_file():
-        trained_on = described(read_checkpoint(source), source)["extra"]["data"]
+    source = settings.checkpoint
+    model, extra = trained_with(source)
+    trained_on = extra["data"] if extra else {}
     if settings.model is not None and kind(settings.model) != kind(model.config):
         raise ValueError(
             f"{source} is {kind(model.config)}, the configuration is {kind(settings.model)}: "

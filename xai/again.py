@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, NamedTuple
 
 import torch
@@ -89,11 +90,10 @@ def _first(
 
 def _changing(at: int, changed: Mapping[str, tuple[slice, Tensor]], places: dict[str, Place]) -> Any:
     """In place, at call `at` of a module: the skip connection may take the same tensor past it."""
-    calls = Counter[str]()
+    calls = count()
 
     def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        calls["seen"] += 1
-        if calls["seen"] != at + 1:
+        if next(calls) != at:
             return
         tensor = args[0] if args else next(iter(kwargs.values()))
         data = tensor.detach().clone()

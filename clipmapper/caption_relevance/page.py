@@ -11,10 +11,9 @@ from clipmapper.caption_relevance.truth import named_words, region
 from clipmapper.caption_truth import KINDS, claims
 from clipmapper.clip import FrozenCLIP
 from clipmapper.comparison.curves import ORDER
-from clipmapper.comparison.page import BETTER, DECIDING
+from clipmapper.comparison.page import BETTER, DECIDING, window
 from clipmapper.data.images import load_image
 from clipmapper.data.shapes.scene import Scene
-from clipmapper.explain import preprocessing
 from clipmapper.truth.scores import BASELINES
 from xai.captions import CaptionRelevance
 from xai.evaluation.protocols import DIRECTIONS
@@ -79,13 +78,6 @@ def sample(
         explanations=by_method,
         window=window(clip, (image.height, image.width)),
     )
-
-
-def window(clip: FrozenCLIP, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Left, top, width and height of the patches in an image of a height and a width, as shares of it."""
-    placed = preprocessing(clip)(size)
-    (top, left), (height, width), (rows, columns) = placed.offset, placed.window, placed.resized
-    return left / columns, top / rows, width / columns, height / rows
 
 
 def from_plain(values: Mapping[str, Any]) -> Explanation:

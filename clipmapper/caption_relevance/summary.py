@@ -5,17 +5,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from torch import Tensor
 
 from clipmapper.caption_relevance.measure import AVERAGE, RANDOM, SEEDS, Measured, Whole
 from clipmapper.caption_truth import KINDS
+from clipmapper.comparison.summary import CURVE_RESAMPLES, plain
 from clipmapper.truth.scores import BASELINES
+from xai.evaluation import ranking
 from xai.evaluation.protocols import DIRECTIONS, Protocol, area, srg
 from xai.evaluation.statistics import Interval, mean_interval
 
 PLACES = ("mass", "rank")  # where relevance falls: figures of `truth.scores.score`
-CURVE_RESAMPLES = 1000
 Array = np.ndarray
 
 
@@ -98,11 +98,7 @@ def perturbation_summary(measured: Measured, wholes: Sequence[Whole], protocol: 
 
 def mean_floor(measured: Measured, wholes: Sequence[Whole]) -> dict[str, Tensor]:
     """Curves [wholes and RANDOM, directions, images, steps] by figure, with the mean over random maps last."""
-    count = len(wholes)
-    return {
-        name: torch.cat([curves[:count], curves[count:].mean(dim=0, keepdim=True)])
-        for name, curves in measured.curves.items()
-    }
+    return {name: ranking.mean_floor(curves, len(wholes)) for name, curves in measured.curves.items()}
 
 
 def bands(measured: Measured, wholes: Sequence[Whole]) -> dict[str, Interval]:
@@ -172,6 +168,4 @@ def _band(interval: Interval, row: int, direction: int) -> dict[str, list[float]
 
 
 def _plain(interval: Interval, row: int) -> dict[str, Any]:
-    ends = {name: float(getattr(interval, name)[row]) for name in ("mean", "low", "high")}
-    plain = {name: None if np.isnan(value) else value for name, value in ends.items()}
-    return plain | {"images": int(interval.samples[row])}
+    return plain(interval, row) | {"images": int(interval.samples[row])}

@@ -17,7 +17,7 @@ from clipmapper.model import CLIPMapper
 from xai.evaluation.localisation import mass_accuracy, modality_share, rank_accuracy
 from xai.evaluation.perturbation import perturb
 from xai.evaluation.protocols import named
-from xai.evaluation.ranking import random_relevance
+from xai.evaluation.ranking import mean_floor, random_relevance
 
 MODALITIES = ("image", "text")
 FIGURES = ("accuracy", "probability")
@@ -113,5 +113,4 @@ def _with_floor(explained: Explained, modality: str) -> Tensor:
 
 def _mean_floor(explained: Explained, values: Tensor) -> Tensor:
     """[methods + seeds, ...] to [methods, ...] with the mean over the seeds last."""
-    count = len(explained.relevances) - 1
-    return torch.cat([values[:count], values[count:].mean(dim=0, keepdim=True)])
+    return mean_floor(values, len(explained.relevances) - 1)

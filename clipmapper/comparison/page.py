@@ -101,8 +101,6 @@ def _sample(
     first, image = entries[0], load_image(questions.source(entries[0]["row"]))
     png = io.BytesIO()
     image.save(png, "PNG")
-    placed = preprocessing(clip)((image.height, image.width))
-    (top, left), (height, width), (rows, columns) = placed.offset, placed.window, placed.resized
     found = {entry["method"]: _explanation(entry, clip.grid) for entry in entries if not entry["error"]}
     if truth:
         found[DECIDING] = _deciding(truth, first, clip.grid)
@@ -115,8 +113,15 @@ def _sample(
         right=first["accuracy"] > 0,
         answer_type=first["answer_type"],
         explanations=found,
-        window=(left / columns, top / rows, width / columns, height / rows),
+        window=window(clip, (image.height, image.width)),
     )
+
+
+def window(clip: FrozenCLIP, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Left, top, width and height of the patches in an image of a height and a width, as shares of it."""
+    placed = preprocessing(clip)(size)
+    (top, left), (height, width), (rows, columns) = placed.offset, placed.window, placed.resized
+    return left / columns, top / rows, width / columns, height / rows
 
 
 def _explanation(entry: Mapping[str, Any], grid: tuple[int, int]) -> Explanation:

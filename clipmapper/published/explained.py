@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from clipmapper.comparison.explained import RANDOM, chosen
 from clipmapper.comparison.measure import RANDOM_SEEDS
 from xai import Adapter, Relevance, explain_tape, record
+from xai.evaluation import ranking
 from xai.evaluation.ranking import random_relevance
 from xai.explain import lrp_of
 from xai.lrp.mode import PropagationError
@@ -70,8 +71,7 @@ def floor(ids: Tensor, tokens: int) -> Tensor:
 
 def mean_floor(values: Tensor, methods: Methods) -> Tensor:
     """[methods + seeds, ...] to [methods + 1, ...], with the mean over the seeds last."""
-    count = len(methods.names)
-    return torch.cat([values[:count], values[count:].mean(dim=0, keepdim=True)])
+    return ranking.mean_floor(values, len(methods.names))
 
 
 def on_grid(tape: Tape, scores: Tensor, modality: str = "image") -> Tensor:

@@ -45,6 +45,11 @@ def random_relevance(samples: Tensor, tokens: int, seeds: Sequence[int]) -> Tens
     return _shift(_mix(drawn), 40).float() / 2**24
 
 
+def mean_floor(values: Tensor, methods: int) -> Tensor:
+    """Figures [methods + seeds, ...] to [methods + 1, ...], with the mean over the seeds last."""
+    return torch.cat([values[:methods], values[methods:].mean(dim=0, keepdim=True)])
+
+
 def _mix(x: Tensor) -> Tensor:
     """splitmix64 (Steele et al. 2014) on int64, whose products wrap."""
     x = x - 0x61C8864680B583EB  # plus the golden ratio, as a signed number
