@@ -15,7 +15,6 @@ from clipmapper.caption_evaluation import evaluate_captions
 from clipmapper.cli import EvaluationSettings
 from clipmapper.comparison.explained import chosen
 from clipmapper.comparison.run import Compared, Plan, compare
-from clipmapper.comparison.world import world
 from clipmapper.config import DataConfig, ModelConfig, OptimizerConfig
 from clipmapper.data.answers import AnswerVocabulary, vqa_accuracy
 from clipmapper.data.files import BadData, MissingData, column
@@ -26,6 +25,7 @@ from clipmapper.gallery import save_gallery
 from clipmapper.logs import quiet_lightning
 from clipmapper.model import CLIPMapper
 from clipmapper.prediction import predictions
+from clipmapper.processes import launched
 from clipmapper.sources import trained, trained_with
 from clipmapper.tasks import VQATask
 from clipmapper.training import FLOORS
@@ -71,7 +71,7 @@ def evaluate_answers(model: CLIPMapper, data: DataConfig, settings: EvaluationSe
         return
     floors = {name: answer_split(floor, data, settings) for name, floor in load_floors(settings.checkpoint).items()}
     metrics = summary(answered, floors)
-    first = world().first  # of the processes that share a comparison
+    first = launched().first  # of the processes that share a comparison
     if first:
         write_answers(settings.output, answered, metrics)
     if methods:

@@ -6,7 +6,7 @@ Explanations start from pixels: the feature cache holds what CLIP's image tower 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,10 @@ from xai import Adapter, Layout, Relevance, Site, Target, explain_tape, given, r
 from xai.adapter import Stream, at
 from xai.adapters.clip import open_clip
 from xai.adapters.common import before_grid, text_ends
-from xai.explain import lrp_of
+from xai.explain import Lrp, lrp_of
 from xai.geometry import Geometry, Size, longest, shortest, squash
 from xai.tape import Tape
 
-Lrp = Literal["tokens", "pixels"] | None
 IMAGE: Stream = ("image",)
 TEXT: Stream = ("text",)
 JOINT: Stream = ("image", "text")
@@ -42,10 +41,9 @@ class FromPixels(nn.Module):
 
         Of a model that writes captions: to the logits [B, V] of what comes after the last token of the mask.
         """
-        image = self.model.clip.image_tokens(pixels)
+        image, text = self.model.states(self.model.clip.image_tokens(pixels), ids, mask)
         if self.model.config.task == "vqa":
-            return self.model(image, ids, mask)
-        _, text = self.model.states(image, ids, mask)
+            return self.model.answer_logits(image, text, mask)
         return self.model.head(text[torch.arange(len(text), device=text.device), mask.sum(dim=1) - 1])
 
 

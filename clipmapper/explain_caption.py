@@ -63,7 +63,7 @@ def explain_caption(
     steps = steps_of(model, tokens)
     counted = caption_weights(model, tokens, cast(Sequence[Sequence[str]], references), weights)
     tape = record_steps(model, pixels, steps, lrp_of(method))
-    return caption_relevance(model, tape, steps, method, counted, **options)
+    return caption_relevance(model, steps, explain_tape(tape, method, steps.target, **options), counted)
 
 
 @torch.no_grad()
@@ -113,16 +113,9 @@ def record_steps(
 
 
 def caption_relevance(
-    model: CLIPMapper,
-    tape: Tape,
-    steps: Steps,
-    method: str,
-    weights: Sequence[Tensor] | None = None,
-    /,  # methods have options of these names
-    **options: Any,
+    model: CLIPMapper, steps: Steps, relevance: Relevance, weights: Sequence[Tensor] | None = None
 ) -> CaptionRelevance:
-    """The steps of a tape explained by one method, equal `weights` by default."""
-    relevance: Relevance = explain_tape(tape, method, steps.target, **options)
+    """Relevance of all steps as that of captions, equal `weights` by default."""
     pieces = [[model.clip.tokenizer.decode([int(model.token_ids[t])]) for t in caption] for caption in steps.tokens]
     weights = [average(len(caption)) for caption in steps.tokens] if weights is None else weights
     spoken = relevance.with_words(words(model.clip, steps.ids, steps.mask))

@@ -5,9 +5,11 @@ At equal width 8 layers of A have as many weights as 3 of B: 8 · 12 D² = 3 · 
 A `causal` mapper writes captions: text attends to the image and to earlier text, the image to itself alone (WRA §3.2.1).
 """
 
+from typing import Literal, cast
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from clipmapper.memory import Memory
@@ -16,6 +18,8 @@ ImageTokens = Float[Tensor, "B I D"]
 TextTokens = Float[Tensor, "B T D"]
 TextMask = Bool[Tensor, "B T"]
 Mask = Bool[Tensor, "#B 1 #Q K"]
+Rows = Int[Tensor, " B"]  # of each sample one token
+Modality = Literal["image", "text"]
 
 
 class Attention(nn.Module):
@@ -59,10 +63,11 @@ class SelfBlock(nn.Module):
         self.forward_norm, self.feed_forward = nn.LayerNorm(width), FeedForward(width, dropout)
 
     def forward(
-        self, x: Float[Tensor, "B N D"], mask: Mask | None, memory: Memory | None = None
-    ) -> Float[Tensor, "B N D"]:
+        self, x: Float[Tensor, "B N D"], mask: Mask | None, memory: Memory | None = None, rows: Rows | None = None
+    ) -> Float[Tensor, "B N D"] | Float[Tensor, "B 1 D"]:
+        """With `rows` those tokens alone, which read all."""
         normed = self.norm(x)
-        x = x + self.attention(normed, normed, mask, memory)
+        x = only(x, rows) + self.attention(only(normed, rows), normed, mask, memory)
         return x + self.feed_forward(self.forward_norm(x))
 
 
@@ -75,9 +80,12 @@ class Branch(nn.Module):
         self.cross_norm, self.cross_attention = nn.LayerNorm(width), Attention(width, heads, dropout)
         self.forward_norm, self.feed_forward = nn.LayerNorm(width), FeedForward(width, dropout)
 
-    def attend_self(self, x: Tensor, mask: Mask | None, memory: Memory | None = None) -> Tensor:
+    def attend_self(
+        self, x: Tensor, mask: Mask | None, memory: Memory | None = None, rows: Rows | None = None
+    ) -> Tensor:
+        """With `rows` those tokens alone, which read all."""
         normed = self.norm(x)
-        return x + self.attention(normed, normed, mask, memory)
+        return only(x, rows) + self.attention(only(normed, rows), normed, mask, memory)
 
     def attend_cross(self, x: Tensor, other: Tensor, mask: Mask | None, memory: Memory | None = None) -> Tensor:
         """`other` is the other branch's state, normalised by its own branch."""
@@ -102,6 +110,16 @@ class DualBlock(nn.Module):
         read = (image_context, None) if self.causal else (text_context, mask)
         return self.image.attend_cross(image, *read), self.text.attend_cross(text, image_context, None)
 
+    def read(
+        self, image: ImageTokens, text: TextTokens, mask: Mask, modality: Modality, rows: Rows
+    ) -> Float[Tensor, "B 1 D"]:
+        """Of a block that is not causal one token of a modality alone."""
+        streams = {"image": (self.image, image, None), "text": (self.text, text, mask)}
+        branch, x, own = streams.pop(modality)
+        ((other, y, others),) = streams.values()
+        x, y = branch.attend_self(x, own, rows=rows), other.attend_self(y, others)
+        return branch.attend_cross(x, other.cross_norm(y), others)
+
 
 class MapperA(nn.Module):
     """Single stream: image and text tokens in one sequence."""
@@ -120,6 +138,16 @@ class MapperA(nn.Module):
             x = block(x, mask)
         return x[:, : image.shape[1]], x[:, image.shape[1] :]
 
+    def read(
+        self, image: ImageTokens, text: TextTokens, text_mask: TextMask, modality: Modality, rows: Rows
+    ) -> Float[Tensor, "B D"]:
+        """One token of a modality, as `forward` has it, at less cost: the last block does not compute the others."""
+        x = torch.cat([image, text], dim=1)
+        mask = torch.cat([text_mask.new_ones(image.shape[:2]), text_mask], dim=1)[:, None, None]
+        for block in self.blocks[:-1]:
+            x = block(x, mask)
+        return self.blocks[-1](x, mask, rows=rows if modality == "image" else rows + image.shape[1])[:, 0]
+
 
 class MapperB(nn.Module):
     """Dual stream: a branch for each modality, which exchange keys and values in every layer."""
@@ -134,6 +162,20 @@ class MapperB(nn.Module):
         for block in self.blocks:
             image, text = block(image, text, mask)
         return image, text
+
+    def read(
+        self, image: ImageTokens, text: TextTokens, text_mask: TextMask, modality: Modality, rows: Rows
+    ) -> Float[Tensor, "B D"]:
+        """One token of a modality, as `forward` has it, at less cost: the last block does not compute the others."""
+        mask = text_mask[:, None, None]
+        for block in self.blocks[:-1]:
+            image, text = block(image, text, mask)
+        return cast(DualBlock, self.blocks[-1]).read(image, text, mask, modality, rows)[:, 0]
+
+
+def only(x: Float[Tensor, "B N D"], rows: Rows | None) -> Float[Tensor, "B N D"] | Float[Tensor, "B 1 D"]:
+    """One token of each sample; all without `rows`."""
+    return x if rows is None else x.gather(1, rows[:, None, None].expand(-1, 1, x.shape[-1]))
 
 
 def after_image(image: int, text: int, device: torch.device) -> Bool[Tensor, "1 1 N N"]:

@@ -110,21 +110,30 @@ class CLIPMapper(
         """
         if self.config.sees == "image":
             ids, text_mask = self._without_words(ids)
-        image, text = self.states(image_tokens, ids, text_mask)
         if self.config.task == "caption":
-            return self.head(text)
-        return self.answer_logits(image, text, text_mask)
+            return self.head(self.states(image_tokens, ids, text_mask)[1])
+        return self.answers_to(image_tokens, self.clip.text_tokens(ids), text_mask)
+
+    def answers_to(self, image_tokens: Tensor, text_tokens: Tensor, text_mask: Tensor) -> Float[Tensor, "B answers"]:
+        """From CLIP's tokens of both modalities. The mapper computes no more than the token that the head reads needs."""
+        image, text = self.image_states(image_tokens), self.text_states(text_tokens)
+        last = text_mask.sum(1) - 1
+        rows = torch.zeros_like(last) if self.config.read == "image" else last
+        return self.head(self.mapper.read(image, text, text_mask, self.config.read, rows))
 
     def answer_logits(self, image: Tensor, text: Tensor, text_mask: Tensor) -> Float[Tensor, "B answers"]:
-        """What the head reads off the mapper's tokens."""
+        """The same from all of the mapper's tokens, which `states` gives."""
         if self.config.read == "image":
             return self.head(image[:, 0])
         return self.head(text[torch.arange(len(text), device=text.device), text_mask.sum(1) - 1])
 
     def states(self, image_tokens: Tensor, ids: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         """The mapper's image [B, I, D] and text tokens [B, T, D]."""
-        text = self.text_projection(self.clip.text_tokens(ids))
-        return self.mapper(self.image_states(image_tokens), text, text_mask)
+        return self.mapper(self.image_states(image_tokens), self.text_states(self.clip.text_tokens(ids)), text_mask)
+
+    def text_states(self, text_tokens: Float[Tensor, "B T text_width"]) -> Float[Tensor, "B T D"]:
+        """Text tokens as the mapper takes them."""
+        return self.text_projection(text_tokens.to(self.text_projection.weight.dtype))
 
     def image_states(self, image_tokens: Float[Tensor, "B I image_width"]) -> Float[Tensor, "B I D"]:
         """Image tokens as the mapper takes them."""

@@ -2,13 +2,16 @@
 
 import math
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from timm.optim import Muon
-from torch import nn
+from timm.optim import muon
+from torch import Tensor, nn
 
 from clipmapper.config import OptimizerConfig
+
+ORTHOGONALISED = muon.zeropower_via_newtonschulz
 
 
 def optimizer_and_schedule(model: nn.Module, config: OptimizerConfig, steps: float) -> OptimizerLRScheduler:
@@ -23,10 +26,24 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if config.name == "adam":
         return torch.optim.Adam(trained.values(), lr=config.lr, betas=config.betas)
-    turned = {name: p for name, p in trained.items() if p.ndim == 2 and "mapper" in name.split(".")}
-    rest = [p for name, p in trained.items() if name not in turned]
-    groups: list[dict[str, Any]] = [{"params": [*turned.values()]}, {"params": rest, "use_fallback": True}]
+    matrices = {name: p for name, p in trained.items() if p.ndim == 2 and "mapper" in name.split(".")}
+    rest = [p for name, p in trained.items() if name not in matrices]
+    groups: list[dict[str, Any]] = [{"params": [*matrices.values()]}, {"params": rest, "use_fallback": True}]
     return Muon(groups, lr=config.lr, betas=config.betas, nesterov=True)
+
+
+class Muon(muon.Muon):
+    """timm's, which turns matrices in bfloat16, but on a CPU in float32: few CPUs are fast in bfloat16."""
+
+    def step(self, closure: Any = None) -> Any:
+        with patch.object(muon, "zeropower_via_newtonschulz", turned):
+            return super().step(closure)
+
+
+def turned(update: Tensor, *args: Any, **options: Any) -> Tensor:
+    """timm's orthogonalisation of a matrix, in the type that its device is fast in."""
+    dtype = torch.float32 if update.device.type == "cpu" else torch.bfloat16
+    return ORTHOGONALISED(update, *args, **options | {"dtype": dtype}).to(update.dtype)
 
 
 def rate(step: int, config: OptimizerConfig, total: float) -> float:

@@ -50,14 +50,14 @@ def predictor(model: CLIPMapper, inputs: Inputs, target: Tensor, protocol: Proto
 
         def answers(batch: Perturbed) -> Tensor:
             image = model.clip.model.visual.ln_post(left(batch))
-            return answer_logits(model, image, text[batch.rows], inputs.mask[batch.rows])
+            return model.answers_to(image, text[batch.rows], inputs.mask[batch.rows])
     else:
         image, words = model.clip.image_tokens(inputs.pixels), word_states(model.clip, inputs.ids, protocol.removal)
 
         def answers(batch: Perturbed) -> Tensor:
             text = words(batch)
             mask = batch.keep.new_ones(text.shape[:2]) if protocol.removal in SHORTER else inputs.mask[batch.rows]
-            return answer_logits(model, image[batch.rows], text, mask)
+            return model.answers_to(image[batch.rows], text, mask)
 
     def predict(batch: Perturbed) -> dict[str, Tensor]:
         logits = answers(batch)
@@ -72,13 +72,6 @@ def figures(logits: Tensor, probabilities: Tensor, scores: Tensor, labels: Tenso
         "accuracy": soft_accuracy(logits, scores),
         "probability": probabilities.gather(1, labels[:, None])[:, 0],
     }
-
-
-def answer_logits(model: CLIPMapper, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-    """Answer logits [B, answers] from CLIP's tokens of both modalities; `mask` [B, T] is True at real words."""
-    text = model.text_projection(text.to(model.text_projection.weight.dtype))
-    image, text = model.mapper(model.image_states(image), text, mask)
-    return model.answer_logits(image, text, mask)
 
 
 def image_states(clip: FrozenCLIP, pixels: Tensor, removal: Removal) -> Tokens:

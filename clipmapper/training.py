@@ -18,7 +18,6 @@ from clipmapper.callbacks import ExampleLogger, LastCheckpoint
 from clipmapper.caption_relevance.study import CaptionStudy
 from clipmapper.checkpoints import FileCheckpointIO, read_checkpoint
 from clipmapper.cli import Settings
-from clipmapper.comparison.world import world
 from clipmapper.compilation import CompiledSteps
 from clipmapper.config import DataConfig, ExplainConfig, RunConfig, Sees
 from clipmapper.data.batches import Data
@@ -29,6 +28,7 @@ from clipmapper.data.vqa import VQAData
 from clipmapper.explainability import ExplainabilityCallback
 from clipmapper.logs import make_loggers, quiet_lightning
 from clipmapper.model import CLIPMapper
+from clipmapper.processes import launched
 from clipmapper.tasks import CaptionTask, MapperTask, VQATask, check_checkpoint
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ def run(settings: Settings) -> None:
 
 def one_by_one(settings: Settings, load: Callable[[DataConfig], T]) -> T:
     """What `load` makes of the data. Of processes launched at once the first makes the files, which the others find."""
-    if world().size == 1:
+    if launched().size == 1:
         return load(settings.data)
     settings.run.dir.mkdir(parents=True, exist_ok=True)
     with FileLock(settings.run.dir / ".data.lock"):

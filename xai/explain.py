@@ -1,9 +1,8 @@
 """From a model and its inputs to relevance in one call."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +13,15 @@ from xai.adapters import adapter_for
 from xai.explainers import EXPLAINERS, IGNORE_TARGET, LRP_EXPLAINERS, PIXEL_EXPLAINERS, RULES
 from xai.intercept import record
 from xai.lrp.conservation import Conservation, conservation
+from xai.lrp.mode import PropagationError
 from xai.lrp.modified_gradient import with_gamma
 from xai.relevance import read_out
 from xai.result import Relevance
 from xai.tape import Score, Tape
 from xai.targets import predicted
+
+T = TypeVar("T")
+Lrp = Literal["tokens", "pixels"] | None  # the rules for relevance with which a pass is recorded
 
 METHODS = {**EXPLAINERS, **LRP_EXPLAINERS, **PIXEL_EXPLAINERS}
 
@@ -68,15 +71,38 @@ def explain_tape(
     if method in PIXEL_EXPLAINERS:
         return _of_pixels(PIXEL_EXPLAINERS[method](tape, target, **options), method, options, target, kept)
     scores = read_out(tape, METHODS[method](tape, target, **options), target).detach()
-    name = None if method in IGNORE_TARGET else getattr(target, "name", repr(target))
-    by_modality, real, special = (
-        {modality: joint[:, where] for modality, where in tape.modalities.items()}
-        for joint in (scores, tape.real, tape.special)
-    )
-    return Relevance(by_modality, real, special, tape.grids, method, options, name, conservation=kept)
+    name = None if method in IGNORE_TARGET else _name(target)
+    return _of_tokens(tape, scores, method, options, name, kept)
 
 
-def lrp_of(*methods: str) -> Literal["tokens", "pixels"] | None:
+def explain_each(
+    tape: Tape, methods: Sequence[str], target: Score | None = None
+) -> tuple[dict[str, Relevance], dict[str, str]]:
+    """By several methods; the scores of one that raises are NaN, so that it costs the others nothing, and why is told second."""
+    found: dict[str, Relevance] = {}
+    errors: dict[str, str] = {}
+    for method in methods:
+        try:
+            found[method] = explain_tape(tape, method, target)
+        except Exception as error:
+            errors[method] = f"{type(error).__name__}: {error}"
+            nothing = torch.full(tape.real.shape, torch.nan, device=tape.real.device)
+            found[method] = _of_tokens(tape, nothing, method, {}, None)
+    return found, errors
+
+
+def record_for(methods: Sequence[str], recorded: Callable[[Lrp], T]) -> T:
+    """What `recorded` gives for the `lrp` that the methods need; without, where the model has operations without rules.
+
+    The methods that need rules then say so by themselves.
+    """
+    try:
+        return recorded(lrp_of(*methods))
+    except PropagationError:
+        return recorded(None)
+
+
+def lrp_of(*methods: str) -> Lrp:
     """The `lrp` with which to record for some methods."""
     if PIXEL_EXPLAINERS.keys() & set(methods):
         return "pixels"
@@ -101,6 +127,26 @@ def _kept(tape: Tape, method: str, target: Score, check: bool | float, options: 
     return found
 
 
+def _name(target: Score) -> str:
+    return getattr(target, "name", repr(target))
+
+
+def _of_tokens(
+    tape: Tape,
+    scores: Tensor,
+    method: str,
+    options: dict[str, Any],
+    target: str | None,
+    kept: Conservation | None = None,
+) -> Relevance:
+    """Scores [B, N] over the joint sequence, modality by modality."""
+    by_modality, real, special = (
+        {modality: joint[:, where] for modality, where in tape.modalities.items()}
+        for joint in (scores, tape.real, tape.special)
+    )
+    return Relevance(by_modality, real, special, tape.grids, method, options, target, conservation=kept)
+
+
 def _of_pixels(
     scores: Tensor, method: str, options: dict[str, Any], target: Score, kept: Conservation | None
 ) -> Relevance:
@@ -108,6 +154,7 @@ def _of_pixels(
     flat = scores.flatten(1)
     real = torch.ones_like(flat, dtype=torch.bool)
     grid = (int(scores.shape[1]), int(scores.shape[2]))
-    name = getattr(target, "name", repr(target))
-    found = Relevance({"pixels": flat}, {"pixels": real}, {"pixels": ~real}, {"pixels": grid}, method, options, name)
-    return replace(found, conservation=kept)
+    everywhere, nowhere = {"pixels": real}, {"pixels": ~real}
+    return Relevance(
+        {"pixels": flat}, everywhere, nowhere, {"pixels": grid}, method, options, _name(target), conservation=kept
+    )

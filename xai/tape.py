@@ -5,7 +5,7 @@ keys, D width. A modality is a slice of the joint axis.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -111,6 +111,10 @@ class Tape:
             with torch.inference_mode(False), torch.enable_grad():
                 self._gradients[target] = self._differentiate(target)
         return self._gradients[target]
+
+    def fresh(self) -> "Tape":
+        """The same record without what was found on it so far, which takes memory for every target."""
+        return replace(self, relevances={}, _gradients={})
 
     def score(self, target: Score) -> Tensor:
         """The target of each sample, [B]; raises ValueError if it is not one finite number a sample."""

@@ -19,11 +19,11 @@ from clipmapper.data.answers import soft_scores
 from clipmapper.data.images import BadImage, load_image
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.data.vqa import Questions
-from clipmapper.explain import Lrp
 from clipmapper.truth.scores import deciding
 from xai import Relevance, Target, given
 from xai.evaluation import protocols
 from xai.evaluation.perturbation import Predict
+from xai.explain import Lrp
 from xai.tape import Tape
 
 COLUMNS = ("question_id", "image_id", "question_type", "answer_type", "question", "answer")

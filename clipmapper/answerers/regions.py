@@ -14,7 +14,6 @@ from torch.overrides import TorchFunctionMode
 from clipmapper.answerers.base import Answerer, Asked, Posed, Recorded, answer_logit
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.errors import unknown
-from clipmapper.explain import Lrp
 from clipmapper.perturbation import figures
 from xai import Adapter, Relevance, record
 from xai.adapter import Layout, Stream
@@ -22,6 +21,7 @@ from xai.adapters import adapter_for
 from xai.evaluation.perturbation import Perturbed, Predict
 from xai.evaluation.protocols import Protocol, Removal
 from xai.evaluation.removal import drop
+from xai.explain import Lrp
 from xai.regions import Regions, lxmert_inputs, visualbert_inputs
 from xai.targets import logits
 

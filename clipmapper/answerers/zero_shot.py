@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from clipmapper.answerers.base import Answerer, Posed, Recorded
 from clipmapper.clip import FrozenCLIP, text_tower
-from clipmapper.explain import Lrp, words
+from clipmapper.explain import words
 from clipmapper.perturbation import SHORTER, figures, image_states, word_states
 from xai import Adapter, record
 from xai.adapter import Layout, Stream
 from xai.adapters.clip import open_clip
 from xai.evaluation.perturbation import Perturbed, Predict
 from xai.evaluation.protocols import Protocol, Removal
+from xai.explain import Lrp
 from xai.targets import similarity
 
 TEXTS = 1024  # prompts that are encoded at once

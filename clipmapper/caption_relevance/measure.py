@@ -3,8 +3,9 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from xai.captions import CaptionRelevance, rows_of
 from xai.evaluation.perturbation import perturb
 from xai.evaluation.protocols import Protocol
 from xai.evaluation.ranking import random_relevance
-from xai.explain import lrp_of
+from xai.explain import explain_each, record_for
 
 Whole = tuple[str, str]  # a method, and the weights of the words in the whole
 AVERAGE, RANDOM = "average", "random"
@@ -49,6 +50,13 @@ class Captioned:
         return Captioned(self.ids[where], self.sources[where], self.references[where], self.tokens[where], scenes)
 
 
+class ExplainedPart(NamedTuple):
+    """The captions' relevance by method; of those that failed it is NaN, and `errors` says why."""
+
+    relevances: dict[str, CaptionRelevance]
+    errors: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Measured:
     """Figures of `truth.scores.score` [figure, method, item], the baselines last, and curves of perturbation by figure.
@@ -61,6 +69,7 @@ class Measured:
     in_whole: np.ndarray | None  # [figure, wholes and baselines, images]
     unnamed: int  # words that name what the scene has not
     curves: dict[str, Tensor]  # [wholes and random seeds, directions, images, steps]
+    errors: dict[str, str] = field(default_factory=dict)  # of methods that raised, whose figures are NaN
 
 
 UNKNOWN = Measured({}, None, None, 0, {})  # what is known without scenes
@@ -98,23 +107,26 @@ def caption_images(model: CLIPMapper, split: Captions, count: int, batch_size: i
 def measure_part(
     model: CLIPMapper,
     part: Captioned,
-    found: Mapping[str, CaptionRelevance],
+    found: ExplainedPart,
     weights: Mapping[str, Sequence[Tensor]],
     rule: Rule,
     numbers: Sequence[int],
 ) -> Measured:
     """Captions that are explained, by method; `weights` by name, of each caption; `numbers`: places in the judge's images."""
-    maps = {(method, name): found[method].whole(weights[name]) for method, name in rule.wholes}
-    words = naming(found, maps, part, model.clip.grid) if part.scenes is not None else UNKNOWN
-    return replace(words, curves=removing(model, part, maps, rule, numbers))
+    maps = {(method, name): found.relevances[method].whole(weights[name]) for method, name in rule.wholes}
+    words = naming(found.relevances, maps, part, model.clip.grid) if part.scenes is not None else UNKNOWN
+    return replace(words, curves=removing(model, part, maps, rule, numbers), errors=found.errors)
 
 
 @torch.no_grad()
-def explain_part(model: CLIPMapper, part: Captioned, methods: Sequence[str]) -> dict[str, CaptionRelevance]:
+def explain_part(model: CLIPMapper, part: Captioned, methods: Sequence[str]) -> ExplainedPart:
     """The captions by every method, from one recorded pass."""
-    methods, steps = list(dict.fromkeys(methods)), steps_of(model, part.tokens)
-    tape = record_steps(model, pixels_of(model, part), steps, lrp_of(*methods))
-    return {method: caption_relevance(model, tape, steps, method) for method in methods}
+    steps = steps_of(model, part.tokens)
+    tape = record_for(methods, partial(record_steps, model, pixels_of(model, part), steps))
+    found, errors = explain_each(tape, methods, steps.target)
+    return ExplainedPart(
+        {name: caption_relevance(model, steps, relevance) for name, relevance in found.items()}, errors
+    )
 
 
 def pixels_of(model: CLIPMapper, part: Captioned) -> Tensor:
@@ -172,7 +184,7 @@ def removing(
 
 
 def joined(parts: Sequence[Measured]) -> Measured:
-    """Of all batches."""
+    """Of all batches; a method's error is that of its first batch with one."""
     words: defaultdict[str, list[Any]] = defaultdict(list)
     for part in parts:
         for name, column in part.words.items():
@@ -185,4 +197,5 @@ def joined(parts: Sequence[Measured]) -> Measured:
         np.concatenate(in_whole, axis=-1) if in_whole else None,
         sum(part.unnamed for part in parts),
         {name: torch.cat([part.curves[name].cpu() for part in parts], dim=2) for name in parts[0].curves},
+        {name: error for part in reversed(parts) for name, error in part.errors.items()},
     )

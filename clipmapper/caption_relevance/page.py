@@ -37,7 +37,8 @@ def report(
 ) -> Report:
     """`result` is what metrics.json holds under "explainers"."""
     floors = BASELINES if "words" in result else (RANDOM,)
-    rows = [Row(label(whole), _figures(result, *whole)) for whole in wholes]
+    errors = result["errors"]
+    rows = [Row(label(whole), _figures(result, *whole), note=errors.get(whole[0], "")) for whole in wholes]
     rows += [Row(name, _figures(result, name, None), note=NOTES[name], kind="floor") for name in floors]
     return Report(
         title="Explainers of captions compared",

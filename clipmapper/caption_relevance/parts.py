@@ -17,6 +17,7 @@ def plain(measured: Measured) -> dict[str, Any]:
         "in_whole": None if measured.in_whole is None else measured.in_whole.tolist(),
         "unnamed": measured.unnamed,
         "curves": {name: curves.tolist() for name, curves in measured.curves.items()},
+        "errors": measured.errors,
     }
 
 
@@ -24,4 +25,4 @@ def from_plain(values: Mapping[str, Any]) -> Measured:
     """What `plain` was made of."""
     in_words, in_whole = (None if values[name] is None else np.array(values[name]) for name in ("in_words", "in_whole"))
     curves = {name: torch.tensor(curve) for name, curve in values["curves"].items()}
-    return Measured(values["words"], in_words, in_whole, values["unnamed"], curves)
+    return Measured(values["words"], in_words, in_whole, values["unnamed"], curves, values["errors"])

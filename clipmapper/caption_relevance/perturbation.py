@@ -93,9 +93,7 @@ class _Old:
         self.mask = self.next != UNKNOWN
         start = self.next.new_full((len(tokens), 1), model.start)
         read = torch.cat([start, self.next[:, :-1].where(self.mask[:, 1:], model.end)], dim=1)
-        self.text = model.text_projection(
-            model.clip.text_tokens(model.token_ids[read]).to(model.text_projection.weight)
-        )
+        self.text = model.text_states(model.clip.text_tokens(model.token_ids[read]))
 
     def log_probability(self, image: Tensor, rows: Tensor) -> Tensor:
         """Of captions `rows` [N] of CLIP's image tokens [N, L, D], [N]."""

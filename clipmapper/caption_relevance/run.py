@@ -82,11 +82,13 @@ def compare(model: CLIPMapper, plan: Plan, output: Path) -> dict[str, Any]:
     parts = Parts(output / "explainers", _described(model, plan, wholes))
     batches = _measured(model, plan, wholes, weights, parts.folder)
     measured = joined([from_plain(batch["measured"]) for batch in batches])
-    result = summarised(measured, wholes, plan) | {"not computed": missing}
+    result = summarised(measured, wholes, plan) | {"errors": measured.errors, "not computed": missing}
     _save_tables(output, measured, wholes, plan)
     by_figure = {f"image/{name}": band for name, band in bands(measured, wholes).items()}
     save(draw(by_figure, [*map(label, wholes), RANDOM], plan.protocol), output / "curves.png")
-    save_filmstrips(output / "filmstrips.png", model, plan.captioned.part(0, FILMSTRIPS), best_of(result, plan.methods))
+    if worked := [method for method in plan.methods if method not in measured.errors]:
+        some = plan.captioned.part(0, FILMSTRIPS)
+        save_filmstrips(output / "filmstrips.png", model, some, best_of(result, worked))
     shown = _gallery(model, plan, batches)
     write_report(page.report(result, wholes, shown, {**plan.facts, "protocol": plan.protocol}), output / "report.html")
     print(report(result))
@@ -125,7 +127,7 @@ def best_of(result: dict[str, Any], methods: Sequence[str]) -> str:
 
 def save_filmstrips(path: Path, model: CLIPMapper, captioned: Captioned, method: str) -> None:
     """Captions with the maps of their words by one method."""
-    relevance = explain_part(model, captioned, [method])[method]
+    relevance = explain_part(model, captioned, [method]).relevances[method]
     images = [load_image(source) for source in captioned.sources]
     relevance.save_filmstrip(path, images, preprocessing(model.clip))
 
@@ -168,7 +170,8 @@ def _batch(model: CLIPMapper, plan: Plan, weights: Weighed, rule: Rule, start: i
     for i in _shown(plan):
         if i in places:
             scene = None if part.scenes is None else part.scenes[i - start]
-            by_method = page.explanations(found, i - start, scene, model.clip.grid)
+            drawn = {name: found.relevances[name] for name in plan.methods if name not in found.errors}
+            by_method = page.explanations(drawn, i - start, scene, model.clip.grid)
             shown[i] = {method: asdict(explanation) for method, explanation in by_method.items()}
     return {"measured": plain(measure_part(model, part, found, own, rule, places)), "shown": shown}
 

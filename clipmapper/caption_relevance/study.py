@@ -98,13 +98,18 @@ class CaptionStudy(Study[CLIPMapper]):
         model, (images, _) = self.model(task), self.fixed(trainer)
         geometry = preprocessing(model.clip)
         kept, part = captioned(model, images, range(min(self.config.pictures, len(images.ids))))
-        explained = explain_part(model, part, self.methods[:-1]) if kept else {}
+        if not kept:
+            return
+        found, errors = explain_part(model, part, self.methods[:-1])
+        explained = {name: relevance for name, relevance in found.items() if name not in errors}
+        if not explained:
+            return
         for i, (source, given) in enumerate(zip(part.sources, part.references, strict=True)):
-            image, alone = load_image(source), [found.only(i) for found in explained.values()]
+            image, alone = load_image(source), [relevance.only(i) for relevance in explained.values()]
             text = " ".join(alone[0].words[0])
             for strip in strips(alone[0], 0, image, geometry):
-                yield strip, f"{self.methods[0]}, word by word: {text}"
-            wholes = [replace(found.whole(), target=None) for found in alone]
+                yield strip, f"{next(iter(explained))}, word by word: {text}"
+            wholes = [replace(relevance.whole(), target=None) for relevance in alone]
             yield compare(wholes, [image], geometry, [text]), f"{text} (given: {given[0]})"
 
     def draw(self, bands: Mapping[str, Interval]) -> Figure:

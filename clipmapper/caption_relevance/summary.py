@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clipmapper.caption_relevance.measure import AVERAGE, RANDOM, SEEDS, Measured, Whole
 from clipmapper.caption_truth import KINDS
-from clipmapper.comparison.summary import CURVE_RESAMPLES, plain
+from clipmapper.comparison.summary import CURVE_RESAMPLES, number, plain
 from clipmapper.truth.scores import BASELINES
 from xai.evaluation import ranking
 from xai.evaluation.protocols import DIRECTIONS, Protocol, area, srg
@@ -136,6 +136,7 @@ def report(result: Mapping[str, Any]) -> str:
         if figure != "protocol":
             lines += _table(f"removing patches: {figure}", {n: cells[n] for n in (*DIRECTIONS, "srg")}, 1)
             lines += _differences("weights minus average", {"srg": cells["minus average"]}, 1)
+    lines += [f"{name} failed: {error}" for name, error in result.get("errors", {}).items()]
     lines += [f"weights by {name} left out: {reason}" for name, reason in result.get("not computed", {}).items()]
     return "\n".join([*lines, f"{result['images']} images"])
 
@@ -163,8 +164,10 @@ def _cell(cell: Mapping[str, Any], factor: float) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def _band(interval: Interval, row: int, direction: int) -> dict[str, list[float]]:
-    return {name: getattr(interval, name)[row, direction].tolist() for name in ("mean", "low", "high")}
+def _band(interval: Interval, row: int, direction: int) -> dict[str, list[float | None]]:
+    """None where undefined: of a method that failed."""
+    ends = {name: getattr(interval, name)[row, direction].tolist() for name in ("mean", "low", "high")}
+    return {name: [number(value) for value in values] for name, values in ends.items()}
 
 
 def _plain(interval: Interval, row: int) -> dict[str, Any]:

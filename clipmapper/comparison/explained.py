@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-import torch
 from torch import Tensor
 
 from clipmapper.answerers import base
-from clipmapper.answerers.base import Answerer, Asked, Recorded
+from clipmapper.answerers.base import Answerer, Asked
 from clipmapper.answerers.mapper import MapperAnswerer, answerer
 from clipmapper.data.vqa import Questions
 from clipmapper.errors import unknown
@@ -16,9 +16,8 @@ from clipmapper.model import CLIPMapper
 from clipmapper.perturbation import Inputs
 from xai import EXPLAINERS, Relevance, explain_tape
 from xai.evaluation.ranking import random_relevance
-from xai.explain import lrp_of
+from xai.explain import explain_each, record_for
 from xai.explainers import LRP_EXPLAINERS
-from xai.lrp.mode import PropagationError
 from xai.tape import Tape
 
 RANDOM = "random"  # the floor of every table; always measured, so never chosen
@@ -53,19 +52,12 @@ def ask(model: CLIPMapper | Answerer, questions: Questions, rows: Sequence[int])
 def explain_all(model: CLIPMapper | Answerer, asked: Asked, methods: Sequence[str]) -> Explained:
     """What the model answers, explained by every method."""
     model = answerer(model)
-    recorded = _recorded(model, asked.inputs, methods)
+    recorded = record_for(methods, partial(model.record, asked.inputs))
     tape, target, labels = recorded.tape, recorded.target, recorded.labels
     floor = explain_tape(tape, RANDOM, target).with_words(recorded.words)
     noise = {name: random_relevance(asked.ids, t.shape[1], [0])[0] for name, t in floor.scores.items()}
-    found: dict[str, Relevance] = {}
-    errors: dict[str, str] = {}
-    for name in methods:
-        try:
-            found[name] = explain_tape(tape, name, target).with_words(recorded.words)
-        except Exception as error:  # of one method, which must not cost the others their figures
-            errors[name] = f"{type(error).__name__}: {error}"
-            nothing = {key: torch.full_like(t, torch.nan) for key, t in floor.scores.items()}
-            found[name] = replace(floor, scores=nothing, method=name)
+    found, errors = explain_each(tape, methods, target)
+    found = {name: relevance.with_words(recorded.words) for name, relevance in found.items()}
     accuracy = asked.inputs.scores.gather(1, labels[:, None])[:, 0]
     answered = {"predicted": [model.answers[label] for label in labels.tolist()], "accuracy": accuracy.tolist()}
     whole = replace(asked, records={**asked.records, **answered})
@@ -74,11 +66,4 @@ def explain_all(model: CLIPMapper | Answerer, asked: Asked, methods: Sequence[st
 
 def record_once(model: CLIPMapper, inputs: Inputs, methods: Sequence[str], whole: FromPixels | None = None) -> Tape:
     """One pass for all methods; with rules for relevance if one of them needs it and the model has them."""
-    return _recorded(MapperAnswerer(model, whole), inputs, methods).tape
-
-
-def _recorded(model: Answerer, inputs: base.Inputs, methods: Sequence[str]) -> Recorded:
-    try:
-        return model.record(inputs, lrp_of(*methods))
-    except PropagationError:  # the methods that need it will say so
-        return model.record(inputs, None)
+    return record_for(methods, partial(MapperAnswerer(model, whole).record, inputs)).tape

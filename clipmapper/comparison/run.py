@@ -17,12 +17,11 @@ from clipmapper.comparison.measure import Measured, joined, measure, truth_of
 from clipmapper.comparison.parts import Parts, from_table, keep, known, read
 from clipmapper.comparison.sanity import sanity
 from clipmapper.comparison.summary import bands, report, summary, values, with_inverted
-from clipmapper.comparison.world import World, own_device, wait
-from clipmapper.comparison.world import world as this_world
 from clipmapper.data.images import BadImage
 from clipmapper.data.vqa import Questions
 from clipmapper.features import weights_fingerprint
 from clipmapper.model import CLIPMapper
+from clipmapper.processes import World, launched, own_device, wait
 from xai.files import replacing
 from xai.report.build import write_report
 from xai.report.data import Report
@@ -64,7 +63,7 @@ def compare(model: CLIPMapper, plan: Plan, output: Path, world: World | None = N
     The processes of `world`, by default those started together, share the batches; the first one alone writes what they
     come to, all return it. Raises ValueError if the folder holds another comparison or no image can be read.
     """
-    world = world or this_world()
+    world = world or launched()
     model.eval()
     parts = Parts(output / "explainers", _described(model, plan))
     if world.size > 1:

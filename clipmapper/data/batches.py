@@ -23,7 +23,7 @@ from clipmapper.config import DataConfig
 from clipmapper.data.images import BadImage, ImageSource, image_key, load_image
 from clipmapper.data.records import Images, without_missing_images
 from clipmapper.features import FeatureCache
-from clipmapper.processes import all_gathered, patient_group, rank_and_world
+from clipmapper.processes import World, all_gathered, grouped, patient_group
 
 Batch = dict[str, Tensor]
 
@@ -86,16 +86,16 @@ class Texts(Dataset):
         """
         sources = {key: image for image, key in enumerate(self._keys) if key}
         device = clip.model.visual.proj.device
-        rank, world = rank_and_world()
+        world = grouped() or World()
         with patient_group() as group:
             failed = cache.build(
-                dict(list(sources.items())[rank::world]),
+                {key: sources[key] for key in world.share(list(sources))},
                 partial(_load_pixels, self.images.source, self.preprocess),
                 lambda pixels: clip.image_tokens(pixels.to(device)),
                 batch_size=config.encode_batch,
                 num_workers=config.workers,
                 bad=(BadImage,),
-                progress=rank == 0,
+                progress=world.first,
             )
             failed = {key: message for part in all_gathered(failed, group) for key, message in part.items()}
         cache.wait_for(sources.keys() - failed.keys())

@@ -1,7 +1,7 @@
 """A batch of images with what DETR detects in them, and the mask that each method makes of each detection."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from clipmapper.published.explained import Methods, floor, on_grid, recorded
 from xai import Adapter, detection
 from xai.evaluation.detection import Detections, coco_results, confident, object_masks
 from xai.geometry import Size
-from xai.tape import Tape
 
 Results = dict[str, list[dict[str, Any]]]  # in COCO's format, by method; random ones by "random 0" and so on
 
@@ -70,7 +69,7 @@ class Detected:
         """Of the first sure query of each image, then of the second, and so on: [methods + seeds, B, rows, columns]."""
         for place in range(max(len(seen.found.queries) for seen in self.seen)):
             queries, labels = self.targets(place)
-            tape = forgetful(self.tape)
+            tape = self.tape.fresh()  # the gradients of many queries would fill the memory
             scores = self.methods.scores(tape, detection(queries, labels), "image")
             keys = torch.tensor(self.ids, device=scores.device) * self.tape.output.logits.shape[1] + queries
             yield on_grid(tape, torch.cat([scores, floor(keys, scores.shape[-1])]))
@@ -99,11 +98,6 @@ class Detected:
         mask = object_masks(row[None], padded, seen.size, seen.unpadded, seen.cells)
         category = self.detector.categories[int(found.labels[place])]
         return coco_results(self.ids[b], [category], [float(found.scores[place])], mask)
-
-
-def forgetful(tape: Tape) -> Tape:
-    """The same record without what was found so far: gradients of many queries would fill the memory."""
-    return replace(tape, relevances={}, _gradients={})
 
 
 def extent(mask: Tensor) -> Size:

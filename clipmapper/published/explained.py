@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from clipmapper.comparison.explained import RANDOM, chosen
 from clipmapper.comparison.measure import RANDOM_SEEDS
-from xai import Adapter, Relevance, explain_tape, record
+from xai import Adapter, record
 from xai.evaluation import ranking
 from xai.evaluation.ranking import random_relevance
-from xai.explain import lrp_of
-from xai.lrp.mode import PropagationError
+from xai.explain import Lrp, explain_each, record_for
 from xai.tape import Score, Tape
 
 PAPERS = "rollout,raw_attention,attention_gradcam,full_lrp,partial_lrp,transatt,genatt,wra"
@@ -30,25 +29,13 @@ class Methods:
     def with_floor(self) -> tuple[str, ...]:
         return (*self.names, RANDOM)
 
-    def relevances(self, tape: Tape, target: Score) -> dict[str, Relevance | None]:
-        """Of every method; None for one that failed, whose first error is kept."""
-        found: dict[str, Relevance | None] = {}
-        for name in self.names:
-            try:
-                found[name] = explain_tape(tape, name, target)
-            except Exception as error:  # of one method, which must not cost the others their figures
-                self.errors.setdefault(name, f"{type(error).__name__}: {error}")
-                found[name] = None
-        return found
-
     def scores(self, tape: Tape, target: Score, modality: str) -> Tensor:
-        """[methods, B, tokens]; NaN for a method that failed."""
-        where = tape.modalities[modality]
-        nothing = torch.full_like(tape.real[:, where], torch.nan, dtype=torch.float32)
-        found = self.relevances(tape, target).values()
-        return torch.stack([*(nothing if r is None else r.scores[modality].detach().float() for r in found)]).reshape(
-            len(self.names), *nothing.shape
-        )
+        """[methods, B, tokens]; NaN for a method that failed, whose first error is kept."""
+        found, errors = explain_each(tape, self.names, target)
+        self.errors = errors | self.errors
+        tokens = tape.real[:, tape.modalities[modality]]
+        none = tokens.new_zeros(0, *tokens.shape, dtype=torch.float32)
+        return torch.cat([none, *(relevance.scores[modality].float()[None] for relevance in found.values())])
 
 
 def methods_of(names: str) -> Methods:
@@ -58,10 +45,13 @@ def methods_of(names: str) -> Methods:
 
 def recorded(model: nn.Module, adapter: Adapter, inputs: Mapping[str, Any], methods: Methods) -> Tape:
     """One pass for all methods; with rules for relevance if one of them needs it and the model has them."""
-    try:
-        return _recorded(model, adapter, inputs, lrp_of(*methods.names))
-    except PropagationError:  # the methods that need it will say so
-        return _recorded(model, adapter, inputs, None)
+
+    def pass_with(lrp: Lrp) -> Tape:
+        with record(model, adapter, lrp) as recording:
+            model(**inputs)
+        return recording.tape
+
+    return record_for(methods.names, pass_with)
 
 
 def floor(ids: Tensor, tokens: int) -> Tensor:
@@ -85,9 +75,3 @@ def spread(count: int, samples: int | None) -> list[int]:
     if not count:
         raise ValueError("the data has no sample")
     return torch.linspace(0, count - 1, min(samples or count, count), dtype=torch.float64).long().tolist()
-
-
-def _recorded(model: nn.Module, adapter: Adapter, inputs: Mapping[str, Any], lrp: Any) -> Tape:
-    with record(model, adapter, lrp) as recording:
-        model(**inputs)
-    return recording.tape

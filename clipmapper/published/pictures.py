@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clipmapper.published.explained import Methods, recorded
 from clipmapper.published.vision import Vision
+from xai.explain import explain_each
 from xai.geometry import Geometry, Size
 from xai.render import compare, pixels
 from xai.tape import Score, Tape
@@ -40,8 +41,8 @@ def heat(
     titles: Sequence[str],
 ) -> Figure | None:
     """A row for each image; None if no method gave relevance."""
-    found = methods.relevances(tape, target).values()
-    shown = [replace(relevance, target=None) for relevance in found if relevance is not None]
+    found, errors = explain_each(tape, methods.names, target)
+    shown = [replace(relevance, target=None) for name, relevance in found.items() if name not in errors]
     return compare(shown, images, geometry, titles) if shown else None
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import xai
 from clipmapper import evaluation
 from clipmapper.caption_relevance import measure, page, parts, run, summary
 from clipmapper.caption_relevance.measure import AVERAGE, RANDOM, Captioned, Measured, caption_images
@@ -91,6 +92,33 @@ def test_a_killed_comparison_goes_on(
         compare(captioner, replace(plan, protocol="transatt"), tmp_path)
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_failing_method_costs_the_others_nothing(
+    captioner: CLIPMapper,
+    plan: Plan,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = compare(captioner, replace(plan, methods=("rollout",)), tmp_path / "whole")
+
+    def broken(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("no <i>such</i> thing")
+
+    monkeypatch.setitem(xai.METHODS, "genatt", broken)
+    result = compare(captioner, replace(plan, methods=("genatt", "rollout")), tmp_path / "some")
+    assert result["errors"] == {"genatt": "RuntimeError: no <i>such</i> thing"} and whole["errors"] == {}
+    assert "genatt failed: RuntimeError" in capsys.readouterr().out
+    for name in ("rollout", RANDOM):
+        assert result["words"]["shape"]["mass"][name] == whole["words"]["shape"]["mass"][name]
+    assert result["words"]["shape"]["mass"]["genatt"]["mean"] is None
+    srg, alone = (found["perturbation"]["CIDEr"]["srg"] for found in (result, whole))
+    assert srg["rollout/average"] == alone["rollout/average"] and srg["genatt/average"]["mean"] is None
+    shown = report_data(tmp_path / "some")
+    assert [row["note"] for row in shown["tables"][0]["rows"][:2]] == ["RuntimeError: no <i>such</i> thing", ""]
+    assert all(sample["explanations"].keys() == {"rollout", "truth"} for sample in shown["gallery"])
+
+
 def check_figures(result: dict[str, Any], folder: Path) -> None:
     assert result["images"] == 3 and result["not computed"].keys() == {"meteor"}
     words = pq.read_table(folder / "words.parquet").to_pandas()
@@ -108,9 +136,16 @@ def check_figures(result: dict[str, Any], folder: Path) -> None:
         assert min(Image.open(folder / name).size) > 100
 
 
-def check_report(folder: Path) -> None:
+def report_data(folder: Path) -> dict[str, Any]:
     text = (folder / "report.html").read_text()
-    shown = json.loads(text.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    found: dict[str, Any] = json.loads(
+        text.split('<script type="application/json" id="data">')[1].split("</script>")[0]
+    )
+    return found
+
+
+def check_report(folder: Path) -> None:
+    shown = report_data(folder)
     assert [row["method"] for row in shown["tables"][0]["rows"]] == [*MAPS, "random", "chance"]
     keys = {column["key"] for column in shown["columns"]}
     assert shown["tables"][0]["rows"][0]["figures"].keys() == keys

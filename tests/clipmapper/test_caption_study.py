@@ -24,6 +24,7 @@ from clipmapper.tasks import CaptionTask, model_from_checkpoint
 from clipmapper.training import explaining, run, task_and_data, train
 from xai.captions import average
 from xai.evaluation.protocols import SCHEDULES, area, srg
+from xai.explain import METHODS
 
 from .test_training import logged, same
 
@@ -180,6 +181,19 @@ def test_silent_models_are_left_out(monkeypatch: pytest.MonkeyPatch, shapes_root
     kept, part = captioned(model, images, [0, 1, 2])
     assert kept == [1] and part.ids == [6] and part.references == [["b"]] and part.tokens == [[3, 4]]
     assert captioned(model, images, [])[0] == []
+
+
+def test_a_failing_method_is_left_out_of_pictures(settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = settings("run", *EXPLAINED)
+    data: Any = task_and_data(made, load_captions(made.data))[1]
+    task = CaptionTask(CLIPMapper.from_pretrained("shapes-b-caption"), OptimizerConfig(), 0, {})
+    trainer: Any = SimpleNamespace(lightning_module=task, datamodule=data)
+    study = CaptionStudy(made.explain, made.data.root)
+    monkeypatch.setitem(METHODS, "wra", None)
+    texts = [text for _, text in study.pictures(trainer, task)]
+    assert texts[0].startswith("rollout, word by word: ")
+    monkeypatch.setitem(METHODS, "rollout", None)
+    assert list(study.pictures(trainer, task)) == []
 
 
 def test_the_study_is_that_of_the_task(settings: MakeSettings) -> None:

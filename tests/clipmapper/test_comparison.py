@@ -25,13 +25,13 @@ from clipmapper.comparison.explained import METHODS, RANDOM, ask, chosen, explai
 from clipmapper.comparison.measure import Measured, joined, measure, perturbed, truth_of
 from clipmapper.comparison.run import Compared, Plan, compare
 from clipmapper.comparison.summary import INVERTED, report, strata, summary, values, with_inverted
-from clipmapper.comparison.world import World
 from clipmapper.config import DataConfig, ModelConfig
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.data.images import BadImage, load_image
 from clipmapper.data.records import load_split
 from clipmapper.data.vqa import Questions
 from clipmapper.model import CLIPMapper
+from clipmapper.processes import World
 from xai.evaluation import statistics
 from xai.evaluation.protocols import SCHEDULES, area
 from xai.explain import METHODS as ALL

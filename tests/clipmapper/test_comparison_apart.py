@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from clipmapper.comparison import published, world
+from clipmapper import processes
+from clipmapper.comparison import published
 from clipmapper.comparison.cost import peak
-from clipmapper.comparison.world import World, wait
+from clipmapper.processes import World, wait
 
 MB = 2**18  # float32 numbers of one
 CPU = torch.device("cpu")
@@ -76,27 +77,29 @@ def test_equal_published_figures_share_their_rank() -> None:
 
 
 def test_who_and_how_many() -> None:
-    assert world.world({}) == World(0, 1) == world.world({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}), "sbatch alone"
-    assert world.world({"RANK": "1", "WORLD_SIZE": "3"}) == World(1, 3)
-    assert world.world({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4"}) == World(2, 4)
+    assert processes.launched({}) == World(0, 1) == processes.launched({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}), (
+        "sbatch alone"
+    )
+    assert processes.launched({"RANK": "1", "WORLD_SIZE": "3"}) == World(1, 3)
+    assert processes.launched({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4"}) == World(2, 4)
     shares = [list(World(rank, 3).share(range(8))) for rank in range(3)]
     assert shares == [[0, 3, 6], [1, 4, 7], [2, 5]]
-    assert world.own_device(CPU, {"LOCAL_RANK": "1"}) == CPU
+    assert processes.own_device(CPU, {"LOCAL_RANK": "1"}) == CPU
 
 
 def test_who_is_asked_of_torch_first(tmp_path: Any) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
     try:
-        assert world.world({"RANK": "1", "WORLD_SIZE": "3"}) == World(0, 1)
+        assert processes.launched({"RANK": "1", "WORLD_SIZE": "3"}) == World(0, 1)
     finally:
         torch.distributed.destroy_process_group()
 
 
 def test_waiting_ends_with_the_last_one_or_without_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(world, "PAUSE", 0.0)
+    monkeypatch.setattr(processes, "PAUSE", 0.0)
     counts = iter([1, 1, 2, 2, 3])
     wait(lambda: next(counts), 3, "batches")
     assert not list(counts)
-    monkeypatch.setattr(world, "PATIENCE", 0.0)
+    monkeypatch.setattr(processes, "FILE_PATIENCE", 0.0)
     with pytest.raises(TimeoutError, match=r"2 of 3 batches are there.*with the same --output"):
         wait(lambda: 2, 3, "batches")

@@ -128,7 +128,7 @@ def test_the_image_never_attends_to_text(model: CLIPMapper, tape: Tape) -> None:
 def test_steps_are_explained_as_each_alone(
     model: CLIPMapper, steps: Steps, tape: Tape, alone: list[Tape], method: str
 ) -> None:
-    found = caption_relevance(model, tape, steps, method, **FEW.get(method, {})).steps
+    found = explain_tape(tape, method, steps.target, **FEW.get(method, {}))
     labels = [token for caption in steps.tokens for token in caption]
     some = (3, 6) if method in (*FEW, *LRP_EXPLAINERS) else range(len(labels))
     for row in some:
@@ -141,7 +141,7 @@ def test_steps_are_explained_as_each_alone(
 
 
 def test_later_words_get_nothing(model: CLIPMapper, steps: Steps, tape: Tape) -> None:
-    relevance = caption_relevance(model, tape, steps, "wra")
+    relevance = caption_relevance(model, steps, explain_tape(tape, "wra", steps.target))
     assert relevance.words == [["a", "hexagon", ",", "dog"], ["small", "dog"]]
     first, second = relevance.between_words()
     assert (first.triu(1) == 0).all() and (second.triu() == 0).all()

@@ -1,6 +1,7 @@
 """Both mappers against a slow literal re-derivation, sample by sample, head by head, without any padding."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from clipmapper.clip import SHAPES_CLIP
 from clipmapper.config import ModelConfig
-from clipmapper.mapper import DEFAULT_LAYERS, MAPPERS, Attention, Branch, MapperA, MapperB
+from clipmapper.mapper import DEFAULT_LAYERS, MAPPERS, Attention, Branch, MapperA, MapperB, Modality
 from clipmapper.model import CLIPMapper
 
 WIDTH, HEADS, LAYERS = 12, 3, 2
@@ -97,6 +98,15 @@ def test_agrees_with_the_literal_computation(mapper: MapperA | MapperB) -> None:
             expected_image, expected_text = slow_b(mapper, image[i], text[i, :length])
         assert torch.allclose(out_image[i], expected_image, atol=1e-8)
         assert torch.allclose(out_text[i, :length], expected_text, atol=1e-8)
+
+
+def test_one_token_is_that_of_all(mapper: MapperA | MapperB) -> None:
+    image, text, mask = inputs()
+    rows, samples = torch.tensor([1, 0, 1]), torch.arange(3)
+    whole = mapper(image, text, mask)
+    for place, modality in enumerate(get_args(Modality)):
+        found = mapper.read(image, text, mask, modality, rows)
+        torch.testing.assert_close(found, whole[place][samples, rows])
 
 
 def test_padding_has_no_influence(mapper: MapperA | MapperB) -> None:

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from timm.optim import muon
 from torch import nn
 
 from clipmapper.config import OptimizerConfig
-from clipmapper.optimizer import make_optimizer, rate
+from clipmapper.optimizer import ORTHOGONALISED, make_optimizer, rate, turned
 
 
 class Small(nn.Module):
@@ -40,6 +41,20 @@ def test_rate_of_short_and_of_endless_runs() -> None:
     config = OptimizerConfig(warmup_steps=0, decay_from=10)
     assert [rate(step, config, total=10) for step in (0, 9)] == [1.0, 1.0]
     assert [rate(step, config, total=math.inf) for step in (0, 10, 10**6)] == [1.0, 1.0, 1.0]
+
+
+def test_matrices_are_turned_in_float32_on_a_cpu() -> None:
+    """With the singular values 3, 2 and 1 all but equal afterwards, to more digits than bfloat16 has."""
+    update = torch.diag(torch.tensor([3.0, 2.0, 1.0])) @ torch.linalg.qr(torch.randn(3, 3))[0]
+    found = turned(update, 5, [(3.4445, -4.7750, 2.0315)])
+    assert found.dtype == torch.float32
+    exact = ORTHOGONALISED(update.double(), 5, [(3.4445, -4.7750, 2.0315)], dtype=torch.float64)
+    torch.testing.assert_close(found.double(), exact, atol=1e-5, rtol=1e-5)
+
+
+def test_timm_is_as_before_after_a_step() -> None:
+    stepped(OptimizerConfig(name="muon", lr=0.01))
+    assert muon.zeropower_via_newtonschulz is ORTHOGONALISED
 
 
 def stepped(config: OptimizerConfig) -> dict[str, torch.Tensor]:

@@ -15,7 +15,9 @@ from torch import Tensor
 import xai
 from xai import EXPLAINERS, adapter_for, difference, explain, explain_tape, given, predicted, record, similarity, token
 from xai.adapters import ADAPTERS
+from xai.explain import explain_each, record_for
 from xai.explainers import IGNORE_TARGET, RUN_AGAIN
+from xai.lrp.mode import PropagationError
 from xai.relevance import read_weights
 
 from .conftest import Family, build
@@ -68,6 +70,32 @@ def test_one_backward_pass_serves_all_methods(bert: Family, monkeypatch: pytest.
     assert len(calls) == 1
     explain_tape(recording.tape, "wra", given(0))
     assert len(calls) == 2
+
+
+def test_a_failing_method_costs_the_others_nothing(bert: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transatt needs rules, with which this pass was not recorded."""
+    with record(bert.model, adapter_for(bert.model)) as recording:
+        bert.model(**bert.inputs)
+    found, errors = explain_each(recording.tape, ["transatt", "genatt"], given(1))
+    assert list(found) == ["transatt", "genatt"] and errors.keys() == {"transatt"}
+    assert errors["transatt"].startswith("ValueError: ") and "lrp" in errors["transatt"]
+    assert found["transatt"].scores["text"].isnan().all()
+    alone = explain_tape(recording.tape, "genatt", given(1))
+    assert torch.equal(found["genatt"].scores["text"], alone.scores["text"])
+    assert found["transatt"].scores["text"].shape == alone.scores["text"].shape
+
+
+def test_without_rules_where_the_model_has_none() -> None:
+    asked = []
+
+    def recorded(lrp: str | None) -> str:
+        asked.append(lrp)
+        if lrp:
+            raise PropagationError("no rule for this")
+        return "recorded"
+
+    assert record_for(["wra", "transatt"], recorded) == "recorded" and asked == ["tokens", None]
+    assert record_for(["wra"], recorded) == "recorded" and asked[2:] == [None]
 
 
 def test_a_contrast_has_the_difference_of_the_gradients(bert: Family) -> None:
