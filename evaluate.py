@@ -6,15 +6,15 @@ With a benchmark's name before the options it runs that one of the papers: `pyth
 import sys
 from pathlib import Path
 
-from clipmapper.cli import parse_evaluation
-
-if __name__ == "__main__":
+if __name__ == "__main__":  # imports too: the processes that draw Shapes import this file, and need none of it
     if sys.argv[1:] and not sys.argv[1].startswith("-"):
         from clipmapper.published.commands import main
 
         main(sys.argv[1:])
     else:
+        from clipmapper.cli import parse_evaluation
+
         settings = parse_evaluation(sys.argv[1:], Path(__file__).parent / "configs")
-        from clipmapper.evaluation import run
+        from clipmapper.evaluation import run  # slow, and not needed to say what is wrong with the command line
 
         run(settings)

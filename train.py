@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from clipmapper.cli import parse_training
+if __name__ == "__main__":  # imports too: the processes that draw Shapes import this file, and need none of it
+    from clipmapper.cli import parse_training
 
-if __name__ == "__main__":
     settings = parse_training(sys.argv[1:], Path(__file__).parent / "configs")
-    from clipmapper.training import run  # torch is imported only once the command line is right
+    from clipmapper.training import run  # slow, and not needed to say what is wrong with the command line
 
     run(settings)

@@ -59,27 +59,32 @@ def write_shapes(root: Path, config: ShapesConfig, workers: int = 2) -> None:
     partial_root = root.with_name(f"{root.name}.partial-{os.getpid()}")
     try:
         (partial_root / "annotations").mkdir(parents=True)
-        for number, (split, folder) in enumerate([("train", "train2014"), ("val", "val2014"), ("test", "test2015")]):
-            if scenes := getattr(config, split):
-                _write_split(partial_root, folder, scenes, config, number, workers)
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            for number, (split, folder) in enumerate(
+                [("train", "train2014"), ("val", "val2014"), ("test", "test2015")]
+            ):
+                if scenes := getattr(config, split):
+                    _write_split(partial_root, folder, scenes, config, number, pool)
         _dump(partial_root / "shapes.json", asdict(config))
         partial_root.replace(root)
     finally:
         shutil.rmtree(partial_root, ignore_errors=True)
 
 
-def _write_split(root: Path, folder: str, scenes: int, config: ShapesConfig, number: int, workers: int) -> None:
+def _write_split(
+    root: Path, folder: str, scenes: int, config: ShapesConfig, number: int, pool: ProcessPoolExecutor
+) -> None:
+    """The pool draws while this process, which has to know all that was asked before, asks questions."""
     (root / folder).mkdir()
     draw = partial(_draw, root / folder, folder, config.seed, number)
     first = 1 + MOST_SCENES * number
+    jobs = pool.map(draw, [(i, first + i) for i in range(scenes)], chunksize=100)
     asked: Asked = Counter()
     records = [
         _describe(sample_scene((config.seed, number, i)), first + i, folder, config, asked, number)
         for i in tqdm(range(scenes), desc=f"{folder} questions", disable=scenes < 1000)
     ]
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        jobs = pool.map(draw, [(i, first + i) for i in range(scenes)], chunksize=100)
-        list(tqdm(jobs, total=scenes, desc=f"{folder} images", disable=scenes < 1000))
+    list(tqdm(jobs, total=scenes, desc=f"{folder} images", disable=scenes < 1000))
     _write_annotations(root, folder, records)
 
 
