@@ -15,6 +15,6 @@ if __name__ == "__main__":  # imports too: the processes that draw Shapes import
         from clipmapper.cli import parse_evaluation
 
         settings = parse_evaluation(sys.argv[1:], Path(__file__).parent / "configs")
-        from clipmapper.evaluation import run  # slow, and not needed to say what is wrong with the command line
+        from clipmapper.evaluation.run import run  # slow, and not needed to say what is wrong with the command line
 
         run(settings)

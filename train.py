@@ -7,6 +7,6 @@ if __name__ == "__main__":  # imports too: the processes that draw Shapes import
     from clipmapper.cli import parse_training
 
     settings = parse_training(sys.argv[1:], Path(__file__).parent / "configs")
-    from clipmapper.training import run  # slow, and not needed to say what is wrong with the command line
+    from clipmapper.training.run import run  # slow, and not needed to say what is wrong with the command line
 
     run(settings)

@@ -6,7 +6,7 @@ from benchmarks.entry import Entry, gain
 from benchmarks.explainers import TOGETHER, explain_all
 from benchmarks.models import clip
 from benchmarks.timing import in_turn
-from clipmapper.clip import SHAPES_CLIP
+from clipmapper.models.clip import SHAPES_CLIP
 from xai import explain, similarity
 
 

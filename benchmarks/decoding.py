@@ -8,11 +8,11 @@ from torch import Tensor
 
 from benchmarks.entry import Entry, gain
 from benchmarks.timing import in_turn
-from clipmapper.clip import SHAPES_CLIP
+from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.config import ModelConfig
-from clipmapper.decoding import Writer, greedy, one_by_one
-from clipmapper.incremental import Writing
-from clipmapper.model import CLIPMapper
+from clipmapper.models.decoding import Writer, greedy, one_by_one
+from clipmapper.models.incremental import Writing
+from clipmapper.models.clip_mapper import CLIPMapper
 
 
 class Reencoding:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from benchmarks.entry import Entry, cost
 from benchmarks.models import clip, forward_backward, vit
 from benchmarks.timing import Run, in_turn
-from clipmapper.clip import SHAPES_CLIP
+from clipmapper.models.clip import SHAPES_CLIP
 from xai import adapter_for, explain, explain_tape, given, record, similarity
 from xai.explain import METHODS, lrp_of
 from xai.explainers import RUN_AGAIN

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from clipmapper.checkpoints import read_checkpoint
-from clipmapper.tasks import model_from_checkpoint
+from clipmapper.training.checkpoints import read_checkpoint
+from clipmapper.training.tasks import model_from_checkpoint
 
 
 def export(checkpoint: Path, folder: Path, half: bool = False) -> None:

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from clipmapper.clip import SHAPES_CLIP, create_clip, image_tokens, text_tokens
+from clipmapper.models.clip import SHAPES_CLIP, create_clip, image_tokens, text_tokens
 from clipmapper.data.shapes.captions import KINDS
 from clipmapper.data.shapes.materials import (
     ATTRIBUTES,

@@ -13,11 +13,11 @@ from clipmapper.answerers.base import Answerer
 from clipmapper.answerers.mapper import MapperAnswerer
 from clipmapper.answerers.regions import FAMILIES, RegionAnswerer
 from clipmapper.answerers.zero_shot import ZeroShotAnswerer
-from clipmapper.clip import FrozenCLIP
+from clipmapper.models.clip import FrozenCLIP
 from clipmapper.config import ReferenceConfig
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.errors import unknown
-from clipmapper.sources import trained
+from clipmapper.training.sources import trained
 from xai.regions import Regions, RegionTable, read_npz
 
 UNNAMED = re.compile(r"LABEL_\d+")  # what transformers calls labels without names

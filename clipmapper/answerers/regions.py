@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from clipmapper.answerers.base import Answerer, Asked, Posed, Recorded, answer_logit
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.errors import unknown
-from clipmapper.perturbation import figures
+from clipmapper.answerers.perturbation import figures
 from xai import Adapter, Relevance, record
 from xai.adapter import Layout, Stream
 from xai.adapters import adapter_for

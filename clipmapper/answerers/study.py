@@ -17,9 +17,9 @@ from clipmapper.comparison.measure import FIGURES, MODALITIES, SHARE, TRUTHS, me
 from clipmapper.config import ExplainConfig, ReferenceConfig
 from clipmapper.data.images import BadImage, load_image
 from clipmapper.data.vqa import Questions, VQAData
-from clipmapper.explain import preprocessing
-from clipmapper.study import Found, Part, Study
-from clipmapper.tasks import VQATask
+from clipmapper.explain.answers import preprocessing
+from clipmapper.training.study import Found, Part, Study
+from clipmapper.training.tasks import VQATask
 from xai.evaluation.protocols import named
 from xai.render import compare
 

@@ -18,8 +18,8 @@ from clipmapper.caption_relevance.weights import References
 from clipmapper.data.captions import Captions
 from clipmapper.data.images import BadImage, ImageSource, load_image
 from clipmapper.data.shapes.scene import Scene
-from clipmapper.explain_caption import Tokens, caption_relevance, record_steps, steps_of, written
-from clipmapper.model import CLIPMapper
+from clipmapper.explain.captions import Tokens, caption_relevance, record_steps, steps_of, written
+from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.truth.scores import RANDOM_SEEDS, Explained, score
 from xai import Relevance
 from xai.captions import CaptionRelevance, rows_of

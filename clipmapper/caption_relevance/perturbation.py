@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from clipmapper.caption_metrics import clip_score, embed_captions, embed_images, ref_clip_score
+from clipmapper.metrics.captions import clip_score, embed_captions, embed_images, ref_clip_score
 from clipmapper.caption_relevance.weights import Cider, References
-from clipmapper.clip import FrozenCLIP
+from clipmapper.models.clip import FrozenCLIP
 from clipmapper.config import DecodingConfig
 from clipmapper.data.images import ImageSource
-from clipmapper.decoding import write
-from clipmapper.model import UNKNOWN, CLIPMapper
-from clipmapper.perturbation import image_states
+from clipmapper.models.decoding import write
+from clipmapper.models.clip_mapper import UNKNOWN, CLIPMapper
+from clipmapper.answerers.perturbation import image_states
 from xai.evaluation.perturbation import Perturbed, Predict
 from xai.evaluation.protocols import Protocol, named
 

@@ -37,13 +37,13 @@ from clipmapper.caption_relevance.summary import (
     words_table,
 )
 from clipmapper.caption_relevance.weights import METRICS, caption_weights
-from clipmapper.clip import FrozenCLIP
+from clipmapper.models.clip import FrozenCLIP
 from clipmapper.comparison.curves import save
 from clipmapper.comparison.parts import Parts, keep, known
 from clipmapper.data.images import load_image
-from clipmapper.explain import preprocessing
-from clipmapper.features import weights_fingerprint
-from clipmapper.model import CLIPMapper
+from clipmapper.explain.answers import preprocessing
+from clipmapper.data.features import weights_fingerprint
+from clipmapper.models.clip_mapper import CLIPMapper
 from xai.files import replacing
 from xai.report.build import write_report
 from xai.report.data import Sample

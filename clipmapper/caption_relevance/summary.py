@@ -8,7 +8,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from clipmapper.caption_relevance.measure import AVERAGE, RANDOM, SEEDS, Measured, Whole
-from clipmapper.caption_truth import KINDS
+from clipmapper.metrics.caption_truth import KINDS
 from clipmapper.comparison.summary import CURVE_RESAMPLES, number, plain
 from clipmapper.truth.scores import BASELINES
 from xai.evaluation import ranking

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipmapper.caption_truth import mentions
+from clipmapper.metrics.caption_truth import mentions
 from clipmapper.data.shapes.render import mask
 from clipmapper.data.shapes.scene import Scene
 from clipmapper.truth.scores import FINE

@@ -8,9 +8,9 @@ import torch
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 from torch import Tensor
 
-from clipmapper.caption_metrics import plain_words, score
+from clipmapper.metrics.captions import plain_words, score
 from clipmapper.errors import unknown
-from clipmapper.model import CLIPMapper
+from clipmapper.models.clip_mapper import CLIPMapper
 from xai.captions import average, drop_weights
 
 Weights = Literal["average", "bleu4", "cider", "meteor"]

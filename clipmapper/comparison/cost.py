@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from clipmapper.comparison.explained import Asked, record_once
-from clipmapper.explain import FromPixels, answer_target
-from clipmapper.model import CLIPMapper
+from clipmapper.explain.answers import FromPixels, answer_target
+from clipmapper.models.clip_mapper import CLIPMapper
 from xai import explain_tape
 
 

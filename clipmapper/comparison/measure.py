@@ -13,7 +13,7 @@ from clipmapper.answerers.base import Answerer
 from clipmapper.answerers.mapper import answerer
 from clipmapper.comparison.explained import RANDOM, Explained
 from clipmapper.data.shapes.truth import Truth
-from clipmapper.model import CLIPMapper
+from clipmapper.models.clip_mapper import CLIPMapper
 from xai.evaluation.localisation import mass_accuracy, modality_share, rank_accuracy
 from xai.evaluation.perturbation import perturb
 from xai.evaluation.protocols import named

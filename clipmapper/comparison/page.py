@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clipmapper.clip import FrozenCLIP
+from clipmapper.models.clip import FrozenCLIP
 from clipmapper.comparison import published
 from clipmapper.comparison.curves import ORDER
 from clipmapper.comparison.explained import RANDOM
@@ -19,7 +19,7 @@ from clipmapper.comparison.summary import INVERTED, bands
 from clipmapper.data.images import load_image
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.data.vqa import Questions
-from clipmapper.explain import preprocessing
+from clipmapper.explain.answers import preprocessing
 from clipmapper.truth.scores import deciding_tokens, regions
 from xai.evaluation.protocols import DIRECTIONS, named
 from xai.report.data import Chart, Column, Curve, Explanation, Figure, Report, Row, Sample, Section, Table

@@ -19,8 +19,8 @@ from clipmapper.comparison.sanity import sanity
 from clipmapper.comparison.summary import bands, report, summary, values, with_inverted
 from clipmapper.data.images import BadImage
 from clipmapper.data.vqa import Questions
-from clipmapper.features import weights_fingerprint
-from clipmapper.model import CLIPMapper
+from clipmapper.data.features import weights_fingerprint
+from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.processes import World, launched, own_device, wait
 from xai.files import replacing
 from xai.report.build import write_report

@@ -8,7 +8,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from pytorch_lightning.utilities.types import EVAL_DATALOADERS
 from torch.utils.data import Subset
 
-from clipmapper.clip import FrozenCLIP
+from clipmapper.models.clip import FrozenCLIP
 from clipmapper.config import DataConfig
 from clipmapper.data.batches import Data, Texts, loader
 from clipmapper.data.files import column

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from clipmapper.comparison.summary import plain
-from clipmapper.features import weights_fingerprint
+from clipmapper.data.features import weights_fingerprint
 from clipmapper.files import write_json
 from clipmapper.published.explained import Methods
 from clipmapper.published.reference import published

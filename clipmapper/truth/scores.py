@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from clipmapper.data.shapes.truth import Span, Truth
 from clipmapper.data.vqa import Questions
-from clipmapper.explain import answer_target, record_answer, words
-from clipmapper.model import CLIPMapper
+from clipmapper.explain.answers import answer_target, record_answer, words
+from clipmapper.models.clip_mapper import CLIPMapper
 from xai import Relevance, explain_tape
 from xai.evaluation.localisation import chance, mass_accuracy, patch_shares, rank_accuracy
 from xai.evaluation.ranking import random_relevance

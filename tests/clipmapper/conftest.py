@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from clipmapper.cli import Settings, parse_training
-from clipmapper.clip import SHAPES_CLIP, FrozenCLIP
+from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
 from clipmapper.data.shapes.write import ShapesConfig, write_shapes
 
 

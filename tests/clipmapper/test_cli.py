@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from clipmapper.cli import Settings, named, parse_evaluation, parse_training
-from clipmapper.training import run
+from clipmapper.training.run import run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHIPPED = [f"mapper_{m}_{task}{twin}" for m in "ab" for task in ("caption", "vqa") for twin in ("", "_shapes")]

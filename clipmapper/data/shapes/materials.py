@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from clipmapper.clip import SHAPES_CLIP
+from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.data.shapes.captions import KINDS, CaptionKind, wrong
 from clipmapper.data.shapes.language import PLACES, Description, place, with_article
 from clipmapper.data.shapes.render import mask, render

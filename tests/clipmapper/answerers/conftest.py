@@ -14,7 +14,7 @@ import transformers as tf
 
 from clipmapper.answerers.base import Answerer
 from clipmapper.answerers.load import load_reference
-from clipmapper.clip import SHAPES_CLIP, FrozenCLIP
+from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
 from clipmapper.config import DataConfig, ReferenceConfig
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.data.images import load_image

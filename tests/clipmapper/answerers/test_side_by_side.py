@@ -11,22 +11,22 @@ from typing import Any
 import pytest
 import torch
 
-from clipmapper import explainability
+from clipmapper.training import explainability
 from clipmapper.answerers.load import load_reference
 from clipmapper.answerers.study import AnswerStudy, common_answers
-from clipmapper.checkpoints import read_checkpoint
+from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.cli import Settings
-from clipmapper.clip import SHAPES_CLIP
+from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.comparison import measure as measure_module
 from clipmapper.comparison.explained import ask, explain_all
 from clipmapper.comparison.measure import measure
 from clipmapper.config import ModelConfig, ReferenceConfig
 from clipmapper.data.records import load_records
-from clipmapper.model import CLIPMapper
-from clipmapper.training import run, task_and_data
+from clipmapper.models.clip_mapper import CLIPMapper
+from clipmapper.training.run import run, task_and_data
 from xai.evaluation.protocols import area, named, srg
 
-from ..test_training import logged, same
+from ..training.test_run import logged, same
 
 SHORT = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=1")
 EXPLAINED = (

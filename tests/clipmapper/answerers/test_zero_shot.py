@@ -5,7 +5,7 @@ import torch
 
 from clipmapper.answerers.base import ask
 from clipmapper.answerers.zero_shot import ZeroShotAnswerer
-from clipmapper.clip import SHAPES_CLIP, FrozenCLIP
+from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
 from clipmapper.comparison.explained import explain_all
 from clipmapper.data.vqa import Questions
 from xai import explain, similarity

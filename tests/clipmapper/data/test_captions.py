@@ -7,7 +7,7 @@ import open_clip
 import pytest
 import pytorch_lightning as pl
 
-from clipmapper.clip import SHAPES_CLIP, FrozenCLIP
+from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
 from clipmapper.config import DataConfig
 from clipmapper.data.captions import CaptionData, seen_tokens
 from clipmapper.data.images import load_image

@@ -1,0 +1,1 @@
+"""What `evaluate.py` makes of a checkpoint: answers or captions, their scores beside floors, and pictures of some."""

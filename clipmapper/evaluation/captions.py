@@ -1,0 +1,179 @@
+"""The captions of a checkpoint: all metrics beside two floors, the COCO results file, and on Shapes the check of truth."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from clipmapper.metrics.captions import clip_scores, coco_results, embed_images, score
+from clipmapper.caption_relevance.measure import caption_images
+from clipmapper.caption_relevance.run import BATCH, Plan, compare
+from clipmapper.metrics.caption_truth import scenes_of, truth
+from clipmapper.cli import EvaluationSettings
+from clipmapper.models.clip import FrozenCLIP
+from clipmapper.comparison.explained import chosen
+from clipmapper.config import DataConfig, OptimizerConfig
+from clipmapper.data.captions import Captions
+from clipmapper.data.records import load_caption_split
+from clipmapper.data.shapes.scene import Scene
+from clipmapper.files import write_json
+from clipmapper.evaluation.gallery import save_captions
+from clipmapper.models.clip_mapper import CLIPMapper
+from clipmapper.evaluation.prediction import predictions
+from clipmapper.training.tasks import CaptionTask
+
+CANDIDATES, JUDGED = 100, 100  # captions tried as the one for all, and training images they are tried on
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """A split with the model's captions: row -> caption, one row an image."""
+
+    split: Captions
+    captions: dict[int, str]
+
+    @property
+    def image_ids(self) -> list[int]:
+        ids = self.split.records["image_id"]
+        return [ids[row] for row in self.captions]
+
+
+def evaluate_captions(model: CLIPMapper, data: DataConfig, settings: EvaluationSettings) -> None:
+    """Writes metrics.json, captions.json and examples.png. Raises MissingData, BadData, ValueError."""
+    methods = () if settings.explainers is None else chosen(settings.explainers)
+    if methods and settings.samples < 2:
+        raise ValueError(f"--samples is {settings.samples}: explainers of captions are compared on 2 images at least")
+    captioned = caption_split(model, data, settings)
+    train = load_caption_split(data, "train")[0]["caption"]
+    floors = {
+        "random caption": random_captions(train, len(captioned.captions)),
+        "constant caption": len(captioned.captions) * [best_constant(load_references(model, data))],
+    }
+    systems = {"model": list(captioned.captions.values()), **floors}
+    judges = {"": model.clip} | ({f" by {settings.judge}": judge(settings.judge)} if settings.judge else {})
+    metrics = all_metrics(captioned, systems, judges)
+    scenes = known_scenes(data, captioned.image_ids)
+    summary = {
+        "metrics": metrics.pop("model"),
+        "floors": metrics,
+        "constant caption": floors["constant caption"][0],
+        "truth": {name: truth(texts, scenes) for name, texts in systems.items()} if scenes else {},
+        "images": len(captioned.captions),
+        "skipped": captioned.split.skipped(),
+        "decoding": asdict(settings.decoding),
+    }
+    settings.output.mkdir(parents=True, exist_ok=True)
+    write_json(settings.output / "metrics.json", summary)
+    write_json(settings.output / "captions.json", coco_results(captioned.image_ids, captioned.captions.values()))
+    save_captions(settings.output / "examples.png", captioned.split, captioned.captions)
+    print(table(summary))
+    say_written(settings.output, "metrics.json", "captions.json", "examples.png")
+    if methods:
+        explainers = compare_explainers(model, data, captioned.split, methods, settings, [*judges.values()][-1])
+        write_json(settings.output / "metrics.json", {**summary, "explainers": explainers})
+        say_written(settings.output, "perturbation.parquet", "curves.png", "filmstrips.png", "report.html")
+
+
+def compare_explainers(
+    model: CLIPMapper,
+    data: DataConfig,
+    split: Captions,
+    methods: tuple[str, ...],
+    settings: EvaluationSettings,
+    judged_by: FrozenCLIP,
+) -> dict[str, Any]:
+    """The explainers on greedy captions of images from all over the split."""
+    on_gpu = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    device = "cuda" if on_gpu else "cpu"
+    captioned = caption_images(model.to(device), split, settings.samples, BATCH)
+    captioned = replace(captioned, scenes=known_scenes(data, captioned.ids))
+    facts = {
+        "model": f"mapper {model.config.mapper} over {model.config.clip}",
+        "data": str(data.root) if data.hub is None else data.hub.name,
+        "judge": settings.judge or "the model's own CLIP",
+    }
+    plan = Plan(captioned, methods, settings.protocol, judged_by.to(device), facts)
+    return compare(model, plan, settings.output)
+
+
+def known_scenes(data: DataConfig, image_ids: Sequence[int]) -> list[Scene] | None:
+    return scenes_of(data.root, image_ids) if data.hub is None else None
+
+
+def say_written(folder: Path, *names: str) -> None:
+    print(f"written: {', '.join(str(folder / name) for name in names)}")
+
+
+def caption_split(model: CLIPMapper, data: DataConfig, settings: EvaluationSettings) -> Captioned:
+    """Captions every image of the split that can be read."""
+    records, root = load_caption_split(data, settings.split)
+    split = Captions(records, root, model.clip)
+    split.encode_once(model.clip, data)
+    task = CaptionTask(model, OptimizerConfig(), seed=0, extra={}, decoding=settings.decoding)
+    written = predictions(task, split, data, settings.accelerator, split.one_each())
+    return Captioned(split, dict(pair for part in written for pair in part))
+
+
+def load_references(model: CLIPMapper, data: DataConfig) -> list[list[str]]:
+    """All captions of each of JUDGED training images."""
+    train = Captions(*load_caption_split(data, "train"), model.clip)
+    return [train.references(row) for row in train.rows[train.one_each(JUDGED)]]
+
+
+def random_captions(train: Sequence[str], count: int) -> list[str]:
+    """Captions drawn from the training captions."""
+    return [train[i] for i in np.random.default_rng(0).integers(len(train), size=count).tolist()]
+
+
+def best_constant(references: Sequence[Sequence[str]]) -> str:
+    """Of CANDIDATES training captions the one that has the highest CIDEr where all images get it."""
+    texts = sorted({text for some in references for text in some})
+    tried = np.random.default_rng(0).permutation(texts)[:CANDIDATES].tolist()
+    return max(
+        tried, key=lambda text: score(len(references) * [text], references, ("CIDEr",), ptb=False).corpus["CIDEr"]
+    )
+
+
+def judge(name: str) -> FrozenCLIP:
+    """The CLIP of `model:weights`, open_clip's names. Raises ValueError."""
+    model, _, pretrained = name.partition(":")
+    return FrozenCLIP(model, pretrained or None)
+
+
+def all_metrics(
+    captioned: Captioned, systems: Mapping[str, list[str]], judges: Mapping[str, FrozenCLIP]
+) -> dict[str, dict[str, float | str]]:
+    """Every metric of each system's captions, a list in the order of `captioned`; `judges`: what their metrics are called."""
+    split = captioned.split
+    references = [split.references(row) for row in captioned.captions]
+    found = {name: score(texts, references).corpus for name, texts in systems.items()}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for suffix, clip in judges.items():
+        clip.to(device)
+        images = embed_images(clip, (split.source(row) for row in captioned.captions))
+        for name, texts in systems.items():
+            corpus = clip_scores(clip, images, texts, references).corpus
+            found[name] |= {f"{metric}{suffix}": value for metric, value in corpus.items()}
+    return found
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The figures as text, with the floors beside them."""
+    systems = {"model": summary["metrics"], **summary["floors"]}
+    lines = [" ".join(["".ljust(24), *(name.rjust(17) for name in systems)])]
+    for metric, value in summary["metrics"].items():
+        if isinstance(value, str):
+            lines.append(f"{metric:24} {value}")
+        else:
+            lines.append(" ".join([metric.ljust(24), *(f"{figures[metric]:17.4f}" for figures in systems.values())]))
+    if checked := summary["truth"]:
+        lines.append("right, in %")
+        for kind in dict.fromkeys(kind for shares in checked.values() for kind in shares if kind != "named"):
+            figures = (f"{shares[kind]:17.1f}" if kind in shares else " " * 17 for shares in checked.values())
+            lines.append(" ".join([f"  {kind}".ljust(24), *figures]))
+    skipped = ", ".join(f"{count} {reason}" for reason, count in summary["skipped"].items() if count)
+    lines.append(f"{summary['images']} images{f'; captions left out: {skipped}' if skipped else ''}")
+    return "\n".join(lines)

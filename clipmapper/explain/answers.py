@@ -1,0 +1,175 @@
+"""Explains a mapper's output all the way: through CLIP's own layers, then the mapper's, to the head.
+
+Explanations start from pixels: the feature cache holds what CLIP's image tower ends with, where its attentions are gone.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from clipmapper.models.clip import FrozenCLIP
+from clipmapper.data.images import ImageSource, load_image
+from clipmapper.errors import unknown
+from clipmapper.models.clip_mapper import CLIPMapper
+from xai import Adapter, Layout, Relevance, Site, Target, explain_tape, given, record
+from xai.adapter import Stream, at
+from xai.adapters.clip import open_clip
+from xai.adapters.common import before_grid, text_ends
+from xai.explain import Lrp, lrp_of
+from xai.geometry import Geometry, Size, longest, shortest, squash
+from xai.tape import Tape
+
+IMAGE: Stream = ("image",)
+TEXT: Stream = ("text",)
+JOINT: Stream = ("image", "text")
+CLIP = "model.clip.model."  # where open_clip's model is in FromPixels
+
+
+class FromPixels(nn.Module):
+    """A CLIPMapper and the CLIP it reads as one module with one forward pass, which `mapper_adapter` describes."""
+
+    def __init__(self, model: CLIPMapper) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W], BPE ids and mask [B, T] to answer logits [B, answers].
+
+        Of a model that writes captions: to the logits [B, V] of what comes after the last token of the mask.
+        """
+        image, text = self.model.states(self.model.clip.image_tokens(pixels), ids, mask)
+        if self.model.config.task == "vqa":
+            return self.model.answer_logits(image, text, mask)
+        return self.model.head(text[torch.arange(len(text), device=text.device), mask.sum(dim=1) - 1])
+
+
+@torch.no_grad()
+def explain_answer(
+    model: CLIPMapper,
+    image: ImageSource | Sequence[ImageSource],
+    question: str | Sequence[str],
+    method: str = "wra",
+    answer: str | Sequence[str] | None = None,
+    **options: Any,
+) -> Relevance:
+    """Relevance of patches and words for an answer, by default the model's own, by one of `xai.METHODS`.
+
+    A batch is as many images as questions; `answer` is then one for all, or one for each. Raises BadImage, and ValueError
+    for an answer or a method that is not known. To draw it: `relevance.save_overlay(path, images, geometry=preprocessing(
+    model.clip))`.
+    """
+    sources, questions = ([image], [question]) if isinstance(question, str) else (image, question)
+    pixels = torch.stack([model.clip.pixels(load_image(source)) for source in cast(Sequence[ImageSource], sources)])
+    ids, mask = model.clip.tokenize(questions)
+    tape = record_answer(model, pixels, ids, mask, lrp_of(method))
+    relevance = explain_tape(tape, method, answer_target(model, tape, answer), **options)
+    return relevance.with_words(words(model.clip, ids, mask))
+
+
+def record_answer(
+    model: CLIPMapper, pixels: Tensor, ids: Tensor, mask: Tensor, lrp: Lrp = None, whole: FromPixels | None = None
+) -> Tape:
+    """One recorded pass over preprocessed pixels [B, 3, H, W] and questions [B, T], which all methods can share.
+
+    LRP methods need `lrp="tokens"`; the others take such a tape too. `whole` is FromPixels(model), if the caller has one.
+    """
+    if len(pixels) != len(ids):
+        raise ValueError(
+            f"{len(pixels)} images and {len(ids)} questions are no pairs; give one image for each question"
+        )
+    if model.config.task != "vqa":
+        raise ValueError("the model writes captions: explain them with clipmapper.explain.explain_caption")
+    return record_pass(model, pixels, ids, mask, lrp, whole)
+
+
+def record_pass(
+    model: CLIPMapper, pixels: Tensor, ids: Tensor, mask: Tensor, lrp: Lrp = None, whole: FromPixels | None = None
+) -> Tape:
+    """As `record_answer`, of answers or captions: the tape of FromPixels(model)."""
+    weight = model.clip.model.visual.conv1.weight
+    whole = whole or FromPixels(model)
+    with record(whole, mapper_adapter(model), lrp) as recording:
+        whole(pixels.to(weight), ids.to(weight.device), mask.to(weight.device))
+    return recording.tape
+
+
+def answer_target(model: CLIPMapper, tape: Tape, answer: str | Sequence[str] | None = None) -> Target:
+    """The logit of an answer, one for all samples or one for each; without it, of what the model answers."""
+    if answer is None:
+        labels = tape.output.argmax(dim=1)
+    else:
+        labels = torch.tensor([_label(model, name) for name in ([answer] if isinstance(answer, str) else answer)])
+        if len(labels) not in (1, len(tape.output)):
+            raise ValueError(f"{len(labels)} answers for {len(tape.output)} questions; give one, or one for each")
+    return replace(given(labels), name=", ".join(model.answers[label] for label in labels))
+
+
+def words(clip: FrozenCLIP, ids: Tensor, mask: Tensor) -> list[list[str]]:
+    """What each BPE id [B, T] stands for; a space follows the last token of a word. Padding is ""."""
+    rows = zip(ids.tolist(), mask.tolist(), strict=True)
+    return [[clip.tokenizer.decode([i]) if real else "" for i, real in zip(*row, strict=True)] for row in rows]
+
+
+def preprocessing(clip: FrozenCLIP) -> Callable[[Size], Geometry]:
+    """From an image's height and width to where its pixels go in CLIP's preprocessing."""
+    way = {"shortest": shortest, "longest": longest, "squash": squash}[clip.preprocess_config["resize_mode"]]
+    return lambda original: way(original, clip.preprocess_config["size"])
+
+
+def mapper_adapter(model: CLIPMapper) -> Adapter:
+    """The adapter of `FromPixels(model)`. Raises ValueError for a model that is blind to a modality."""
+    if model.config.sees != "both":
+        raise ValueError(
+            f"the model sees {model.config.sees} only (model.sees), so there is no image and text to explain"
+        )
+    clip = tuple(tuple(_within_clip(site) for site in layer) for layer in open_clip(model.clip.model).layers)
+    context = TEXT if model.config.task == "vqa" else IMAGE  # what the image may read: no word that comes later
+    layers = _single_stream if model.config.mapper == "a" else partial(_dual_stream, context)
+    mapper = tuple(layer for i, _ in enumerate(model.mapper.blocks) for layer in layers(f"model.mapper.blocks.{i}"))
+    return Adapter(clip + mapper, partial(_layout, model))
+
+
+def _label(model: CLIPMapper, name: str) -> int:
+    if name not in model.answers:
+        raise unknown("answer", name, model.answers)
+    return model.answers.index(name)
+
+
+def _within_clip(site: Site) -> Site:
+    return replace(site, module=CLIP + site.module, residual=CLIP + site.residual, output=CLIP + site.output)
+
+
+def _single_stream(block: str) -> list[tuple[Site, ...]]:
+    return [(_site(block, "attention", "norm", JOINT, JOINT),)]
+
+
+def _dual_stream(context: Stream, block: str) -> list[tuple[Site, ...]]:
+    """Both branches attend to themselves at once, then the text to the image and the image to `context` at once."""
+    image, text = f"{block}.image", f"{block}.text"
+    return [
+        (_site(image, "attention", "norm", IMAGE, IMAGE), _site(text, "attention", "norm", TEXT, TEXT)),
+        (
+            _site(image, "cross_attention", "cross_norm", IMAGE, context),
+            _site(text, "cross_attention", "cross_norm", TEXT, IMAGE),
+        ),
+    ]
+
+
+def _site(block: str, attention: str, norm: str, queries: Stream, keys: Stream) -> Site:
+    """The norm takes what the skip connection carries; the attention ends with its output projection."""
+    return Site(f"{block}.{attention}", queries, keys, f"{block}.{norm}", f"{block}.{attention}")
+
+
+def _layout(model: CLIPMapper, inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
+    grid, mask = model.clip.grid, inputs["mask"]
+    lengths = {"image": sizes[IMAGE], "text": sizes[TEXT]}
+    positions = {"image": 0, "text": mask.sum(dim=1) - 1}
+    special = {"image": before_grid(lengths["image"], grid), "text": text_ends(None, mask)}
+    read = model.config.read
+    if model.config.task == "caption":  # read at the last word, which no end token follows
+        special["text"], read = at(0, lengths["text"]).bool(), "text"
+    return Layout(lengths, {read: at(positions[read], lengths[read])}, {"text": mask}, special, {"image": grid})

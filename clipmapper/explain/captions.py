@@ -1,0 +1,128 @@
+"""Explains a mapper's caption word by word and as a whole: every token is an answer, given at its step (WRA §3.3.3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from clipmapper.caption_relevance.weights import Weights, caption_weights
+from clipmapper.config import DecodingConfig
+from clipmapper.data.images import ImageSource, load_image
+from clipmapper.models.decoding import write
+from clipmapper.explain.answers import FromPixels, Lrp, record_pass, words
+from clipmapper.models.clip_mapper import UNKNOWN, CLIPMapper, evaluating
+from xai import Relevance, Target, explain_tape, given
+from xai.captions import CaptionRelevance, average
+from xai.explain import lrp_of
+from xai.tape import Tape
+
+Tokens = Sequence[Sequence[int]]  # of each caption, numbered as the head's logits, without start and end
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """The steps at which captions were written, one a row, caption by caption; row r is of caption `of[r]`."""
+
+    tokens: Tokens
+    ids: Tensor  # [R, T]: the start token and the tokens before the step's own
+    mask: Tensor  # [R, T]
+    of: Tensor  # [R]
+    target: Target  # the logit of the step's own token
+
+
+@torch.no_grad()
+def explain_caption(
+    model: CLIPMapper,
+    image: ImageSource | Sequence[ImageSource],
+    caption: str | Sequence[str] | None = None,
+    method: str = "wra",
+    weights: Weights = "average",
+    references: Sequence[str] | Sequence[Sequence[str]] | None = None,
+    **options: Any,
+) -> CaptionRelevance:
+    """Relevance of patches and earlier words for every word of a caption, by one of `xai.METHODS`.
+
+    A batch is a list of images, with as many captions if they are given; by default they are the model's own, written
+    greedily. `weights` is how the words make up the whole caption: equally, or by how much "bleu4", "cider" or "meteor" drops
+    without each; these need `references`, the right captions of the image, or of each image of a batch, and "cider" a batch.
+    To draw it: `save_filmstrip(path, images, geometry=preprocessing(model.clip))`, or `save_overlay` for the whole.
+    Raises BadImage, and ValueError for a caption or a method that cannot be explained.
+    """
+    require_captioner(model)
+    if isinstance(image, str | bytes) or not isinstance(image, Sequence):
+        image, caption = [cast(ImageSource, image)], [caption] if isinstance(caption, str) else caption
+        references = None if references is None else [cast(Sequence[str], references)]
+    pixels = torch.stack([model.clip.pixels(load_image(source)) for source in cast(Sequence[ImageSource], image)])
+    tokens = written(model, pixels) if caption is None else [tokens_of(model, text) for text in caption]
+    if len(tokens) != len(pixels):
+        raise ValueError(
+            f"{len(pixels)} images and {len(tokens)} captions are no pairs; give one image for each caption"
+        )
+    steps = steps_of(model, tokens)
+    counted = caption_weights(model, tokens, cast(Sequence[Sequence[str]], references), weights)
+    tape = record_steps(model, pixels, steps, lrp_of(method))
+    return caption_relevance(model, steps, explain_tape(tape, method, steps.target, **options), counted)
+
+
+@torch.no_grad()
+def written(model: CLIPMapper, pixels: Tensor) -> list[list[int]]:
+    """The tokens of the model's greedy captions of pixels [B, 3, H, W]."""
+    with evaluating(model):
+        image = model.clip.image_tokens(pixels.to(model.clip.model.visual.conv1.weight))
+        return write(model, image, DecodingConfig()).tokens
+
+
+def tokens_of(model: CLIPMapper, caption: str) -> list[int]:
+    """A caption's tokens. Raises ValueError, naming the word, if the model cannot write it."""
+    ids = model.clip.tokenizer.encode(caption)
+    tokens = model.numbers[torch.tensor(ids, dtype=torch.long, device=model.numbers.device)].tolist()
+    if UNKNOWN in tokens:
+        piece = model.clip.tokenizer.decode([ids[tokens.index(UNKNOWN)]]).strip()
+        raise ValueError(
+            f"caption {caption!r}: {piece!r} is no token that this model writes; it was trained without it"
+        )
+    return tokens
+
+
+def steps_of(model: CLIPMapper, tokens: Tokens) -> Steps:
+    """Each caption once for every token of it. Raises ValueError for one without words, or longer than CLIP's context."""
+    most = model.clip.model.context_length
+    for i, caption in enumerate(tokens):
+        if not 0 < len(caption) <= most:
+            raise ValueError(f"caption {i} has {len(caption)} tokens; from 1 to {most} can be explained")
+    counts = torch.tensor([len(caption) for caption in tokens])
+    of = torch.arange(len(tokens)).repeat_interleave(counts)
+    length = torch.cat([torch.arange(1, count + 1) for count in counts.tolist()])  # of the text that a step reads
+    read = torch.full((len(tokens), int(counts.max())), model.start)
+    for row, caption in zip(read, tokens, strict=True):
+        row[1 : len(caption)] = torch.tensor(caption[:-1])
+    mask = torch.arange(read.shape[1]) < length[:, None]
+    device = model.token_ids.device
+    target = given(torch.tensor([token for caption in tokens for token in caption], device=device))
+    ids = model.token_ids[read.to(device)].cpu()[of]
+    return Steps(tokens, ids, mask, of, replace(target, name="each token in turn"))
+
+
+def record_steps(
+    model: CLIPMapper, pixels: Tensor, steps: Steps, lrp: Lrp = None, whole: FromPixels | None = None
+) -> Tape:
+    """One recorded pass over all steps of captions of pixels [B, 3, H, W], as `record_answer`."""
+    return record_pass(model, pixels[steps.of], steps.ids, steps.mask, lrp, whole)
+
+
+def caption_relevance(
+    model: CLIPMapper, steps: Steps, relevance: Relevance, weights: Sequence[Tensor] | None = None
+) -> CaptionRelevance:
+    """Relevance of all steps as that of captions, equal `weights` by default."""
+    pieces = [[model.clip.tokenizer.decode([int(model.token_ids[t])]) for t in caption] for caption in steps.tokens]
+    weights = [average(len(caption)) for caption in steps.tokens] if weights is None else weights
+    spoken = relevance.with_words(words(model.clip, steps.ids, steps.mask))
+    return CaptionRelevance(spoken, tuple(map(tuple, pieces)), tuple(weights))
+
+
+def require_captioner(model: CLIPMapper) -> None:
+    """Raises ValueError for a model that answers questions."""
+    if model.config.task != "caption":
+        raise ValueError("the model answers questions: explain them with clipmapper.explain.explain_answer")

@@ -1,0 +1,216 @@
+"""How good captions are: the COCO metrics of pycocoevalcap, and CLIPScore.
+
+What needs Java or a download and does not get it reports why, in the place of its figure; the others report all the same.
+"""
+
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import cache
+from io import StringIO
+from subprocess import CalledProcessError
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.meteor.meteor import Meteor
+from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.spice.get_stanford_models import get_stanford_models
+from pycocoevalcap.spice.spice import Spice
+from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+from torch import Tensor
+
+from clipmapper.models.clip import FrozenCLIP
+from clipmapper.data.images import ImageSource, load_image
+
+METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "SPICE")
+CHEAP = ("BLEU-4", "CIDEr")  # without Java, fast enough for every validation
+PROMPT = "A photo depicts "  # Hessel et al. 2021
+CLIPSCORE_WEIGHT = 2.5
+
+Texts = Mapping[int, list[str]]  # sample -> its texts, as pycocoevalcap takes them
+Scored = dict[str, tuple[float, list[float]]]  # metric -> figure of the corpus, of each sample
+
+
+@dataclass(frozen=True)
+class Scores:
+    """`corpus`: each metric's figure, or why there is none; `each`: of the metrics that ran, the figure of each caption."""
+
+    corpus: dict[str, float | str]
+    each: dict[str, list[float]]
+
+
+class Unavailable(RuntimeError):
+    """A metric that cannot run here; the message says what it lacks."""
+
+
+def score(
+    captions: Sequence[str], references: Sequence[Sequence[str]], metrics: Iterable[str] = METRICS, ptb: bool = True
+) -> Scores:
+    """`captions[i]` against `references[i]`, at least one each; `ptb`: words by the PTB tokenizer, else `plain_words`.
+
+    Where the PTB tokenizer cannot run, `corpus["tokenizer"]` says so, and the words are the plain ones.
+    """
+    words, tokenizer = _words(captions, references) if ptb else (plain_words, "plain")
+    given = {i: [words(caption)] for i, caption in enumerate(captions)}
+    truth = {i: [words(text) for text in texts] for i, texts in enumerate(references)}
+    corpus: dict[str, float | str] = {}
+    each: dict[str, list[float]] = {}
+    for names, scorer in SCORERS.items():
+        wanted = [name for name in names if name in metrics]
+        if wanted:
+            try:
+                found = scorer(truth, given)
+            except Unavailable as reason:
+                corpus |= {name: f"not computed: {reason}" for name in wanted}
+            else:
+                corpus |= {name: found[name][0] for name in wanted}
+                each |= {name: found[name][1] for name in wanted}
+    return Scores(corpus | {"tokenizer": tokenizer}, each)
+
+
+def plain_words(text: str) -> str:
+    """Lower-case words without punctuation: what the PTB tokenizer gives of plain sentences."""
+    return " ".join(re.findall(r"[a-z0-9]+|'[a-z]+", text.lower()))
+
+
+def _words(captions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[Callable[[str], str], str]:
+    texts = {*captions, *(text for some in references for text in some)}
+    try:
+        return ptb_words(texts).__getitem__, "PTB"
+    except Unavailable as reason:
+        return plain_words, f"plain, not PTB: {reason}"
+
+
+def ptb_words(texts: Iterable[str]) -> dict[str, str]:
+    """Each text as the PTB tokenizer gives it: lower-case words without punctuation. Raises Unavailable."""
+    _require_java()
+    ordered = sorted(texts)
+    # One line a text: the tokenizer answers line by line.
+    entries = {i: [{"caption": " ".join(text.split())}] for i, text in enumerate(ordered)}
+    try:
+        found = PTBTokenizer().tokenize(entries)
+    except OSError as error:
+        raise Unavailable(f"the PTB tokenizer failed ({error})") from error
+    if len(found) < len(ordered):
+        raise Unavailable("the PTB tokenizer failed: java does not run it")
+    return {text: found[i][0] for i, text in enumerate(ordered)}
+
+
+def _bleu(truth: Texts, given: Texts) -> Scored:
+    corpus, each = Bleu(4).compute_score(truth, given, verbose=0)
+    return {f"BLEU-{n + 1}": (corpus[n], each[n]) for n in range(4)}
+
+
+def _meteor(truth: Texts, given: Texts) -> Scored:
+    _require_java()
+    meteor = Meteor()
+    try:
+        corpus, each = meteor.compute_score(truth, given)
+    except (OSError, ValueError) as error:
+        meteor.lock.release()  # else its end would wait for ever
+        raise Unavailable(f"METEOR's Java program failed ({error})") from error
+    return {"METEOR": (corpus, each)}
+
+
+def _rouge(truth: Texts, given: Texts) -> Scored:
+    corpus, each = Rouge().compute_score(truth, given)
+    return {"ROUGE-L": (float(corpus), each.tolist())}
+
+
+def _cider(truth: Texts, given: Texts) -> Scored:
+    corpus, each = Cider().compute_score(truth, given)
+    return {"CIDEr": (float(corpus), each.tolist())}
+
+
+def _spice(truth: Texts, given: Texts) -> Scored:
+    _require_java()
+    if reason := _spice_lacks():
+        raise Unavailable(reason)
+    try:
+        corpus, each = Spice().compute_score(truth, given)
+    except (OSError, ValueError, CalledProcessError) as error:
+        raise Unavailable(f"SPICE's Java program failed ({error}); it needs Java 8 and 8 GB of memory") from error
+    return {"SPICE": (float(corpus), [scores["All"]["f"] for scores in each])}
+
+
+SCORERS: dict[tuple[str, ...], Callable[[Texts, Texts], Scored]] = {
+    METRICS[:4]: _bleu,
+    ("METEOR",): _meteor,
+    ("ROUGE-L",): _rouge,
+    ("CIDEr",): _cider,
+    ("SPICE",): _spice,
+}
+
+
+def _require_java() -> None:
+    if shutil.which("java") is None:
+        raise Unavailable("java is not installed")
+
+
+@cache
+def _spice_lacks() -> str:
+    """What keeps SPICE's parser from being there: it is downloaded when first needed; "" if it is."""
+    try:
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            get_stanford_models()
+    except OSError as error:
+        return f"SPICE's parser (Stanford CoreNLP 3.6.0, 400 MB) could not be downloaded: {error}"
+    return ""
+
+
+@torch.no_grad()
+def embed_images(clip: FrozenCLIP, images: Iterable[ImageSource], batch: int = 64) -> Float[Tensor, "N D"]:
+    """Images in CLIP's joint space, with length 1. Raises BadImage."""
+    pixels = [clip.pixels(load_image(image)) for image in images]
+    device = clip.model.visual.proj.device
+    parts = [
+        clip.model.encode_image(torch.stack(pixels[i : i + batch]).to(device)) for i in range(0, len(pixels), batch)
+    ]
+    return torch.nn.functional.normalize(torch.cat(parts).float(), dim=1)
+
+
+@torch.no_grad()
+def embed_captions(clip: FrozenCLIP, captions: Sequence[str], batch: int = 256) -> Float[Tensor, "N D"]:
+    """Captions after `PROMPT` in CLIP's joint space, with length 1; cut at CLIP's context length."""
+    device = clip.model.visual.proj.device
+    parts = [
+        clip.model.encode_text(clip.tokenizer([PROMPT + text for text in captions[i : i + batch]]).to(device))
+        for i in range(0, len(captions), batch)
+    ]
+    return torch.nn.functional.normalize(torch.cat(parts).float(), dim=1)
+
+
+def clip_score(images: Float[Tensor, "N D"], captions: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
+    """CLIPScore, 2.5 · max(cos, 0), of embedded captions of embedded images (Hessel et al. 2021, eq. 1)."""
+    return CLIPSCORE_WEIGHT * (images * captions).sum(1).clamp(min=0)
+
+
+def ref_clip_score(
+    scores: Float[Tensor, " N"], captions: Float[Tensor, "N D"], references: Sequence[Float[Tensor, "R D"]]
+) -> Float[Tensor, " N"]:
+    """RefCLIPScore: harmonic mean of CLIPScore and the cosine, at least 0, to the nearest reference (eq. 2)."""
+    nearest = [(texts @ caption).max() for caption, texts in zip(captions, references, strict=True)]
+    cosine = torch.stack(nearest).clamp(min=0)
+    return torch.where(scores + cosine > 0, 2 * scores * cosine / (scores + cosine), 0.0)
+
+
+def clip_scores(
+    clip: FrozenCLIP, images: Float[Tensor, "N D"], captions: Sequence[str], references: Sequence[Sequence[str]]
+) -> Scores:
+    """CLIPScore and RefCLIPScore by the judge `clip`, which has embedded the `images`."""
+    texts = embed_captions(clip, [*captions, *(text for some in references for text in some)])
+    own, others = texts[: len(captions)], texts[len(captions) :].split([len(some) for some in references])
+    plain = clip_score(images, own)
+    each = {"CLIPScore": plain.tolist(), "RefCLIPScore": ref_clip_score(plain, own, others).tolist()}
+    return Scores({name: float(np.mean(values)) for name, values in each.items()}, each)
+
+
+def coco_results(image_ids: Iterable[int], captions: Iterable[str]) -> list[dict[str, Any]]:
+    """Captions as the COCO evaluation server takes them."""
+    return [{"image_id": image, "caption": caption} for image, caption in zip(image_ids, captions, strict=True)]

@@ -1,0 +1,190 @@
+"""One training run: data, model, loggers, checkpoints; and the blind models that give its floors."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import pytorch_lightning as pl
+from filelock import FileLock
+from open_clip import get_tokenizer
+from pytorch_lightning.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from clipmapper.answerers.study import AnswerStudy
+from clipmapper.training.callbacks import ExampleLogger, LastCheckpoint
+from clipmapper.caption_relevance.study import CaptionStudy
+from clipmapper.training.checkpoints import FileCheckpointIO, read_checkpoint
+from clipmapper.cli import Settings
+from clipmapper.training.compilation import CompiledSteps
+from clipmapper.config import DataConfig, ExplainConfig, RunConfig, Sees
+from clipmapper.data.batches import Data
+from clipmapper.data.captions import CaptionData, seen_tokens
+from clipmapper.data.files import BadData, MissingData
+from clipmapper.data.records import CaptionRecords, Records, load_captions, load_records
+from clipmapper.data.vqa import VQAData
+from clipmapper.training.explainability import ExplainabilityCallback
+from clipmapper.training.logs import make_loggers, quiet_lightning
+from clipmapper.models.clip_mapper import CLIPMapper
+from clipmapper.processes import launched
+from clipmapper.training.tasks import CaptionTask, MapperTask, VQATask, check_checkpoint
+
+T = TypeVar("T")
+
+# Folder of the floor's run -> what its model sees.
+FLOORS: dict[str, Sees] = {"question_only": "question", "image_only": "image"}
+
+
+def run(settings: Settings) -> None:
+    """Trains the model of the settings, then, if asked for, its floors. Leaves with a message on bad input."""
+    quiet_lightning()
+    try:
+        if settings.model.task == "caption":
+            if settings.run.floors:
+                raise ValueError("run.floors: those of captions need no training, evaluate.py has them; leave it out")
+            train(settings, one_by_one(settings, load_captions))
+            return
+        records = one_by_one(settings, load_records)
+        train(settings, records)
+        if settings.run.floors:
+            for name, sees in FLOORS.items():
+                say(f"floor: the same model, which sees {sees} only")
+                train(blind(settings, name, sees), records)
+    except (MissingData, BadData, ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def one_by_one(settings: Settings, load: Callable[[DataConfig], T]) -> T:
+    """What `load` makes of the data. Of processes launched at once the first makes the files, which the others find."""
+    if launched().size == 1:
+        return load(settings.data)
+    settings.run.dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(settings.run.dir / ".data.lock"):
+        return load(settings.data)
+
+
+def blind(settings: Settings, name: str, sees: Sees) -> Settings:
+    """A floor's run: the same recipe, validated four times as often, until a validation gains less than a point."""
+    own = replace(settings.run, dir=settings.run.dir / "floors" / name, name=None, examples=0, patience=1, min_gain=1.0)
+    own.resume = settings.run.resume and "auto"
+    interval = settings.trainer["val_check_interval"]
+    trainer = {**settings.trainer, "val_check_interval": interval / 4 if isinstance(interval, float) else interval}
+    model = replace(settings.model, sees=sees)
+    return replace(settings, model=model, run=own, trainer=trainer, explain=ExplainConfig())
+
+
+def train(settings: Settings, records: Records | CaptionRecords) -> None:
+    """One model from its first step, or from a checkpoint, to its last."""
+    config = settings.run
+    resume = resume_from(config)
+    pl.seed_everything(config.seed)
+    task, data = task_and_data(settings, records)
+    if resume is not None:
+        check_checkpoint(read_checkpoint(resume), task.model, str(resume))
+    loggers = make_loggers(config.loggers, config.dir, "clipmapper", config.name or config.dir.name, settings.plain)
+    trainer = pl.Trainer(
+        **settings.trainer,
+        logger=loggers,
+        callbacks=[*callbacks(config, task.monitor, loggers), *explaining(settings)],
+        default_root_dir=config.dir,
+        use_distributed_sampler=False,  # our batches know their process
+        plugins=[FileCheckpointIO()],
+    )
+    trainer.fit(task, data, ckpt_path=resume, weights_only=True)
+    report(data)
+
+
+def task_and_data(settings: Settings, records: Records | CaptionRecords) -> tuple[MapperTask, Data]:
+    """A new model in its task, and what it is trained and validated on."""
+    seed, extra = settings.run.seed, {"data": settings.plain["data"]}
+    if isinstance(records, Records):
+        model = CLIPMapper(settings.model, records.vocabulary.answers)
+        data = VQAData(records, settings.data, model.clip, seed)
+        return VQATask(model, settings.optimizer, seed, extra), data
+    seen = settings.model.tokens == "seen"
+    tokens = seen_tokens(records.train, get_tokenizer(settings.model.clip)) if seen else ()
+    model = CLIPMapper(settings.model, tokens=tokens)
+    captions = CaptionData(records, settings.data, model.clip, seed, settings.run.captioned)
+    return CaptionTask(model, settings.optimizer, seed, extra), captions
+
+
+def callbacks(config: RunConfig, monitor: str, loggers: list[Logger]) -> list[Callback]:
+    """Best and last checkpoint, progress, and what was asked for."""
+    folder = checkpoint_dir(config)
+    chosen: list[Callback] = [
+        ModelCheckpoint(
+            folder,
+            "best",
+            monitor=monitor,
+            mode="max",
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,  # where Lightning could not go on from
+        ),
+        LastCheckpoint(folder / "last.ckpt", config.checkpoint_every),
+        TQDMProgressBar(refresh_rate=10),
+    ]
+    if loggers:
+        chosen.append(LearningRateMonitor("step"))
+    if config.patience is not None:
+        chosen.append(
+            EarlyStopping(
+                monitor,
+                min_delta=config.min_gain,
+                patience=config.patience,
+                mode="max",
+                check_on_train_epoch_end=False,
+            )
+        )
+    if config.compile:
+        chosen.append(CompiledSteps())
+    if config.examples:
+        chosen.append(ExampleLogger(config.examples))
+    return chosen
+
+
+def explaining(settings: Settings) -> list[Callback]:
+    """The callback that explains held-out answers or captions, if asked for."""
+    if not settings.explain.every:
+        return []
+    study = CaptionStudy if settings.model.task == "caption" else AnswerStudy
+    return [ExplainabilityCallback(study(settings.explain, settings.data.root if settings.data.hub is None else None))]
+
+
+def checkpoint_dir(config: RunConfig) -> Path:
+    return config.dir / "checkpoints"
+
+
+def resume_from(config: RunConfig) -> Path | None:
+    """The checkpoint to start from. Raises FileExistsError or FileNotFoundError with what to do instead."""
+    last = checkpoint_dir(config) / "last.ckpt"
+    if config.resume is None:
+        if any(checkpoint_dir(config).glob("*.ckpt")):
+            raise FileExistsError(
+                f"{config.dir} holds a run already: continue it with --run.resume last, "
+                "choose another --run.dir, or remove it"
+            )
+        return None
+    if config.resume == "auto" and not last.is_file():
+        return None
+    path = last if config.resume in ("last", "auto") else Path(config.resume)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no checkpoint {path} to resume from: name a file, or leave --run.resume out to start anew"
+        )
+    return path
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def report(data: Data) -> None:
+    """Says which questions or captions were left out, and why."""
+    for name, texts in (("train", data.train), ("val", data.val)):
+        for reason, count in texts.skipped().items():
+            if count:
+                example = next(iter(texts.unreadable.values()), "")
+                say(f"{name}: {count} {texts.text}s left out: {reason}. {example}")

@@ -1,0 +1,248 @@
+"""What is trained: answering and captioning as LightningModules."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from clipmapper.metrics.captions import CHEAP, score
+from clipmapper.config import DecodingConfig, ModelConfig, OptimizerConfig
+from clipmapper.data.batches import Batch, Texts
+from clipmapper.data.captions import CaptionData
+from clipmapper.models.decoding import captions
+from clipmapper.models.heads import next_token_loss, soft_label_loss
+from clipmapper.metrics.answers import VQAAccuracy
+from clipmapper.models.clip_mapper import CLIPMapper
+from clipmapper.training.optimizer import optimizer_and_schedule
+from clipmapper.processes import all_gathered
+
+FORMAT = 1  # of the "clipmapper" entry in checkpoints
+LOOK_EVERY = 50  # batches between looks at whether the loss is still finite: each waits for the device
+
+
+class MapperTask(pl.LightningModule):
+    """What both tasks share. Checkpoints hold the mapper, not CLIP, and what is needed to build both.
+
+    `monitor` names the validation figure that the best checkpoint has most of.
+    """
+
+    monitor: str
+
+    def __init__(self, model: CLIPMapper, optimizer: OptimizerConfig, seed: int, extra: dict[str, Any]) -> None:
+        """`extra`: plain values put into checkpoints, such as the data configuration."""
+        super().__init__()
+        self.model, self.config, self.seed, self.extra = model, optimizer, seed, extra
+        self.val_loss = MeanMetric()  # exact also where processes have unequal shares
+        self.strict_loading = False  # CLIP's weights are not in checkpoints
+        self.diverged = torch.tensor(-1)  # first step without a finite loss, kept where the loss is; -1: none
+
+    def loss(self, batch: Batch) -> Tensor:
+        raise NotImplementedError
+
+    def image_tokens(self, batch: Batch) -> Tensor:
+        """CLIP's image tokens [B, I, D] of a batch that has them, or pixels."""
+        image = batch["image"]
+        return image if image.ndim == 3 else self.model.clip.image_tokens(image)
+
+    def on_train_start(self) -> None:
+        self.diverged = torch.full((), -1, device=self.device)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Dropout depends on seed and step alone, so that a resumed run goes on exactly as if never interrupted.
+        torch.manual_seed(hash((self.seed, self.global_step, batch_idx, self.global_rank)))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.loss(batch)
+        new = ~loss.detach().isfinite() & (self.diverged < 0)
+        self.diverged = self.diverged.masked_fill(new, self.global_step)
+        self.log("train/loss", loss, prog_bar=True)
+        skipped = batch["skipped"].float()
+        self.log("train/skipped", skipped, on_step=False, on_epoch=True, reduce_fx="sum", batch_size=1, sync_dist=True)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if (batch_idx + 1) % LOOK_EVERY == 0:
+            self.require_finite()
+
+    def require_finite(self) -> None:
+        """Raises FloatingPointError if a loss so far, or a weight now, is not finite."""
+        step = int(self.diverged)
+        if step < 0 and all_finite(self.model.trained_state()):
+            return
+        what = f"the loss is not finite at step {step}" if step >= 0 else "weights are not finite"
+        raise FloatingPointError(
+            f"{what}: lower --optimizer.lr or set --trainer.gradient_clip_val; the last checkpoint is from before"
+        )
+
+    def log_skipped(self, batch: Batch) -> None:
+        """Adds up the validation samples that are left out."""
+        count, size = batch["skipped"].float(), len(batch["ids"])
+        self.log("val/skipped", count, reduce_fx="sum", batch_size=size, sync_dist=True, add_dataloader_idx=False)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return optimizer_and_schedule(self.model, self.config, self.trainer.estimated_stepping_batches)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises FloatingPointError rather than replace a good checkpoint by one to throw away."""
+        self.require_finite()
+        checkpoint["state_dict"] = {f"model.{k}": v for k, v in self.model.trained_state().items()}
+        checkpoint["clipmapper"] = {
+            "format": FORMAT,
+            "model": asdict(self.model.config),
+            "answers": self.model.answers,
+            "tokens": self.model.tokens,
+            "clip_fingerprint": self.model.clip.fingerprint,
+            "extra": self.extra,
+        }
+
+
+class VQATask(MapperTask):
+    """Soft-label classification of answers."""
+
+    monitor = "val/accuracy"
+
+    def __init__(self, model: CLIPMapper, optimizer: OptimizerConfig, seed: int, extra: dict[str, Any]) -> None:
+        super().__init__(model, optimizer, seed, extra)
+        self.accuracy = VQAAccuracy()
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Answer logits [B, answers]."""
+        return self.model(self.image_tokens(batch), batch["ids"], batch["mask"])
+
+    def loss(self, batch: Batch) -> Tensor:
+        return soft_label_loss(self.logits(batch), batch["scores"])
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        logits = self.logits(batch)
+        self.val_loss.update(soft_label_loss(logits, batch["scores"]), len(logits))
+        self.log_skipped(batch)
+        self.accuracy.update(logits, batch["scores"], batch["answer_type"])
+
+    def on_validation_epoch_end(self) -> None:
+        accuracy, loss = self.accuracy.compute(), self.val_loss.compute()
+        self.accuracy.reset()
+        self.val_loss.reset()
+        self.log("val/loss", loss, sync_dist=True)
+        self.log("val/accuracy", accuracy.pop("overall"), prog_bar=True, sync_dist=True)
+        self.log_dict({f"val/accuracy/{name}": value for name, value in accuracy.items()}, sync_dist=True)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Rows [B] and labels [B] of the likeliest answers."""
+        return batch["row"], self.logits(batch).argmax(dim=1)
+
+    def examples(self, data: Texts, batch: Batch) -> list[str]:
+        """`question answer (right answer)` of each."""
+        answers = [self.model.answers[label] for label in self.logits(batch).argmax(dim=1)]
+        records = [data.records[row] for row in batch["row"].tolist()]
+        return [f"{r['question']} {a} (right: {r['answer']})" for r, a in zip(records, answers, strict=True)]
+
+
+class CaptionTask(MapperTask):
+    """Each word of a caption from the image and the words before it."""
+
+    monitor = "val/CIDEr"
+
+    def __init__(
+        self,
+        model: CLIPMapper,
+        optimizer: OptimizerConfig,
+        seed: int,
+        extra: dict[str, Any],
+        decoding: DecodingConfig | None = None,
+    ) -> None:
+        """`decoding`: how `predict_step` writes; validation writes greedily."""
+        super().__init__(model, optimizer, seed, extra)
+        self.decoding = decoding or DecodingConfig()
+        self.written: list[tuple[int, str]] = []  # rows and captions of this validation
+
+    def token_loss(self, batch: Batch, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Mean loss over the tokens that come next, and how many they are; tokens the head lacks are left out."""
+        ids, mask, following = batch["ids"], batch["mask"], batch["following"]
+        _, text = self.model.states(self.image_tokens(batch), ids[:, :-1], mask[:, :-1])
+        targets = self.model.numbers[ids[:, 1:].flatten().index_select(0, following)]
+        logits = self.model.head(text.flatten(0, 1).index_select(0, following))
+        return next_token_loss(logits, targets, smoothing), (targets >= 0).sum()
+
+    def loss(self, batch: Batch) -> Tensor:
+        return self.token_loss(batch, self.config.label_smoothing)[0]
+
+    def captions(self, batch: Batch, decoding: DecodingConfig) -> list[str]:
+        return captions(self.model, self.image_tokens(batch), decoding)
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """The loss of all captions (first loader), captions of some images (second)."""
+        if dataloader_idx == 0:
+            self.val_loss.update(*self.token_loss(batch))
+            self.log_skipped(batch)
+        else:
+            self.written += zip(batch["row"].tolist(), self.captions(batch, DecodingConfig()), strict=True)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/loss", self.val_loss.compute(), sync_dist=True)
+        self.val_loss.reset()
+        written = dict(pair for part in all_gathered(self.written) for pair in part)
+        self.written = []
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, CaptionData)
+        references = [data.val.references(row) for row in written]
+        for name, value in score(list(written.values()), references, CHEAP, ptb=False).corpus.items():
+            if isinstance(value, float):
+                self.log(f"val/{name}", value, prog_bar=name == "CIDEr", sync_dist=True)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[tuple[int, str]]:
+        """Rows and captions."""
+        return list(zip(batch["row"].tolist(), self.captions(batch, self.decoding), strict=True))
+
+    def examples(self, data: Texts, batch: Batch) -> list[str]:
+        """`caption (an annotator's caption)` of each."""
+        given = [data.records[row]["caption"] for row in batch["row"].tolist()]
+        return [
+            f"{own} (given: {other})" for own, other in zip(self.captions(batch, DecodingConfig()), given, strict=True)
+        ]
+
+
+def all_finite(state: Mapping[str, Tensor]) -> bool:
+    return bool(torch.stack([tensor.isfinite().all() for tensor in state.values()]).all())
+
+
+def check_checkpoint(checkpoint: dict[str, Any], model: CLIPMapper, source: str) -> None:
+    """Raises ValueError, naming the field, unless the checkpoint is of this model with these answers over this CLIP."""
+    saved = described(checkpoint, source)
+    own, theirs = asdict(model.config), asdict(ModelConfig(**saved["model"]))
+    for name in own:
+        if name not in ("dropout", "pretrained") and own[name] != theirs[name]:
+            raise ValueError(f"{source}: model.{name} is {theirs[name]!r} there and {own[name]!r} here")
+    if saved["answers"] != model.answers:
+        raise ValueError(
+            f"{source} knows {len(saved['answers'])} answers, this run's data has {len(model.answers)} or others: "
+            "use the data or the data.vocabulary it was trained with"
+        )
+    if saved.get("tokens", []) != model.tokens:
+        raise ValueError(
+            f"{source} writes {len(saved['tokens'])} BPE tokens, this run's captions have {len(model.tokens)} or others: "
+            "use the data it was trained with"
+        )
+    model.check_clip(saved["clip_fingerprint"], source)
+
+
+def described(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
+    """The checkpoint's own description of its model. Raises ValueError if it is of something else."""
+    saved = checkpoint.get("clipmapper")
+    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
+        raise ValueError(f"{source} is not a checkpoint of CLIPmapper (format {FORMAT})")
+    return saved
+
+
+def model_from_checkpoint(checkpoint: dict[str, Any], source: str) -> CLIPMapper:
+    """The trained model, in eval mode. Raises ValueError naming `source` if it does not fit together."""
+    saved = described(checkpoint, source)
+    model = CLIPMapper(ModelConfig(**saved["model"]), saved["answers"], saved.get("tokens", ()))
+    model.check_clip(saved["clip_fingerprint"], source)
+    state = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+    model.load_trained_state(state, source)
+    return model.eval()

@@ -1,0 +1,206 @@
+"""Captioning metrics: published figures, CLIPScore by hand, and what a machine without Java or network reports."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from pycocoevalcap.spice import get_stanford_models
+
+from clipmapper.metrics import captions as caption_metrics
+from clipmapper.metrics.captions import (
+    CHEAP,
+    METRICS,
+    PROMPT,
+    clip_score,
+    clip_scores,
+    coco_results,
+    embed_captions,
+    embed_images,
+    plain_words,
+    ref_clip_score,
+    score,
+)
+from clipmapper.models.clip import FrozenCLIP
+
+java = pytest.mark.skipif(shutil.which("java") is None, reason="java is not installed")
+QUICK = [name for name in METRICS if name not in ("METEOR", "SPICE")]  # METEOR reads its tables for seconds
+
+Corpus = tuple[list[str], list[list[str]]]  # captions, and the references of each
+
+
+@pytest.fixture
+def checks(shared_data: Path) -> Path:
+    return shared_data / "metric_checks"
+
+
+@java
+@pytest.mark.parametrize(
+    ("which", "published"),
+    [
+        ("good", [0.6667, 0.4899, 0.3469, 0.0000, 0.4280, 0.5637]),
+        ("bad", [0.4815, 0.2404, 0.1359, 0.0000, 0.3121, 0.2790]),
+    ],
+)
+def test_figures_published_with_clipscore(checks: Path, which: str, published: list[float]) -> None:
+    corpus = score(*clipscore_example(checks, which), QUICK).corpus
+    assert corpus.pop("tokenizer") == "PTB"
+    assert list(corpus.values()) == pytest.approx(published, abs=5e-5)
+
+
+def clipscore_example(checks: Path, which: str) -> Corpus:
+    folder = checks / "clipscore_example"
+    captions = json.loads((folder / f"{which}_captions.json").read_text())
+    references = json.loads((folder / "refs.json").read_text())
+    return list(captions.values()), [references[name] for name in captions]
+
+
+def nlg_eval_example(checks: Path) -> Corpus:
+    files = [checks / "nlgeval_example" / f"{name}.txt" for name in ("hyp", "ref1", "ref2")]
+    hypotheses, *references = (file.read_text().splitlines() for file in files)
+    return hypotheses, [list(pair) for pair in zip(*references, strict=True)]
+
+
+def test_figures_published_with_nlg_eval(checks: Path) -> None:
+    """Its sentences are taken as they are; plain words are the same here."""
+    hypotheses, references = nlg_eval_example(checks)
+    assert [plain_words(text) for text in hypotheses] == hypotheses
+    corpus = score(hypotheses, references, QUICK, ptb=False).corpus
+    expected = [0.55, 0.428174, 0.284043, 0.201143, 0.522104, 1.242192]
+    assert [corpus[name] for name in QUICK] == pytest.approx(expected, abs=5e-7)
+
+
+@pytest.fixture
+def demo(checks: Path) -> Corpus:
+    """Captions and references of the 126 results of the COCO caption demo whose references are here."""
+    folder = checks / "coco_caption"
+    references: dict[int, list[str]] = {}
+    for entry in json.loads((folder / "captions_val2014_refs_for_126.json").read_text())["annotations"]:
+        references.setdefault(entry["image_id"], []).append(entry["caption"])
+    results = json.loads((folder / "captions_val2014_fakecap_results.json").read_text())
+    captions = {entry["image_id"]: entry["caption"] for entry in results}
+    return [captions[image] for image in references], list(references.values())
+
+
+@java
+def test_figures_of_the_coco_caption_demo(demo: Corpus) -> None:
+    scores = score(*demo, QUICK)
+    expected = [0.585477, 0.404738, 0.282507, 0.198265, 0.407980, 0.627722]
+    assert len(demo[0]) == 126
+    assert [scores.corpus[name] for name in QUICK] == pytest.approx(expected, abs=5e-7)
+    assert {len(values) for values in scores.each.values()} == {126}
+    assert sum(scores.each["CIDEr"]) / 126 == pytest.approx(scores.corpus["CIDEr"])
+
+
+@java
+@pytest.mark.slow
+def test_published_figures_of_meteor(checks: Path, demo: Corpus) -> None:
+    for corpus, ptb, expected, digits in (
+        (clipscore_example(checks, "good"), True, 0.3444, 5e-5),
+        (clipscore_example(checks, "bad"), True, 0.1861, 5e-5),
+        (nlg_eval_example(checks), False, 0.295797, 5e-7),
+        (demo, True, 0.205084, 5e-7),
+    ):
+        scores = score(*corpus, ("METEOR",), ptb)
+        assert scores.corpus["METEOR"] == pytest.approx(expected, abs=digits)
+        assert len(scores.each["METEOR"]) == len(corpus[0])
+
+
+@java
+def test_plain_words_stand_in_for_the_ptb_tokenizer(demo: Corpus) -> None:
+    texts = [*demo[0], *(text for some in demo[1] for text in some)]
+    exact = caption_metrics.ptb_words(texts)
+    same = sum(exact[text] == plain_words(text) for text in texts) / len(texts)
+    assert same > 0.95
+    ptb, plain = score(*demo, CHEAP), score(*demo, CHEAP, ptb=False)
+    assert plain.corpus["CIDEr"] == pytest.approx(ptb.corpus["CIDEr"], rel=0.02)
+
+
+@java
+def test_texts_that_would_break_lines() -> None:
+    odd = ["a\ncat", "a\u2028dog\r\n on it", "", "...", "A dog, a cat."]
+    assert list(caption_metrics.ptb_words(odd).items()) == sorted(
+        {
+            "a\ncat": "a cat",
+            "a\u2028dog\r\n on it": "a dog on it",
+            "": "",
+            "...": "",
+            "A dog, a cat.": "a dog a cat",
+        }.items()
+    )
+
+
+def test_an_empty_caption_scores_nothing() -> None:
+    scores = score(["", "a red dog"], [["a cat"], ["a red dog"]], CHEAP, ptb=False)
+    assert scores.each["CIDEr"][0] == 0 and scores.each["CIDEr"][1] > 0
+
+
+def test_without_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    corpus = score(["a red circle"], [["a red circle", "a circle"]]).corpus
+    assert corpus["METEOR"] == corpus["SPICE"] == "not computed: java is not installed"
+    assert corpus["tokenizer"] == "plain, not PTB: java is not installed"
+    assert corpus["BLEU-1"] == pytest.approx(1) and corpus["ROUGE-L"] == 1
+
+
+def test_spice_without_its_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(shutil, "which", lambda _: "java")
+    monkeypatch.setattr(get_stanford_models, "urlretrieve", offline)
+    monkeypatch.setattr(get_stanford_models, "SPICELIB", "nowhere")
+    caption_metrics._spice_lacks.cache_clear()
+    corpus = score(["a dog"], [["a dog"]], ("SPICE", "CIDEr"), ptb=False).corpus
+    caption_metrics._spice_lacks.cache_clear()
+    assert "could not be downloaded: no route to host" in str(corpus["SPICE"]) and corpus["CIDEr"] == 0
+
+
+@java
+def test_a_java_that_does_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "java").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "java").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    corpus = score(["a dog", "a cat"], [["a dog"], ["cat"]], (*QUICK, "METEOR")).corpus
+    assert "METEOR's Java program failed" in str(corpus["METEOR"]) and "does not run" in str(corpus["tokenizer"])
+    assert corpus["BLEU-1"] == pytest.approx(0.75)
+
+
+def test_clip_score_by_hand() -> None:
+    images = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    captions = torch.tensor([[0.6, 0.8], [-0.6, 0.8], [0.0, 1.0]])
+    references = [torch.tensor([[1.0, 0.0], [0.8, 0.6]]), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, -1.0]])]
+    plain = clip_score(images, captions)
+    assert plain.tolist() == pytest.approx([1.5, 0, 2.5])
+    # nearest references: 0.8 · 0.6 + 0.6 · 0.8 = 0.96, below 0, below 0
+    expected = [2 * 1.5 * 0.96 / (1.5 + 0.96), 0, 0]
+    assert ref_clip_score(plain, captions, references).tolist() == pytest.approx(expected)
+
+
+def test_clip_scores_of_a_judge(small_clip: FrozenCLIP) -> None:
+    pictures = [Image.effect_noise((90, 60), 80), Image.new("RGB", (64, 64), "red")]
+    captions, references = ["a red square", "noise"], [["a red square"], ["a red square", "some noise"]]
+    images = embed_images(small_clip, pictures, batch=1)
+    scores = clip_scores(small_clip, images, captions, references)
+    model = small_clip.model
+    for i, picture in enumerate(pictures):
+        seen = torch.nn.functional.normalize(model.encode_image(small_clip.pixels(picture.convert("RGB"))[None]))[0]
+        said, *truth = (
+            torch.nn.functional.normalize(model.encode_text(small_clip.tokenizer([PROMPT + text])))[0]
+            for text in (captions[i], *references[i])
+        )
+        plain = 2.5 * max(0.0, float(seen @ said))
+        near = max(0.0, *(float(said @ text) for text in truth))
+        assert scores.each["CLIPScore"][i] == pytest.approx(plain, abs=1e-5)
+        assert scores.each["RefCLIPScore"][i] == pytest.approx(2 * plain * near / (plain + near or 1), abs=1e-5)
+    assert scores.corpus["CLIPScore"] == pytest.approx(sum(scores.each["CLIPScore"]) / 2)
+    assert embed_captions(small_clip, captions, batch=1).allclose(embed_captions(small_clip, captions), atol=1e-6)
+
+
+def test_coco_results() -> None:
+    assert coco_results([7, 3], ["a dog", "a cat"]) == [
+        {"image_id": 7, "caption": "a dog"},
+        {"image_id": 3, "caption": "a cat"},
+    ]

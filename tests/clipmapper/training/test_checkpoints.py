@@ -1,0 +1,188 @@
+"""Checkpoint files: whole or not at all, never executed, and refused where they do not fit."""
+
+import errno
+import multiprocessing
+import os
+import pickle
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clipmapper.training.checkpoints import FileCheckpointIO, read_checkpoint
+from clipmapper.cli import Settings
+from clipmapper.training.run import run
+
+MakeSettings = Callable[..., Settings]
+CONTENT = {"weights": torch.arange(5.0), "clipmapper": {"format": 1, "answers": ["yes", "no"]}}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoints" / "last.ckpt"
+
+
+def test_there_and_back(path: Path) -> None:
+    FileCheckpointIO().save_checkpoint(CONTENT, path)
+    content = read_checkpoint(path)
+    assert content["weights"].equal(CONTENT["weights"]) and content["clipmapper"] == CONTENT["clipmapper"]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def full_disk(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def torch_on_a_full_disk(*_: Any, **__: Any) -> None:
+    raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+
+@pytest.mark.parametrize(
+    ("function", "failure"),
+    [
+        ("os.fsync", full_disk),
+        ("torch.save", full_disk),
+        ("torch.save", torch_on_a_full_disk),
+        ("os.replace", full_disk),
+    ],
+)
+def test_full_disk_leaves_the_old_checkpoint(
+    path: Path, monkeypatch: pytest.MonkeyPatch, function: str, failure: Callable[..., None]
+) -> None:
+    FileCheckpointIO().save_checkpoint(CONTENT, path)
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(function, failure)
+        with pytest.raises(OSError, match=r"last\.ckpt could not be written .*: free space, then --run\.resume last"):
+            FileCheckpointIO().save_checkpoint({"other": torch.zeros(9)}, path)
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
+def write_with_little_space(path: Path, said: Any) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    try:
+        FileCheckpointIO().save_checkpoint({"weights": torch.zeros(1_000_000)}, path)
+    except OSError as error:
+        said.put(str(error))
+
+
+def test_real_write_error(path: Path) -> None:
+    """A limit on the size of files is as near as one gets to a full disk without one."""
+    FileCheckpointIO().save_checkpoint(CONTENT, path)
+    context = multiprocessing.get_context("fork")
+    said = context.SimpleQueue()
+    process = context.Process(target=write_with_little_space, args=(path, said))
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0 and "last.ckpt could not be written" in said.get()
+    assert read_checkpoint(path)["weights"].equal(CONTENT["weights"]) and list(path.parent.iterdir()) == [path]
+
+
+class Trap:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.mkdir, ("executed",)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda content, file: Path(file).write_bytes(pickle.dumps(content, 2))])
+def test_a_pickled_object_is_refused_and_not_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: Callable[..., Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save({"clipmapper": Trap()}, tmp_path / "trap.ckpt")
+    with pytest.raises(ValueError, match=r"trap\.ckpt is not a readable checkpoint, or holds more than tensors"):
+        read_checkpoint(tmp_path / "trap.ckpt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_truncated_file_is_refused(path: Path) -> None:
+    FileCheckpointIO().save_checkpoint(CONTENT, path)
+    for size in (0, 10, path.stat().st_size // 2):
+        path.write_bytes(path.read_bytes()[:size])
+        with pytest.raises(ValueError, match=r"last\.ckpt is not a readable checkpoint"):
+            read_checkpoint(path)
+
+
+def test_something_else_is_refused(tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match=r"list\.pt is not a checkpoint: it holds a list"):
+        read_checkpoint(tmp_path / "list.pt")
+
+
+def test_missing_file_names_those_that_are_there(path: Path) -> None:
+    FileCheckpointIO().save_checkpoint(CONTENT, path)
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*besst\.ckpt; there are .*last\.ckpt"):
+        read_checkpoint(path.with_name("besst.ckpt"))
+
+
+def files(folder: Path) -> dict[Path, tuple[int, int]]:
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def finished(settings: MakeSettings, tmp_path: Path) -> Path:
+    run(settings("run", "--trainer.max_epochs=1"))
+    return tmp_path / "run" / "checkpoints" / "last.ckpt"
+
+
+def refusal(settings: Settings) -> str:
+    """What a run leaves with, which must not change a file."""
+    root = settings.run.dir.parent
+    before = files(root)
+    with pytest.raises(SystemExit) as left:
+        run(settings)
+    assert files(root) == before
+    return str(left.value)
+
+
+def test_unfit_checkpoints_are_refused_and_nothing_is_touched(
+    settings: MakeSettings, finished: Path, tmp_path: Path
+) -> None:
+    resume = f"--run.resume={finished}"
+    for name in ("run", "new"):
+        said = refusal(settings(name, resume, "--model.mapper=a"))
+        assert said == f"error: {finished}: model.mapper is 'b' there and 'a' here"
+    (tmp_path / "answers.json").write_text('["yes", "no"]')
+    said = refusal(settings("run", resume, f"--data.vocabulary={tmp_path / 'answers.json'}"))
+    assert f"{finished} knows" in said and "this run's data has 2" in said
+
+    spoilt = read_checkpoint(finished)
+    spoilt["clipmapper"]["clip_fingerprint"] = "0" * 16
+    torch.save(spoilt, finished)
+    assert f"{finished} was trained over another CLIP" in refusal(settings("run", resume))
+    torch.save({"clipmapper": Settings}, finished)
+    assert f"{finished} is not a readable checkpoint" in refusal(settings("run", resume))
+    finished.write_bytes(finished.read_bytes()[:50])
+    assert f"{finished} is not a readable checkpoint" in refusal(settings("run", "--run.resume=last"))
+    assert "no checkpoint" in refusal(settings("run", f"--run.resume={tmp_path / 'none.ckpt'}"))
+
+
+def test_a_run_is_not_overwritten(settings: MakeSettings, finished: Path) -> None:
+    said = refusal(settings("run"))
+    assert "holds a run already: continue it with --run.resume last" in said
+
+
+def test_full_disk_stops_with_advice_and_the_old_checkpoint_stays(
+    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    save, calls = torch.save, []
+
+    def full_the_second_time(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as left:
+        patch.setattr(torch, "save", full_the_second_time)
+        run(settings("run"))
+    assert "last.ckpt could not be written" in str(left.value) and "--run.resume last" in str(left.value)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert read_checkpoint(last)["global_step"] == 3
+    assert list(last.parent.iterdir()) == [last]
+    run(settings("run", "--run.resume=last"))
+    assert read_checkpoint(last)["global_step"] == 16

@@ -1,0 +1,216 @@
+import csv
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import wandb
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from clipmapper.training import logs
+from clipmapper.training.logs import log_examples, log_table, make_loggers
+
+REPOSITORY = Path(__file__).parents[3]
+RUN = """
+import sys
+from pathlib import Path
+from PIL import Image
+from clipmapper.training.logs import log_examples, log_table, make_loggers
+
+loggers = make_loggers(["wandb"], Path(sys.argv[1]), "toys", "first run", {"learning_rate": 0.1})
+loggers[0].log_metrics({"validation/accuracy": 0.5}, step=3)
+log_examples(loggers, "examples/wrong", [Image.new("RGB", (4, 4), "red")], ["a red square"], 3)
+log_table(loggers, "scores", ["method", "area"], [["rollout", 0.25]], 3)
+"""
+
+
+def environment(home: Path, **changes: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
+    return {**kept, "HOME": str(home), "NETRC": str(home / "netrc"), "PYTHONPATH": str(REPOSITORY), **changes}
+
+
+def test_wandb_without_a_login_is_offline_and_complete(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(tmp_path / "logs")],
+        env=environment(tmp_path),
+        preexec_fn=lambda: os.close(0),
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "logs/wandb").glob("offline-run-*")
+    assert f"wandb login && wandb sync {run}" in done.stdout
+    (record,) = run.glob("*.wandb")
+    for word in (b"validation/accuracy", b"learning_rate", b"first run", b"a red square"):
+        assert word in record.read_bytes()
+    (picture,) = run.rglob("*.png")
+    assert Image.open(picture).getpixel((0, 0))[:3] == (255, 0, 0)
+    (table,) = run.rglob("*.table.json")
+    assert json.loads(table.read_text())["data"] == [["rollout", 0.25]]
+
+
+def test_wandb_never_prompts_at_a_terminal(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    variables = environment(tmp_path, WANDB_MODE="online")  # even where it was asked for
+    process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path / "logs")], env=variables, **streams)
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+            assert b"Enter your choice" not in shown
+    except OSError:  # the other end of a pseudo terminal is closed
+        pass
+    finally:
+        if b"Enter your choice" in shown:
+            process.kill()
+    assert process.wait(60) == 0, shown.decode()
+    assert b"W&B logs offline" in shown
+
+
+@pytest.mark.parametrize(
+    ("asked", "logged_in", "mode"),
+    [
+        ("online", True, "online"),
+        ("shared", True, "shared"),
+        ("online", False, "offline"),
+        ("offline", True, "offline"),
+        ("dryrun", True, "dryrun"),
+        ("disabled", False, "disabled"),
+    ],
+)
+def test_wandb_mode_is_respected(monkeypatch: pytest.MonkeyPatch, asked: str, logged_in: bool, mode: str) -> None:
+    monkeypatch.setattr(wandb, "setup", lambda: SimpleNamespace(settings=SimpleNamespace(mode=asked)))
+    monkeypatch.setattr(wandb, "login", lambda *, prompt, verify: logged_in and not prompt)
+    assert logs._wandb_mode() == mode
+
+
+def test_wandb_that_cannot_start_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = []
+
+    def init(mode: str, **_: Any) -> None:
+        modes.append(mode)
+        raise wandb.errors.CommError("the server is down")
+
+    monkeypatch.setattr(logs, "_wandb_mode", lambda: "online")
+    monkeypatch.setattr(wandb, "init", init)
+    with pytest.warns(UserWarning, match="the server is down") as warned:
+        loggers = make_loggers(["wandb", "csv"], tmp_path, "toys", None, {})
+    assert [type(logger) for logger in loggers] == [CSVLogger]
+    assert modes == ["online", "offline"]
+    assert [str(warning.message).rsplit(": ", 1)[1] for warning in warned if "W&B" in str(warning.message)] == [
+        "trying offline",
+        "going on without W&B",
+    ]
+
+
+class BrokenRun:
+    """A run whose connection went away."""
+
+    def log(self, *_: object) -> None:
+        raise ConnectionError("broken pipe")
+
+
+def test_wandb_errors_in_mid_run_do_not_stop_training() -> None:
+    logger = logs._SafeWandbLogger(experiment=BrokenRun())
+    with pytest.warns(UserWarning, match="log_metrics failed .*broken pipe"):
+        logger.log_metrics({"loss": 1.0}, 0)
+    with pytest.warns(UserWarning, match="broken pipe"):
+        log_examples([logger], "a", [Image.new("L", (2, 2))], ["b"], 0)
+    with pytest.warns(UserWarning, match="broken pipe"):
+        log_table([logger], "a", ["b"], [[1]])
+    with pytest.warns(UserWarning, match="log_hyperparams failed"):
+        logger.log_hyperparams({"a": 1})
+
+
+@pytest.fixture
+def csv_logger(tmp_path: Path) -> CSVLogger:
+    (logger,) = make_loggers(["csv"], tmp_path, "toys", "run/../1", {"seed": 7})
+    assert isinstance(logger, CSVLogger)
+    return logger
+
+
+def test_csv_keeps_metrics_and_config_and_never_overwrites(csv_logger: CSVLogger, tmp_path: Path) -> None:
+    csv_logger.log_metrics({"loss": 2.5}, 4)
+    csv_logger.finalize("success")
+    folder = Path(csv_logger.log_dir)
+    assert folder.is_relative_to(tmp_path / "csv/toys") and ".." not in folder.parts
+    with open(folder / "metrics.csv") as file:
+        assert list(csv.DictReader(file)) == [{"loss": "2.5", "step": "4"}]
+    assert "seed: 7" in (folder / "hparams.yaml").read_text()
+    (again,) = make_loggers(["csv"], tmp_path, "toys", "run/../1", {})
+    assert Path(again.log_dir) == folder.with_name("version_1")
+
+
+def test_csv_examples_are_safe_files(csv_logger: CSVLogger) -> None:
+    captions = ["../../what is: it?", "ein blauer Würfel " * 20]
+    images = [Image.new("RGB", (2, 2), colour) for colour in ("red", "blue")]
+    log_examples([csv_logger], "../wrong/a", images, captions, 12)
+    folder = Path(csv_logger.log_dir, "examples", "%2E%2E%2Fwrong%2Fa", "00000012")
+    first, second = sorted(folder.iterdir())
+    assert first.name == "00-what-is-it.png"
+    assert Image.open(first).getpixel((0, 0)) == (255, 0, 0)
+    assert Image.open(second).getpixel((0, 0)) == (0, 0, 255)
+    assert [Image.open(path).text["Description"] for path in (first, second)] == captions
+    with pytest.raises(ValueError, match="2 images, but 1 captions"):
+        log_examples([csv_logger], "a", images, captions[:1], 0)
+
+
+def test_csv_tables(csv_logger: CSVLogger) -> None:
+    log_table([csv_logger], "a/b", ["question", "score"], [["is it, or not?\nyes", 1], ['"', 0.5]], 3)
+    log_table([csv_logger], "a/b", ["question"], [["last"]])
+    folder = Path(csv_logger.log_dir, "tables")
+    assert sorted(path.name for path in folder.iterdir()) == ["a%2Fb-00000003.csv", "a%2Fb.csv"]
+    with open(folder / "a%2Fb-00000003.csv", newline="") as file:
+        assert list(csv.reader(file)) == [["question", "score"], ["is it, or not?\nyes", "1"], ['"', "0.5"]]
+
+
+def test_tensorboard_keeps_pictures_and_tables(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (logger,) = make_loggers(["tensorboard"], tmp_path, "toys", None, {"seed": 7})
+    assert isinstance(logger, TensorBoardLogger)
+    logger.log_metrics({"loss": 2.5}, 4)
+    log_examples([logger], "wrong", [Image.new("RGB", (3, 2), "red")], ["a red thing"], 4)
+    log_table([logger], "scores", ["a", "b"], [["x|y", 1]], 4)
+    logger.finalize("success")
+    events = EventAccumulator(logger.log_dir).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(4, 2.5)]
+    (picture,) = events.Images("wrong/0")
+    assert (picture.step, picture.width, picture.height) == (4, 3, 2)
+    text = events.Tensors("scores/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert text == "| a | b |\n| --- | --- |\n| x\\|y | 1 |"
+
+
+def test_tensorboard_missing_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install clipmapper\[tensorboard\]"):
+        make_loggers(["tensorboard"], tmp_path, "toys", None, {})
+
+
+def test_unknown_logger_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'tensorbord'; did you mean 'tensorboard'"):
+        make_loggers(["csv", "tensorbord"], tmp_path, "toys", None, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_helpers_serve_a_wandb_logger_of_any_origin() -> None:
+    logged: list[dict[str, Any]] = []
+
+    class Run:
+        def log(self, values: dict[str, Any]) -> None:
+            logged.append(values)
+
+    loggers: list[Logger] = [WandbLogger(experiment=Run())]  # type: ignore[arg-type]
+    log_examples(loggers, "a", [Image.new("RGB", (2, 2))], ["first"], 5)
+    assert logged[0]["trainer/global_step"] == 5
+    assert logged[0]["a"][0]._caption == "first"
