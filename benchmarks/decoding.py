@@ -8,11 +8,11 @@ from torch import Tensor
 
 from benchmarks.entry import Entry, gain
 from benchmarks.timing import in_turn
-from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.config import ModelConfig
+from clipmapper.models.clip import SHAPES_CLIP
+from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.models.decoding import Writer, greedy, one_by_one
 from clipmapper.models.incremental import Writing
-from clipmapper.models.clip_mapper import CLIPMapper
 
 
 class Reencoding:
@@ -44,8 +44,8 @@ def _of(mapper: str, quick: bool) -> list[Entry]:
     torch.manual_seed(0)
     clip = SHAPES_CLIP if quick else "ViT-B-32"
     model = CLIPMapper(ModelConfig(clip=clip, pretrained=None, mapper=mapper, task="caption")).eval()  # type: ignore[arg-type]
-    batches = (2,) if quick else (1, 16)
-    return [_at(model, batch, tokens=3 if quick else 20, rounds=1 if quick else 3) for batch in batches]
+    batches = (2,) if quick else (1, 16, 64)
+    return [_at(model, batch, tokens=3 if quick else 20, rounds=1 if quick or batch == 64 else 3) for batch in batches]
 
 
 def _at(model: CLIPMapper, batch: int, tokens: int, rounds: int) -> Entry:

@@ -13,15 +13,15 @@ from PIL import Image
 
 from benchmarks.entry import Entry, Target, gain
 from benchmarks.timing import in_turn
-from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.config import DataConfig, ModelConfig
 from clipmapper.data.batches import Batch, Batches, loader
+from clipmapper.data.features import FeatureCache
 from clipmapper.data.records import load_records
 from clipmapper.data.shapes.write import ShapesConfig, write_shapes
 from clipmapper.data.vqa import Questions
-from clipmapper.data.features import FeatureCache
-from clipmapper.models.heads import soft_label_loss
+from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
+from clipmapper.models.heads import soft_label_loss
 
 
 def photographs(root: Path, images: int) -> None:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from benchmarks.entry import Entry, gain
 from benchmarks.timing import in_turn
-from clipmapper.models.clip import SHAPES_CLIP
-from clipmapper.config import MapperName, ModelConfig
-from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.answerers.perturbation import Inputs, predictor
+from clipmapper.config import MapperName, ModelConfig
+from clipmapper.models.clip import SHAPES_CLIP
+from clipmapper.models.clip_mapper import CLIPMapper
 from xai.evaluation.perturbation import perturb
 from xai.evaluation.protocols import DIRECTIONS, Protocol, kept_counts, named
 from xai.evaluation.ranking import random_relevance

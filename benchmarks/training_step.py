@@ -21,16 +21,16 @@ import torch
 from datasets import disable_progress_bars
 
 from benchmarks.entry import Entry, cost
-from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.config import DataConfig, ExplainConfig, ModelConfig, OptimizerConfig, RunConfig
 from clipmapper.data.batches import Batches, loader
 from clipmapper.data.records import Records, load_records
 from clipmapper.data.shapes.write import ShapesConfig, write_shapes
-from clipmapper.training.logs import make_loggers, quiet_lightning
+from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
+from clipmapper.training.logs import make_loggers, quiet_lightning
 from clipmapper.training.optimizer import make_optimizer, rate
-from clipmapper.training.tasks import VQATask
 from clipmapper.training.run import callbacks, task_and_data
+from clipmapper.training.tasks import VQATask
 
 OPTIMIZER = OptimizerConfig(warmup_steps=10, decay_from=10_000)
 

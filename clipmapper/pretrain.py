@@ -23,7 +23,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from clipmapper.models.clip import SHAPES_CLIP, create_clip, image_tokens, text_tokens
 from clipmapper.data.shapes.captions import KINDS
 from clipmapper.data.shapes.materials import (
     ATTRIBUTES,
@@ -36,6 +35,7 @@ from clipmapper.data.shapes.materials import (
     prepare,
     value_ids,
 )
+from clipmapper.models.clip import SHAPES_CLIP, create_clip, image_tokens, text_tokens
 from xai.files import replacing
 
 WEIGHTS = (1.0, 1.0, 3.0, 1.0)  # of the attributes: shape is the hardest to see

@@ -13,10 +13,10 @@ from clipmapper.answerers.base import Answerer
 from clipmapper.answerers.mapper import MapperAnswerer
 from clipmapper.answerers.regions import FAMILIES, RegionAnswerer
 from clipmapper.answerers.zero_shot import ZeroShotAnswerer
-from clipmapper.models.clip import FrozenCLIP
 from clipmapper.config import ReferenceConfig
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.errors import unknown
+from clipmapper.models.clip import FrozenCLIP
 from clipmapper.training.sources import trained
 from xai.regions import Regions, RegionTable, read_npz
 

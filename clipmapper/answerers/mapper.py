@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from clipmapper.answerers.base import Answerer, Posed, Recorded
+from clipmapper.answerers.perturbation import Inputs, predictor
 from clipmapper.explain.answers import FromPixels, answer_target, mapper_adapter, record_answer, words
 from clipmapper.models.clip_mapper import CLIPMapper
-from clipmapper.answerers.perturbation import Inputs, predictor
 from xai.evaluation.perturbation import Predict
 from xai.evaluation.protocols import Protocol
 from xai.explain import Lrp

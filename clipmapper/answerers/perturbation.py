@@ -14,9 +14,9 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from clipmapper.models.clip import FrozenCLIP, text_tower
 from clipmapper.errors import unknown
 from clipmapper.metrics.answers import soft_accuracy
+from clipmapper.models.clip import FrozenCLIP, text_tower
 from clipmapper.models.clip_mapper import CLIPMapper
 from xai.evaluation.perturbation import Perturbed, Predict
 from xai.evaluation.protocols import Protocol, Removal

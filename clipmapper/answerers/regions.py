@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from clipmapper.answerers.base import Answerer, Asked, Posed, Recorded, answer_logit
+from clipmapper.answerers.perturbation import figures
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.errors import unknown
-from clipmapper.answerers.perturbation import figures
 from xai import Adapter, Relevance, record
 from xai.adapter import Layout, Stream
 from xai.adapters import adapter_for

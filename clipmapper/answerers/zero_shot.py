@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipmapper.answerers.base import Answerer, Posed, Recorded
-from clipmapper.models.clip import FrozenCLIP, text_tower
-from clipmapper.explain.answers import words
 from clipmapper.answerers.perturbation import SHORTER, figures, image_states, word_states
+from clipmapper.explain.answers import words
+from clipmapper.models.clip import FrozenCLIP, text_tower
 from xai import Adapter, record
 from xai.adapter import Layout, Stream
 from xai.adapters.clip import open_clip

@@ -8,12 +8,12 @@ from clipmapper.caption_relevance.measure import AVERAGE, RANDOM, Captioned, Who
 from clipmapper.caption_relevance.perturbation import FIGURES
 from clipmapper.caption_relevance.summary import PLACES, label
 from clipmapper.caption_relevance.truth import named_words, region
-from clipmapper.metrics.caption_truth import KINDS, claims
-from clipmapper.models.clip import FrozenCLIP
 from clipmapper.comparison.curves import ORDER
 from clipmapper.comparison.page import BETTER, DECIDING, window
 from clipmapper.data.images import load_image
 from clipmapper.data.shapes.scene import Scene
+from clipmapper.metrics.caption_truth import KINDS, claims
+from clipmapper.models.clip import FrozenCLIP
 from clipmapper.truth.scores import BASELINES
 from xai.captions import CaptionRelevance
 from xai.evaluation.protocols import DIRECTIONS

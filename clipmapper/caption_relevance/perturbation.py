@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from clipmapper.metrics.captions import clip_score, embed_captions, embed_images, ref_clip_score
+from clipmapper.answerers.perturbation import image_states
 from clipmapper.caption_relevance.weights import Cider, References
-from clipmapper.models.clip import FrozenCLIP
 from clipmapper.config import DecodingConfig
 from clipmapper.data.images import ImageSource
-from clipmapper.models.decoding import write
+from clipmapper.metrics.captions import clip_score, embed_captions, embed_images, ref_clip_score
+from clipmapper.models.clip import FrozenCLIP
 from clipmapper.models.clip_mapper import UNKNOWN, CLIPMapper
-from clipmapper.answerers.perturbation import image_states
+from clipmapper.models.decoding import write
 from xai.evaluation.perturbation import Perturbed, Predict
 from xai.evaluation.protocols import Protocol, named
 

@@ -24,12 +24,12 @@ from clipmapper.caption_relevance.measure import (
 )
 from clipmapper.caption_relevance.perturbation import FIGURES, Judge, dropping
 from clipmapper.caption_relevance.summary import PLACES, by_image, mean_floor
-from clipmapper.metrics.caption_truth import KINDS, scenes_of
 from clipmapper.config import ExplainConfig, ReferenceConfig
 from clipmapper.data.captions import CaptionData, Captions
 from clipmapper.data.images import BadImage, load_image
 from clipmapper.explain.answers import preprocessing
 from clipmapper.explain.captions import require_captioner, written
+from clipmapper.metrics.caption_truth import KINDS, scenes_of
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.training.sources import trained
 from clipmapper.training.study import Found, Part, Study

@@ -8,8 +8,8 @@ import pyarrow as pa
 from torch import Tensor
 
 from clipmapper.caption_relevance.measure import AVERAGE, RANDOM, SEEDS, Measured, Whole
-from clipmapper.metrics.caption_truth import KINDS
 from clipmapper.comparison.summary import CURVE_RESAMPLES, number, plain
+from clipmapper.metrics.caption_truth import KINDS
 from clipmapper.truth.scores import BASELINES
 from xai.evaluation import ranking
 from xai.evaluation.protocols import DIRECTIONS, Protocol, area, srg

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipmapper.metrics.caption_truth import mentions
 from clipmapper.data.shapes.render import mask
 from clipmapper.data.shapes.scene import Scene
+from clipmapper.metrics.caption_truth import mentions
 from clipmapper.truth.scores import FINE
 from xai.evaluation.localisation import patch_shares
 

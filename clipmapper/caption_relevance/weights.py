@@ -8,8 +8,8 @@ import torch
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 from torch import Tensor
 
-from clipmapper.metrics.captions import plain_words, score
 from clipmapper.errors import unknown
+from clipmapper.metrics.captions import plain_words, score
 from clipmapper.models.clip_mapper import CLIPMapper
 from xai.captions import average, drop_weights
 

@@ -9,11 +9,11 @@ from torch import Tensor
 from clipmapper.answerers import base
 from clipmapper.answerers.base import Answerer, Asked
 from clipmapper.answerers.mapper import MapperAnswerer, answerer
+from clipmapper.answerers.perturbation import Inputs
 from clipmapper.data.vqa import Questions
 from clipmapper.errors import unknown
 from clipmapper.explain.answers import FromPixels
 from clipmapper.models.clip_mapper import CLIPMapper
-from clipmapper.answerers.perturbation import Inputs
 from xai import EXPLAINERS, Relevance, explain_tape
 from xai.evaluation.ranking import random_relevance
 from xai.explain import explain_each, record_for

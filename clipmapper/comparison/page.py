@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clipmapper.models.clip import FrozenCLIP
 from clipmapper.comparison import published
 from clipmapper.comparison.curves import ORDER
 from clipmapper.comparison.explained import RANDOM
@@ -20,6 +19,7 @@ from clipmapper.data.images import load_image
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.data.vqa import Questions
 from clipmapper.explain.answers import preprocessing
+from clipmapper.models.clip import FrozenCLIP
 from clipmapper.truth.scores import deciding_tokens, regions
 from xai.evaluation.protocols import DIRECTIONS, named
 from xai.report.data import Chart, Column, Curve, Explanation, Figure, Report, Row, Sample, Section, Table

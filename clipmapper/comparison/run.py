@@ -17,9 +17,9 @@ from clipmapper.comparison.measure import Measured, joined, measure, truth_of
 from clipmapper.comparison.parts import Parts, from_table, keep, known, read
 from clipmapper.comparison.sanity import sanity
 from clipmapper.comparison.summary import bands, report, summary, values, with_inverted
+from clipmapper.data.features import weights_fingerprint
 from clipmapper.data.images import BadImage
 from clipmapper.data.vqa import Questions
-from clipmapper.data.features import weights_fingerprint
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.processes import World, launched, own_device, wait
 from xai.files import replacing

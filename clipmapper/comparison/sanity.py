@@ -7,9 +7,9 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from clipmapper.models.clip import text_tower
 from clipmapper.comparison.explained import Asked, record_once
 from clipmapper.explain.answers import FromPixels, answer_target
+from clipmapper.models.clip import text_tower
 from clipmapper.models.clip_mapper import CLIPMapper
 from xai import Target, explain_tape
 from xai.evaluation.sanity import noisy_output, randomisation

@@ -18,11 +18,11 @@ from datasets import Dataset as Records
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from clipmapper.models.clip import FrozenCLIP, tokenize
 from clipmapper.config import DataConfig
+from clipmapper.data.features import FeatureCache
 from clipmapper.data.images import BadImage, ImageSource, image_key, load_image
 from clipmapper.data.records import Images, without_missing_images
-from clipmapper.data.features import FeatureCache
+from clipmapper.models.clip import FrozenCLIP, tokenize
 from clipmapper.processes import World, all_gathered, grouped, patient_group
 
 Batch = dict[str, Tensor]

@@ -8,11 +8,11 @@ from open_clip.tokenizer import SimpleTokenizer
 from pytorch_lightning.utilities.types import EVAL_DATALOADERS
 from torch.utils.data import Subset
 
-from clipmapper.models.clip import FrozenCLIP
 from clipmapper.config import DataConfig
 from clipmapper.data.batches import Data, Texts, loader
 from clipmapper.data.files import column
 from clipmapper.data.records import CaptionRecords
+from clipmapper.models.clip import FrozenCLIP
 
 
 class Captions(Texts):

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from datasets import Dataset as Records
 
-from clipmapper.models.clip import FrozenCLIP
 from clipmapper.config import DataConfig
 from clipmapper.data.batches import Batch, Data, Texts
 from clipmapper.data.records import Records as Splits
+from clipmapper.models.clip import FrozenCLIP
 
 ANSWER_TYPES = ("yes/no", "number", "other")
 

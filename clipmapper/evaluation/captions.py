@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from clipmapper.metrics.captions import clip_scores, coco_results, embed_images, score
 from clipmapper.caption_relevance.measure import caption_images
 from clipmapper.caption_relevance.run import BATCH, Plan, compare
-from clipmapper.metrics.caption_truth import scenes_of, truth
 from clipmapper.cli import EvaluationSettings
-from clipmapper.models.clip import FrozenCLIP
 from clipmapper.comparison.explained import chosen
 from clipmapper.config import DataConfig, OptimizerConfig
 from clipmapper.data.captions import Captions
 from clipmapper.data.records import load_caption_split
 from clipmapper.data.shapes.scene import Scene
-from clipmapper.files import write_json
 from clipmapper.evaluation.gallery import save_captions
-from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.evaluation.prediction import predictions
+from clipmapper.files import write_json
+from clipmapper.metrics.caption_truth import scenes_of, truth
+from clipmapper.metrics.captions import clip_scores, coco_results, embed_images, score
+from clipmapper.models.clip import FrozenCLIP
+from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.training.tasks import CaptionTask
 
 CANDIDATES, JUDGED = 100, 100  # captions tried as the one for all, and training images they are tried on

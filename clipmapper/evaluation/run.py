@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser
 
-from clipmapper.evaluation.captions import evaluate_captions
 from clipmapper.cli import EvaluationSettings
 from clipmapper.comparison.explained import chosen
 from clipmapper.comparison.run import Compared, Plan, compare
@@ -20,15 +19,16 @@ from clipmapper.data.answers import AnswerVocabulary, vqa_accuracy
 from clipmapper.data.files import BadData, MissingData, column
 from clipmapper.data.records import load_split
 from clipmapper.data.vqa import ANSWER_TYPES, Questions
-from clipmapper.files import write_json
+from clipmapper.evaluation.captions import evaluate_captions
 from clipmapper.evaluation.gallery import save_gallery
-from clipmapper.training.logs import quiet_lightning
-from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.evaluation.prediction import predictions
+from clipmapper.files import write_json
+from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.processes import launched
+from clipmapper.training.logs import quiet_lightning
+from clipmapper.training.run import FLOORS
 from clipmapper.training.sources import trained, trained_with
 from clipmapper.training.tasks import VQATask
-from clipmapper.training.run import FLOORS
 from clipmapper.truth.scores import choose
 
 UNANSWERED = "yes"  # what the evaluation server gets for a question whose image cannot be read

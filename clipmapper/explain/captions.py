@@ -10,9 +10,9 @@ from torch import Tensor
 from clipmapper.caption_relevance.weights import Weights, caption_weights
 from clipmapper.config import DecodingConfig
 from clipmapper.data.images import ImageSource, load_image
-from clipmapper.models.decoding import write
 from clipmapper.explain.answers import FromPixels, Lrp, record_pass, words
 from clipmapper.models.clip_mapper import UNKNOWN, CLIPMapper, evaluating
+from clipmapper.models.decoding import write
 from xai import Relevance, Target, explain_tape, given
 from xai.captions import CaptionRelevance, average
 from xai.explain import lrp_of

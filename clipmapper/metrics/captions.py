@@ -25,8 +25,8 @@ from pycocoevalcap.spice.spice import Spice
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 from torch import Tensor
 
-from clipmapper.models.clip import FrozenCLIP
 from clipmapper.data.images import ImageSource, load_image
+from clipmapper.models.clip import FrozenCLIP
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "SPICE")
 CHEAP = ("BLEU-4", "CIDEr")  # without Java, fast enough for every validation

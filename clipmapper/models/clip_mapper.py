@@ -14,11 +14,11 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from clipmapper.models.clip import ASSETS, FrozenCLIP, text_tower
 from clipmapper.config import DecodingConfig, ModelConfig
 from clipmapper.data.images import ImageSource, load_image
-from clipmapper.models.decoding import captions, tidy
 from clipmapper.errors import unknown
+from clipmapper.models.clip import ASSETS, FrozenCLIP, text_tower
+from clipmapper.models.decoding import captions, tidy
 from clipmapper.models.heads import AnswerHead, LanguageHead
 from clipmapper.models.mapper import DEFAULT_LAYERS, MAPPERS, DualBlock, MapperB
 from clipmapper.models.saved import CARD, CONFIG, WEIGHTS, read_description, read_weights

@@ -14,21 +14,21 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from clipmapper.answerers.study import AnswerStudy
-from clipmapper.training.callbacks import ExampleLogger, LastCheckpoint
 from clipmapper.caption_relevance.study import CaptionStudy
-from clipmapper.training.checkpoints import FileCheckpointIO, read_checkpoint
 from clipmapper.cli import Settings
-from clipmapper.training.compilation import CompiledSteps
 from clipmapper.config import DataConfig, ExplainConfig, RunConfig, Sees
 from clipmapper.data.batches import Data
 from clipmapper.data.captions import CaptionData, seen_tokens
 from clipmapper.data.files import BadData, MissingData
 from clipmapper.data.records import CaptionRecords, Records, load_captions, load_records
 from clipmapper.data.vqa import VQAData
-from clipmapper.training.explainability import ExplainabilityCallback
-from clipmapper.training.logs import make_loggers, quiet_lightning
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.processes import launched
+from clipmapper.training.callbacks import ExampleLogger, LastCheckpoint
+from clipmapper.training.checkpoints import FileCheckpointIO, read_checkpoint
+from clipmapper.training.compilation import CompiledSteps
+from clipmapper.training.explainability import ExplainabilityCallback
+from clipmapper.training.logs import make_loggers, quiet_lightning
 from clipmapper.training.tasks import CaptionTask, MapperTask, VQATask, check_checkpoint
 
 T = TypeVar("T")

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.models.clip_mapper import CLIPMapper
+from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.training.tasks import described, model_from_checkpoint
 
 

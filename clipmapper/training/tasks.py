@@ -10,16 +10,16 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from clipmapper.metrics.captions import CHEAP, score
 from clipmapper.config import DecodingConfig, ModelConfig, OptimizerConfig
 from clipmapper.data.batches import Batch, Texts
 from clipmapper.data.captions import CaptionData
+from clipmapper.metrics.answers import VQAAccuracy
+from clipmapper.metrics.captions import CHEAP, score
+from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.models.decoding import captions
 from clipmapper.models.heads import next_token_loss, soft_label_loss
-from clipmapper.metrics.answers import VQAAccuracy
-from clipmapper.models.clip_mapper import CLIPMapper
-from clipmapper.training.optimizer import optimizer_and_schedule
 from clipmapper.processes import all_gathered
+from clipmapper.training.optimizer import optimizer_and_schedule
 
 FORMAT = 1  # of the "clipmapper" entry in checkpoints
 LOOK_EVERY = 50  # batches between looks at whether the loss is still finite: each waits for the device

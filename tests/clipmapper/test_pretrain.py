@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from clipmapper.models.clip import SHAPES_CLIP, create_clip
 from clipmapper.data.shapes.materials import NOTHING, OPEN, VALUES, Materials, fits, make_materials
 from clipmapper.data.shapes.render import mask
 from clipmapper.data.shapes.scene import COLOURS, SHAPES, SIDE, SIZES, sample_scene
+from clipmapper.models.clip import SHAPES_CLIP, create_clip
 from clipmapper.pretrain import Pretraining, augment
 
 GRID = 8

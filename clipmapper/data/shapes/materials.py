@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.data.shapes.captions import KINDS, CaptionKind, wrong
 from clipmapper.data.shapes.language import PLACES, Description, place, with_article
 from clipmapper.data.shapes.render import mask, render
 from clipmapper.data.shapes.scene import COLOURS, SHAPES, SIDE, SIZES, Scene, Thing, sample_scene
+from clipmapper.models.clip import SHAPES_CLIP
 
 VALUES = (tuple(SIZES), tuple(COLOURS), SHAPES, tuple(name for row in PLACES for name in row))
 ATTRIBUTES = ("size", "colour", "shape", "place")

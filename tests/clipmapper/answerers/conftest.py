@@ -14,12 +14,12 @@ import transformers as tf
 
 from clipmapper.answerers.base import Answerer
 from clipmapper.answerers.load import load_reference
-from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
 from clipmapper.config import DataConfig, ReferenceConfig
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.data.images import load_image
 from clipmapper.data.records import load_split
 from clipmapper.data.vqa import Questions
+from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
 
 WIDTH = 6  # of the regions' features
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipmapper.models.clip import SHAPES_CLIP
+from clipmapper.answerers.perturbation import BLANK, Inputs, predictor
 from clipmapper.config import ModelConfig
 from clipmapper.metrics.answers import soft_accuracy
+from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
-from clipmapper.answerers.perturbation import BLANK, Inputs, predictor
 from xai.evaluation.perturbation import Perturbed
 from xai.evaluation.protocols import Protocol, Removal
 from xai.evaluation.removal import blank, filler

@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from clipmapper.training import explainability
 from clipmapper.answerers.load import load_reference
 from clipmapper.answerers.study import AnswerStudy, common_answers
-from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.cli import Settings
-from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.comparison import measure as measure_module
 from clipmapper.comparison.explained import ask, explain_all
 from clipmapper.comparison.measure import measure
 from clipmapper.config import ModelConfig, ReferenceConfig
 from clipmapper.data.records import load_records
+from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
+from clipmapper.training import explainability
+from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.training.run import run, task_and_data
 from xai.evaluation.protocols import area, named, srg
 

@@ -5,9 +5,9 @@ import torch
 
 from clipmapper.answerers.base import ask
 from clipmapper.answerers.zero_shot import ZeroShotAnswerer
-from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
 from clipmapper.comparison.explained import explain_all
 from clipmapper.data.vqa import Questions
+from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
 from xai import explain, similarity
 from xai.evaluation.perturbation import Perturbed
 from xai.evaluation.protocols import Protocol, Removal

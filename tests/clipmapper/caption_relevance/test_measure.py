@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipmapper.metrics.captions import clip_scores
 from clipmapper.caption_relevance.measure import AVERAGE, Captioned, Measured, naming
 from clipmapper.caption_relevance.perturbation import FIGURES, Judge, dropping, predictor
 from clipmapper.caption_relevance.summary import (
@@ -20,8 +19,9 @@ from clipmapper.caption_relevance.weights import Cider
 from clipmapper.config import DecodingConfig
 from clipmapper.data.shapes.render import render
 from clipmapper.data.shapes.scene import Scene, Thing
-from clipmapper.models.decoding import write
+from clipmapper.metrics.captions import clip_scores
 from clipmapper.models.clip_mapper import CLIPMapper
+from clipmapper.models.decoding import write
 from xai import Relevance
 from xai.captions import CaptionRelevance
 from xai.evaluation.perturbation import perturb

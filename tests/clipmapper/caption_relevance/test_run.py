@@ -13,17 +13,17 @@ import torch
 from PIL import Image
 
 import xai
-from clipmapper.evaluation import run as evaluation
 from clipmapper.caption_relevance import measure, page, parts, run, summary
 from clipmapper.caption_relevance.measure import AVERAGE, RANDOM, Captioned, Measured, caption_images
 from clipmapper.caption_relevance.run import Plan, best_of, compare, wholes_of
-from clipmapper.metrics.caption_truth import scenes_of
 from clipmapper.cli import parse_evaluation
 from clipmapper.config import DataConfig
 from clipmapper.data.captions import Captions
 from clipmapper.data.records import load_caption_split
 from clipmapper.data.shapes.scene import Scene, Thing
+from clipmapper.evaluation import run as evaluation
 from clipmapper.evaluation.gallery import spread
+from clipmapper.metrics.caption_truth import scenes_of
 from clipmapper.models.clip_mapper import CLIPMapper
 from xai import Relevance
 from xai.captions import CaptionRelevance

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from clipmapper.answerers import base
-from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.comparison import measure as measure_module
 from clipmapper.comparison import run
 from clipmapper.comparison import sanity as sanity_module
@@ -30,6 +29,7 @@ from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.data.images import BadImage, load_image
 from clipmapper.data.records import load_split
 from clipmapper.data.vqa import Questions
+from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.processes import World
 from xai.evaluation import statistics

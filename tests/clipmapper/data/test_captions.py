@@ -7,12 +7,12 @@ import open_clip
 import pytest
 import pytorch_lightning as pl
 
-from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
 from clipmapper.config import DataConfig
 from clipmapper.data.captions import CaptionData, seen_tokens
 from clipmapper.data.images import load_image
 from clipmapper.data.records import CaptionRecords, load_captions
 from clipmapper.data.shapes.write import ShapesConfig
+from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
 
 Data = Callable[..., CaptionData]
 

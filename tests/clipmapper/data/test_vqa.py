@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from clipmapper.models.clip import FrozenCLIP
 from clipmapper.config import DataConfig
 from clipmapper.data.batches import Batches, loader
+from clipmapper.data.features import FeatureCache
 from clipmapper.data.images import BadImage, load_image
 from clipmapper.data.records import Records, load_records
 from clipmapper.data.vqa import ANSWER_TYPES, VQAData
-from clipmapper.data.features import FeatureCache
+from clipmapper.models.clip import FrozenCLIP
 
 Data = Callable[..., VQAData]
 Foreign = Callable[..., Path]

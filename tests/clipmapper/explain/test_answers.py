@@ -9,9 +9,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipmapper.models.clip import SHAPES_CLIP, image_tokens, text_tokens
 from clipmapper.config import ModelConfig
-from clipmapper.explain.answers import FromPixels, answer_target, explain_answer, mapper_adapter, preprocessing, record_answer
+from clipmapper.explain.answers import (
+    FromPixels,
+    answer_target,
+    explain_answer,
+    mapper_adapter,
+    preprocessing,
+    record_answer,
+)
+from clipmapper.models.clip import SHAPES_CLIP, image_tokens, text_tokens
 from clipmapper.models.clip_mapper import CLIPMapper
 from xai import EXPLAINERS, explain, explain_tape, given
 from xai.geometry import upsample

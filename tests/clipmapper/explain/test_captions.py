@@ -10,9 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipmapper.metrics.captions import score
 from clipmapper.caption_relevance.weights import METRICS, Cider, caption_weights, metric_drops
-from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.config import ModelConfig
 from clipmapper.explain.answers import record_pass
 from clipmapper.explain.captions import (
@@ -25,6 +23,8 @@ from clipmapper.explain.captions import (
     tokens_of,
     written,
 )
+from clipmapper.metrics.captions import score
+from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
 from xai import EXPLAINERS, explain_tape, given
 from xai.explainers import LRP_EXPLAINERS

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipmapper.metrics.caption_truth import claims, mentions, read_phrase, scenes_of, truth
 from clipmapper.data.shapes.captions import KINDS, captions, wrong
 from clipmapper.data.shapes.language import Description
 from clipmapper.data.shapes.scene import Scene, Thing, sample_scene
+from clipmapper.metrics.caption_truth import claims, mentions, read_phrase, scenes_of, truth
 
 BOTH = {"colours": [True, True], "shapes": [True, True]}
 

@@ -10,11 +10,11 @@ from open_clip.transformer import CustomResidualAttentionBlock
 from PIL import Image
 from torch import Tensor
 
-from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.config import DecodingConfig, ModelConfig
+from clipmapper.models.clip import SHAPES_CLIP
+from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.models.decoding import beam_search, captions, greedy, nucleus, one_by_one, tidy, until, write
 from clipmapper.models.incremental import Writing
-from clipmapper.models.clip_mapper import CLIPMapper
 
 WORDS = "a small red circle left of two stars , and . dog"
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.config import ModelConfig
-from clipmapper.models.heads import AnswerHead, LanguageHead, next_token_loss, soft_label_loss
+from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
+from clipmapper.models.heads import AnswerHead, LanguageHead, next_token_loss, soft_label_loss
 
 QUESTIONS = ["What color is it?", "How many small red circles are left of the star?"]
 

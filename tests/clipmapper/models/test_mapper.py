@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.config import ModelConfig
-from clipmapper.models.mapper import DEFAULT_LAYERS, MAPPERS, Attention, Branch, MapperA, MapperB, Modality
+from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
+from clipmapper.models.mapper import DEFAULT_LAYERS, MAPPERS, Attention, Branch, MapperA, MapperB, Modality
 
 WIDTH, HEADS, LAYERS = 12, 3, 2
 LENGTHS = (5, 2, 4)  # real text tokens of the three samples

@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipmapper.evaluation import run as evaluation
-from clipmapper.evaluation.captions import best_constant, random_captions
-from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.cli import Settings, parse_evaluation
 from clipmapper.data.captions import CaptionData, seen_tokens
 from clipmapper.data.records import load_captions
+from clipmapper.evaluation import run as evaluation
+from clipmapper.evaluation.captions import best_constant, random_captions
 from clipmapper.models.clip_mapper import CLIPMapper
-from clipmapper.training.tasks import CaptionTask, check_checkpoint, model_from_checkpoint
+from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.training.run import run, task_and_data, train
+from clipmapper.training.tasks import CaptionTask, check_checkpoint, model_from_checkpoint
 
 EPOCH = 13  # batches of 100 captions
 CAPTION = ("--model.task=caption", "--model.tokens=seen", "--run.captioned=4")

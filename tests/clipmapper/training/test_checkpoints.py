@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from clipmapper.training.checkpoints import FileCheckpointIO, read_checkpoint
 from clipmapper.cli import Settings
+from clipmapper.training.checkpoints import FileCheckpointIO, read_checkpoint
 from clipmapper.training.run import run
 
 MakeSettings = Callable[..., Settings]

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from clipmapper.cli import Settings
-from clipmapper.training.compilation import CompiledSteps, require_compiler
 from clipmapper.data.records import load_records
+from clipmapper.training.compilation import CompiledSteps, require_compiler
 from clipmapper.training.optimizer import make_optimizer
-from clipmapper.training.tasks import VQATask, model_from_checkpoint
 from clipmapper.training.run import run, task_and_data, train
+from clipmapper.training.tasks import VQATask, model_from_checkpoint
 
 from .test_run import EPOCH, last, logged, same
 

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from clipmapper.answerers.load import load_reference
 from clipmapper.answerers.study import AnswerStudy
-from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.cli import Settings
 from clipmapper.comparison.explained import ask, explain_all
 from clipmapper.comparison.measure import measure, truth_of
 from clipmapper.config import ReferenceConfig
 from clipmapper.data.records import load_records
+from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.training.explainability import ExplainabilityCallback
-from clipmapper.training.tasks import model_from_checkpoint
 from clipmapper.training.run import run, task_and_data, train
+from clipmapper.training.tasks import model_from_checkpoint
 from xai.evaluation.protocols import area as area_of
 from xai.evaluation.protocols import named
 from xai.evaluation.protocols import srg as srg_of

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.cli import Settings
 from clipmapper.data.records import load_records
-from clipmapper.training.tasks import VQATask
+from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.training.run import run, train
+from clipmapper.training.tasks import VQATask
 
 REPOSITORY = Path(__file__).parents[3]
 EPOCH = 8  # batches of 60 questions

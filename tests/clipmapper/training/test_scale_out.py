@@ -16,11 +16,11 @@ import torch
 from torch import distributed
 
 from clipmapper.cli import Settings
-from clipmapper.models.clip import FrozenCLIP
 from clipmapper.config import DataConfig
+from clipmapper.data.features import FeatureCache
 from clipmapper.data.records import load_records
 from clipmapper.data.vqa import Questions
-from clipmapper.data.features import FeatureCache
+from clipmapper.models.clip import FrozenCLIP
 from clipmapper.processes import all_gathered, grouped, patient_group
 from clipmapper.training.run import one_by_one, train
 

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clipmapper.training import tasks
-from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.cli import Settings
 from clipmapper.data.batches import Batch
 from clipmapper.data.records import load_captions, load_records
 from clipmapper.explain.answers import explain_answer
-from clipmapper.training.tasks import MapperTask
+from clipmapper.training import tasks
+from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.training.run import task_and_data, train
+from clipmapper.training.tasks import MapperTask
 
 MakeSettings = Callable[..., Settings]
 CAPTION = ("--model.task=caption", "--model.tokens=seen", "--run.captioned=4")

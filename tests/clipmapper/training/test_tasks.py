@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.config import ModelConfig, OptimizerConfig
 from clipmapper.data.batches import Batch
-from clipmapper.models.heads import soft_label_loss
+from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
+from clipmapper.models.heads import soft_label_loss
 from clipmapper.training.tasks import LOOK_EVERY, VQATask, check_checkpoint, model_from_checkpoint
 
 ANSWERS = ["yes", "no", "red"]

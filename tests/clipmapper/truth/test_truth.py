@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.config import ModelConfig
 from clipmapper.data.files import MissingData
 from clipmapper.data.shapes.render import mask
@@ -20,6 +19,7 @@ from clipmapper.data.shapes.scene import sample_scene
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.data.shapes.write import MOST_SCENES
 from clipmapper.explain.answers import explain_answer
+from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.truth.__main__ import main, measure
 from clipmapper.truth.gallery import gallery_rows, marked, outline
