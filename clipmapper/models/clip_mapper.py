@@ -119,7 +119,7 @@ class CLIPMapper(
         image, text = self.image_states(image_tokens), self.text_states(text_tokens)
         last = text_mask.sum(1) - 1
         rows = torch.zeros_like(last) if self.config.read == "image" else last
-        return self.head(self.mapper.read(image, text, text_mask, self.config.read, rows))
+        return self.head(self.mapper(image, text, text_mask, (self.config.read, rows)))
 
     def answer_logits(self, image: Tensor, text: Tensor, text_mask: Tensor) -> Float[Tensor, "B answers"]:
         """The same from all of the mapper's tokens, which `states` gives."""

@@ -20,6 +20,8 @@ TextMask = Bool[Tensor, "B T"]
 Mask = Bool[Tensor, "#B 1 #Q K"]
 Rows = Int[Tensor, " B"]  # of each sample one token
 Modality = Literal["image", "text"]
+Read = tuple[Modality, Rows]
+OneToken = Float[Tensor, "B D"]
 
 
 class Attention(nn.Module):
@@ -129,24 +131,21 @@ class MapperA(nn.Module):
         self.causal = causal
         self.blocks = nn.ModuleList(SelfBlock(width, heads, dropout) for _ in range(layers))
 
-    def forward(self, image: ImageTokens, text: TextTokens, text_mask: TextMask) -> tuple[ImageTokens, TextTokens]:
+    def forward(
+        self, image: ImageTokens, text: TextTokens, text_mask: TextMask, read: Read | None = None
+    ) -> tuple[ImageTokens, TextTokens] | OneToken:
+        """Both sequences, or of a mapper that is not causal what `read` names: the last block then computes no other token."""
         x = torch.cat([image, text], dim=1)
         mask = torch.cat([text_mask.new_ones(image.shape[:2]), text_mask], dim=1)[:, None, None]
         if self.causal:
             mask = after_image(image.shape[1], text.shape[1], text.device)
-        for block in self.blocks:
-            x = block(x, mask)
-        return x[:, : image.shape[1]], x[:, image.shape[1] :]
-
-    def read(
-        self, image: ImageTokens, text: TextTokens, text_mask: TextMask, modality: Modality, rows: Rows
-    ) -> Float[Tensor, "B D"]:
-        """One token of a modality, as `forward` has it, at less cost: the last block does not compute the others."""
-        x = torch.cat([image, text], dim=1)
-        mask = torch.cat([text_mask.new_ones(image.shape[:2]), text_mask], dim=1)[:, None, None]
         for block in self.blocks[:-1]:
             x = block(x, mask)
-        return self.blocks[-1](x, mask, rows=rows if modality == "image" else rows + image.shape[1])[:, 0]
+        if read is not None:
+            modality, rows = read
+            return self.blocks[-1](x, mask, rows=rows if modality == "image" else rows + image.shape[1])[:, 0]
+        x = self.blocks[-1](x, mask)
+        return x[:, : image.shape[1]], x[:, image.shape[1] :]
 
 
 class MapperB(nn.Module):
@@ -157,20 +156,15 @@ class MapperB(nn.Module):
         self.causal = causal
         self.blocks = nn.ModuleList(DualBlock(width, heads, dropout, causal) for _ in range(layers))
 
-    def forward(self, image: ImageTokens, text: TextTokens, text_mask: TextMask) -> tuple[ImageTokens, TextTokens]:
+    def forward(
+        self, image: ImageTokens, text: TextTokens, text_mask: TextMask, read: Read | None = None
+    ) -> tuple[ImageTokens, TextTokens] | OneToken:
+        """As mapper A."""
         mask = after_image(0, text.shape[1], text.device) if self.causal else text_mask[:, None, None]
-        for block in self.blocks:
-            image, text = block(image, text, mask)
-        return image, text
-
-    def read(
-        self, image: ImageTokens, text: TextTokens, text_mask: TextMask, modality: Modality, rows: Rows
-    ) -> Float[Tensor, "B D"]:
-        """One token of a modality, as `forward` has it, at less cost: the last block does not compute the others."""
-        mask = text_mask[:, None, None]
         for block in self.blocks[:-1]:
             image, text = block(image, text, mask)
-        return cast(DualBlock, self.blocks[-1]).read(image, text, mask, modality, rows)[:, 0]
+        last = cast(DualBlock, self.blocks[-1])
+        return last(image, text, mask) if read is None else last.read(image, text, mask, *read)[:, 0]
 
 
 def only(x: Float[Tensor, "B N D"], rows: Rows | None) -> Float[Tensor, "B N D"] | Float[Tensor, "B 1 D"]:

@@ -54,7 +54,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Captions of five tokens, four steps of removal, one random map."""
     monkeypatch.setitem(SCHEDULES, "wra", (0.0, 0.5, 0.75, 1.0))
     monkeypatch.setattr(measure_module, "SEEDS", range(1))
-    for name in ("explain_caption", "caption_relevance.perturbation", "tasks"):
+    for name in ("explain.captions", "caption_relevance.perturbation", "training.tasks"):
         monkeypatch.setattr(f"clipmapper.{name}.DecodingConfig", Short)
 
 

@@ -106,7 +106,7 @@ def test_cached_captions_are_those_of_reencoding(
     model: CLIPMapper, images: Tensor, config: DecodingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cached = write(model, images, config)
-    monkeypatch.setattr("clipmapper.decoding.Writing", Reencoding)
+    monkeypatch.setattr("clipmapper.models.decoding.Writing", Reencoding)
     anew = write(model, images, config)
     assert cached.tokens == anew.tokens
     assert torch.allclose(cached.log_probability, anew.log_probability)

@@ -75,9 +75,10 @@ def test_the_token_read_is_the_class_token_or_the_end_token(tokens: Tensor) -> N
         reader = model(read=read)
         ids, mask = reader.clip.tokenize(QUESTIONS)
         image, text = (torch.randn(2, n, 16) for n in (65, ids.shape[1]))
-        reader.mapper.forward = lambda *_, state=(image, text): state  # type: ignore[method-assign, misc]
         expected = image[:, 0] if read == "image" else text[torch.tensor([0, 1]), (ids == 49407).nonzero()[:, 1]]
-        assert reader(tokens[:2], ids, mask).equal(reader.head(expected))
+        assert reader.answer_logits(image, text, mask).equal(reader.head(expected))
+        whole = reader.answer_logits(*reader.states(tokens[:2], ids, mask), mask)
+        torch.testing.assert_close(reader(tokens[:2], ids, mask), whole)
 
 
 def test_next_token_loss_by_hand() -> None:

@@ -105,7 +105,7 @@ def test_one_token_is_that_of_all(mapper: MapperA | MapperB) -> None:
     rows, samples = torch.tensor([1, 0, 1]), torch.arange(3)
     whole = mapper(image, text, mask)
     for place, modality in enumerate(get_args(Modality)):
-        found = mapper.read(image, text, mask, modality, rows)
+        found = mapper(image, text, mask, (modality, rows))
         torch.testing.assert_close(found, whole[place][samples, rows])
 
 

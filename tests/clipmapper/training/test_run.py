@@ -216,7 +216,9 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(settings: MakeSetting
 
 def test_early_stop(settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([50.0, 60.0, 55.0, 58.0, 70.0])
-    monkeypatch.setattr("clipmapper.metrics.VQAAccuracy.compute", lambda self: {"overall": torch.tensor(next(values))})
+    monkeypatch.setattr(
+        "clipmapper.metrics.answers.VQAAccuracy.compute", lambda self: {"overall": torch.tensor(next(values))}
+    )
     stopped = go(settings("run", "--trainer.max_epochs=9", "--run.patience=2", "--run.examples=0"))
     assert stopped["global_step"] == 4 * EPOCH, "two validations without a better one"
     best = read_checkpoint(settings("run").run.dir / "checkpoints" / "best.ckpt")

@@ -64,7 +64,7 @@ def test_attention_is_fused_in_training_also_after_an_explanation(settings: Make
             task.training_step(batch, 0)
         text_layers = len(model.clip.model.transformer.resblocks)
         fused = {name: n for name, n in seen.counts.items() if "attention" in name}
-        assert sum(fused.values()) == text_layers + 4, "self and cross, image and text, in one layer of B"
+        assert sum(fused.values()) == text_layers + 3, "self of both and cross of the image, in the last layer of B"
         assert not seen.counts["_softmax"], "a map of attention was written out"
         hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
         assert hooks == 0
