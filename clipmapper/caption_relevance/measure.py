@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from clipmapper.caption_relevance.perturbation import Judge, predictor
 from clipmapper.caption_relevance.truth import named_words, region
-from clipmapper.caption_relevance.weights import References
 from clipmapper.data.captions import Captions
 from clipmapper.data.images import BadImage, ImageSource, load_image
 from clipmapper.data.shapes.scene import Scene
 from clipmapper.explain.captions import Tokens, caption_relevance, record_steps, steps_of, written
+from clipmapper.explain.weights import References
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.truth.scores import RANDOM_SEEDS, Explained, score
 from xai import Relevance

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from clipmapper.answerers.perturbation import image_states
-from clipmapper.caption_relevance.weights import Cider, References
 from clipmapper.config import DecodingConfig
 from clipmapper.data.images import ImageSource
+from clipmapper.explain.weights import Cider, References
 from clipmapper.metrics.captions import clip_score, embed_captions, embed_images, ref_clip_score
 from clipmapper.models.clip import FrozenCLIP
 from clipmapper.models.clip_mapper import UNKNOWN, CLIPMapper

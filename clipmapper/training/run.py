@@ -13,8 +13,6 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, LearningRateMon
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from clipmapper.answerers.study import AnswerStudy
-from clipmapper.caption_relevance.study import CaptionStudy
 from clipmapper.cli import Settings
 from clipmapper.config import DataConfig, ExplainConfig, RunConfig, Sees
 from clipmapper.data.batches import Data
@@ -24,7 +22,9 @@ from clipmapper.data.records import CaptionRecords, Records, load_captions, load
 from clipmapper.data.vqa import VQAData
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.processes import launched
+from clipmapper.training.answer_study import AnswerStudy
 from clipmapper.training.callbacks import ExampleLogger, LastCheckpoint
+from clipmapper.training.caption_study import CaptionStudy
 from clipmapper.training.checkpoints import FileCheckpointIO, read_checkpoint
 from clipmapper.training.compilation import CompiledSteps
 from clipmapper.training.explainability import ExplainabilityCallback

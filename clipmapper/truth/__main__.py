@@ -15,7 +15,7 @@ from clipmapper.data.shapes.truth import Truth
 from clipmapper.data.shapes.write import ShapesConfig
 from clipmapper.data.vqa import Questions
 from clipmapper.errors import unknown
-from clipmapper.evaluation.run import write_json
+from clipmapper.files import write_json
 from clipmapper.training.sources import trained
 from clipmapper.truth.gallery import gallery_rows, save_gallery
 from clipmapper.truth.scores import BASELINES, choose, explain_rows, score_all

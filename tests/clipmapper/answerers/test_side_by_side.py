@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from clipmapper.answerers.load import load_reference
-from clipmapper.answerers.study import AnswerStudy, common_answers
 from clipmapper.cli import Settings
 from clipmapper.comparison import measure as measure_module
 from clipmapper.comparison.explained import ask, explain_all
@@ -22,6 +21,7 @@ from clipmapper.data.records import load_records
 from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.training import explainability
+from clipmapper.training.answer_study import AnswerStudy, common_answers
 from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.training.run import run, task_and_data
 from xai.evaluation.protocols import area, named, srg

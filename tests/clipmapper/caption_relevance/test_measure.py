@@ -15,10 +15,10 @@ from clipmapper.caption_relevance.summary import (
     perturbation_summary,
 )
 from clipmapper.caption_relevance.truth import named_words, region
-from clipmapper.caption_relevance.weights import Cider
 from clipmapper.config import DecodingConfig
 from clipmapper.data.shapes.render import render
 from clipmapper.data.shapes.scene import Scene, Thing
+from clipmapper.explain.weights import Cider
 from clipmapper.metrics.captions import clip_scores
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.models.decoding import write

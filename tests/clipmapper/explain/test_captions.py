@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipmapper.caption_relevance.weights import METRICS, Cider, caption_weights, metric_drops
 from clipmapper.config import ModelConfig
 from clipmapper.explain.answers import record_pass
 from clipmapper.explain.captions import (
@@ -23,6 +22,7 @@ from clipmapper.explain.captions import (
     tokens_of,
     written,
 )
+from clipmapper.explain.weights import METRICS, Cider, caption_weights, metric_drops
 from clipmapper.metrics.captions import score
 from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper

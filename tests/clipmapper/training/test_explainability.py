@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from clipmapper.answerers.load import load_reference
-from clipmapper.answerers.study import AnswerStudy
 from clipmapper.cli import Settings
 from clipmapper.comparison.explained import ask, explain_all
 from clipmapper.comparison.measure import measure, truth_of
 from clipmapper.config import ReferenceConfig
 from clipmapper.data.records import load_records
+from clipmapper.training.answer_study import AnswerStudy
 from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.training.explainability import ExplainabilityCallback
 from clipmapper.training.run import run, task_and_data, train

@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 
 from clipmapper.caption_relevance import measure as measure_module
-from clipmapper.caption_relevance import study as study_module
 from clipmapper.caption_relevance.measure import AVERAGE, Captioned, Measured, Rule, explain_part, measure_part
 from clipmapper.caption_relevance.perturbation import Judge, dropping
-from clipmapper.caption_relevance.study import CaptionStudy, captioned, held_out, truth_figures
 from clipmapper.cli import Settings
 from clipmapper.config import DecodingConfig, ExplainConfig, OptimizerConfig
 from clipmapper.data.records import load_captions
 from clipmapper.models.clip_mapper import CLIPMapper
+from clipmapper.training import caption_study as study_module
+from clipmapper.training.caption_study import CaptionStudy, captioned, held_out, truth_figures
 from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.training.run import explaining, run, task_and_data, train
 from clipmapper.training.tasks import CaptionTask, model_from_checkpoint
@@ -26,7 +26,7 @@ from xai.captions import average
 from xai.evaluation.protocols import SCHEDULES, area, srg
 from xai.explain import METHODS
 
-from ..training.test_run import logged, same
+from .test_run import logged, same
 
 SHORT = (
     "--model.task=caption",
