@@ -61,11 +61,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def save(folder: Path, machine: dict, found: dict[str, list[Entry]]) -> None:
-    """`results.json`, and plots of what was measured at several sizes."""
+    """`results.json`, and `growth.png` of what was measured at several sizes."""
     results = {name: [entry.record(machine["quick"]) for entry in entries] for name, entries in found.items()}
     with replacing(folder / "results.json") as temporary:
         temporary.write_text(json.dumps({"machine": machine, "results": results}, indent=1))
-    save_plots([entry for entries in found.values() for entry in entries], folder)
+    save_plots([entry for entries in found.values() for entry in entries], folder / "growth.png")
 
 
 if __name__ == "__main__":

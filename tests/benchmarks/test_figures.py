@@ -93,7 +93,7 @@ def test_results_and_plots_are_written(tmp_path: Path) -> None:
     assert results["machine"]["threads"] == 1
     assert [entry["verdict"] for entry in results["results"]["growth"]] == ["-", "-", "met"]
     assert results["results"]["growth"][2]["target"] == "<= 1.5"
-    assert (tmp_path / "growth_layers.png").stat().st_size > 5000
+    assert (tmp_path / "growth.png").stat().st_size > 5000
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
