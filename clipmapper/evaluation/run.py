@@ -69,9 +69,9 @@ def evaluate_answers(model: CLIPMapper, data: DataConfig, settings: EvaluationSe
         write_json(path, server_results(answered))
         print(f"for the VQA evaluation server: {path}")
         return
-    floors = {name: answer_split(floor, data, settings) for name, floor in load_floors(settings.checkpoint).items()}
-    metrics = summary(answered, floors)
     first = launched().first  # of the processes that share a comparison
+    floors = load_floors(settings.checkpoint) if first else {}
+    metrics = summary(answered, {name: answer_split(floor, data, settings) for name, floor in floors.items()})
     if first:
         write_answers(settings.output, answered, metrics)
     if methods:

@@ -17,7 +17,7 @@ from clipmapper.comparison.explained import RANDOM
 from clipmapper.data.images import load_image
 from clipmapper.errors import unknown
 from clipmapper.published.detected import Detected, Detector, Results
-from clipmapper.published.explained import Methods, mean_floor, methods_of, spread
+from clipmapper.published.explained import Methods, mean_floor, methods_of, readable, spread
 from clipmapper.published.pictures import heat, outlined
 from clipmapper.published.results import Found, write
 from clipmapper.published.settings import Detection, there
@@ -48,7 +48,7 @@ def run(settings: Detection) -> None:
     methods, truth = methods_of(settings.methods), coco_truth(settings)
     paths = image_paths(settings, truth)
     detector = load_detector(settings, truth)
-    ids = [list(paths)[i] for i in spread(len(paths), settings.samples)]
+    ids = readable([list(paths)[i] for i in spread(len(paths), settings.samples)], lambda i: load_image(paths[i]))
     results: Results = {}
     sure: list[int] = []
     for start in tqdm(range(0, len(ids), settings.batch_size), desc="detr", unit="batch"):

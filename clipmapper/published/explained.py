@@ -1,19 +1,23 @@
 """A batch explained by every method from one recorded pass, with random scores as the floor."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from clipmapper.comparison.explained import RANDOM, chosen
 from clipmapper.comparison.measure import RANDOM_SEEDS
+from clipmapper.data.images import BadImage
 from xai import Adapter, record
 from xai.evaluation import ranking
 from xai.evaluation.ranking import random_relevance
 from xai.explain import Lrp, explain_each, record_for
 from xai.tape import Score, Tape
+
+T = TypeVar("T")
 
 PAPERS = "rollout,raw_attention,attention_gradcam,full_lrp,partial_lrp,transatt,genatt,wra"
 
@@ -75,3 +79,21 @@ def spread(count: int, samples: int | None) -> list[int]:
     if not count:
         raise ValueError("the data has no sample")
     return torch.linspace(0, count - 1, min(samples or count, count), dtype=torch.float64).long().tolist()
+
+
+def readable(samples: Sequence[T], read: Callable[[T], object]) -> list[T]:
+    """Those that can be read, found out before the long work, so that a damaged file costs no more than itself.
+
+    Says which are left out. Raises BadImage if none is left.
+    """
+    good = []
+    for sample in tqdm(samples, desc="reading", unit="image"):
+        try:
+            read(sample)
+        except (BadImage, OSError) as error:
+            tqdm.write(f"left out: {error}")
+        else:
+            good.append(sample)
+    if not good:
+        raise BadImage(f"none of {len(samples)} images can be read")
+    return good

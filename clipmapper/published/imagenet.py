@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from clipmapper.data.images import load_image
 from clipmapper.published.classes import class_indices, labelled_images
-from clipmapper.published.explained import Methods, floor, mean_floor, methods_of, on_grid, recorded, spread
+from clipmapper.published.explained import Methods, floor, mean_floor, methods_of, on_grid, readable, recorded, spread
 from clipmapper.published.pictures import classified
 from clipmapper.published.results import Found, rows, write
 from clipmapper.published.settings import ImageNet
@@ -47,7 +47,7 @@ def run(settings: ImageNet) -> None:
     vision = load_classifier(settings)
     names = sorted({name for _, name in images})
     classes = class_indices(names, vision.names, vision.classes, settings.labels)
-    chosen = spread(len(images), settings.samples)
+    chosen = readable(spread(len(images), settings.samples), lambda i: load_image(images[i][0]))
     parts = []
     for start in tqdm(range(0, len(chosen), settings.batch_size), desc="imagenet", unit="batch"):
         some = chosen[start : start + settings.batch_size]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from clipmapper.published.explained import Methods, floor, mean_floor, methods_of, on_grid, recorded, spread
+from clipmapper.published.explained import Methods, floor, mean_floor, methods_of, on_grid, readable, recorded, spread
 from clipmapper.published.pictures import classified
 from clipmapper.published.results import Found, rows, write
 from clipmapper.published.settings import Segmentation, there
@@ -25,7 +25,7 @@ def run(settings: Segmentation) -> None:
     """Measures, and writes the results to `settings.output`."""
     methods, images = methods_of(settings.methods), masked_images(settings)
     vision = load_classifier(settings)
-    chosen, parts, names = spread(len(images), settings.samples), [], []
+    chosen, parts, names = readable(spread(len(images), settings.samples), images.__getitem__), [], []
     for start in tqdm(range(0, len(chosen), settings.batch_size), desc="segmentation", unit="batch"):
         some = chosen[start : start + settings.batch_size]
         batch = [images[i] for i in some]

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,16 @@ def test_what_is_wrong_is_named(vit: Path, folder: Path, tmp_path: Path) -> None
     Image.new("RGB", (9, 9)).save(tmp_path / "data" / "pink" / "a.png")
     with pytest.raises(SystemExit, match="unknown class 'pink'"):
         run(vit, tmp_path / "data", tmp_path)
+
+
+def test_a_damaged_image_costs_no_other_its_figures(vit: Path, folder: Path, tmp_path: Path, capfd: Any) -> None:
+    damaged = tmp_path / "images"
+    shutil.copytree(folder, damaged)
+    (damaged / "red" / "0.png").write_bytes(b"no image")
+    result = run(vit, damaged, tmp_path / "out", "--methods", "raw_attention")
+    assert result["samples"] == 5 and "red/0.png" in capfd.readouterr().out
+    assert "red/0.png" not in pq.read_table(tmp_path / "out" / "samples.parquet")["image"].to_pylist()
+    for path in damaged.rglob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(SystemExit, match="none of 6 images can be read"):
+        run(vit, damaged, tmp_path / "nothing")
