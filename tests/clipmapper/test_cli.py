@@ -1,5 +1,6 @@
 """The command line: named files, overrides, and what is refused with which words."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,13 @@ def test_missing_data_names_paths_command_and_twin(tmp_path: Path) -> None:
 def test_evaluation_overrides_what_is_given_and_nothing_else() -> None:
     arguments = ["--checkpoint", "x", "--output", "y", "--data.cache", "null", "--data.workers", "0"]
     assert parse_evaluation(arguments, CONFIGS).data == {"cache": None, "workers": 0}
+
+
+@pytest.mark.parametrize("mapper", ["a", "b"])
+def test_the_caption_twins_are_validated_at_their_last_step(mapper: str) -> None:
+    """Else the best checkpoint would be an earlier one. A scene of Shapes has five captions."""
+    settings = parse(f"--config=mapper_{mapper}_caption_shapes")
+    assert settings.data.shapes is not None
+    batches = math.ceil(5 * settings.data.shapes.train / settings.data.batch_size)
+    interval = int(batches * settings.trainer["val_check_interval"])
+    assert settings.trainer["max_steps"] == 2 * interval
