@@ -56,6 +56,11 @@ class ExplainedPart(NamedTuple):
     relevances: dict[str, CaptionRelevance]
     errors: dict[str, str]
 
+    @property
+    def worked(self) -> dict[str, CaptionRelevance]:
+        """Those of methods that did not fail."""
+        return {name: relevance for name, relevance in self.relevances.items() if name not in self.errors}
+
 
 @dataclass(frozen=True)
 class Measured:

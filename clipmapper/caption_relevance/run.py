@@ -170,8 +170,7 @@ def _batch(model: CLIPMapper, plan: Plan, weights: Weighed, rule: Rule, start: i
     for i in _shown(plan):
         if i in places:
             scene = None if part.scenes is None else part.scenes[i - start]
-            drawn = {name: found.relevances[name] for name in plan.methods if name not in found.errors}
-            by_method = page.explanations(drawn, i - start, scene, model.clip.grid)
+            by_method = page.explanations(found.worked, i - start, scene, model.clip.grid)
             shown[i] = {method: asdict(explanation) for method, explanation in by_method.items()}
     return {"measured": plain(measure_part(model, part, found, own, rule, places)), "shown": shown}
 

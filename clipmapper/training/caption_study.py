@@ -100,8 +100,7 @@ class CaptionStudy(Study[CLIPMapper]):
         kept, part = captioned(model, images, range(min(self.config.pictures, len(images.ids))))
         if not kept:
             return
-        found, errors = explain_part(model, part, self.methods[:-1])
-        explained = {name: relevance for name, relevance in found.items() if name not in errors}
+        explained = explain_part(model, part, self.methods[:-1]).worked
         if not explained:
             return
         for i, (source, given) in enumerate(zip(part.sources, part.references, strict=True)):
