@@ -12,7 +12,7 @@ from benchmarks.entry import Entry, cost
 from benchmarks.models import clip, forward_backward, vit
 from benchmarks.timing import Run, in_turn
 from clipmapper.models.clip import SHAPES_CLIP
-from xai import adapter_for, explain, explain_tape, given, record, similarity
+from xai import adapter_for, explain, explain_recording, given, record, similarity
 from xai.explain import METHODS, lrp_of
 from xai.explainers import RUN_AGAIN
 
@@ -55,11 +55,11 @@ def both_passes(model: Any, batch: Batch) -> None:
 
 
 def explain_all(model: nn.Module, batch: Batch) -> None:
-    with record(model, adapter_for(model)) as recording:
+    with record(model, adapter_for(model)) as recorder:
         model(*batch)
     target = similarity()
     for method, options in TOGETHER:
-        explain_tape(recording.tape, method, target, **options)
+        explain_recording(recorder.recording, method, target, **options)
 
 
 def _alone(quick: bool) -> list[Entry]:

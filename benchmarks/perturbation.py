@@ -16,9 +16,9 @@ from clipmapper.answerers.perturbation import Inputs, predictor
 from clipmapper.config import MapperName, ModelConfig
 from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
-from xai.evaluation.perturbation import perturb
-from xai.evaluation.protocols import DIRECTIONS, Protocol, kept_counts, named
-from xai.evaluation.ranking import random_relevance
+from xai.metrics.perturbation import perturb
+from xai.metrics.protocols import DIRECTIONS, Protocol, kept_counts, named
+from xai.metrics.ranking import random_relevance
 
 ANSWERS = [str(number) for number in range(47)]
 QUESTIONS = ["What color is the small circle?", "Is there a red square left of the big triangle?"]
@@ -36,7 +36,7 @@ class Bench:
         patches = torch.ones(samples, 1 + self.model.clip.grid[0] * self.model.clip.grid[1], dtype=torch.bool)
         patches[:, 0] = False
         words = mask & (torch.arange(mask.shape[1]) > 0) & (torch.arange(mask.shape[1]) < mask.sum(1, keepdim=True) - 1)
-        self.removable, self.real = {"image": patches, "text": words}, {"image": patches | True, "text": mask}
+        self.removable, self.mask = {"image": patches, "text": words}, {"image": patches | True, "text": mask}
         self.answer = self._whole().argmax(dim=1)
 
     @torch.inference_mode()
@@ -58,19 +58,19 @@ class Bench:
         modality = protocol.modality
         predict = predictor(self.model, self.inputs, self.answer, protocol)
         found = perturb(
-            relevance, self.removable[modality], self.samples, predict, protocol, self.real[modality], batch_size=BATCH
+            relevance, self.removable[modality], self.samples, predict, protocol, self.mask[modality], batch_size=BATCH
         )
         return found["probability"]
 
     def loop(self, relevance: Tensor, protocol: Protocol) -> Tensor:
-        removable, real = self.removable[protocol.modality], self.real[protocol.modality]
+        removable, mask = self.removable[protocol.modality], self.mask[protocol.modality]
         curves = torch.zeros(len(relevance), len(DIRECTIONS), len(self.samples), len(protocol.shares))
         for m, b in torch.cartesian_prod(torch.arange(len(relevance)), self.samples).tolist():
             tokens = removable[b].nonzero()[:, 0]
             positive = tokens[relevance[m, b, tokens].argsort(descending=True)]
             for d, order in enumerate((positive, positive.flip(0))):
                 for s, kept in enumerate(kept_counts(torch.tensor([len(tokens)]), protocol.shares)[0].tolist()):
-                    keep = real[b].clone()
+                    keep = mask[b].clone()
                     keep[order[: len(tokens) - kept]] = False
                     curves[m, d, b, s] = self._alone(b, keep, protocol.modality)
         return curves

@@ -18,10 +18,10 @@ def run(quick: bool) -> list[Entry]:
 
 def _inside(model: nn.Module, pixels: Tensor, quick: bool) -> list[Entry]:
     def recorded(gradients: bool) -> None:
-        with record(model, adapter_for(model)) as recording:
+        with record(model, adapter_for(model)) as recorder:
             model(pixels)
         if gradients:
-            recording.tape.gradients(given(0))
+            recorder.recording.gradients(given(0))
 
     runs = {
         "pass": lambda: model(pixels),

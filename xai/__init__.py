@@ -1,13 +1,13 @@
 """Explains the attention models of others and ours: one recording of a forward pass, many methods."""
 
-from xai.adapter import Adapter, Layout, Site
 from xai.adapters import adapter_for
-from xai.assemble import RecordingError
-from xai.explain import METHODS, explain, explain_tape
+from xai.explain import METHODS, explain, explain_recording
 from xai.explainers import EXPLAINERS
-from xai.intercept import record
 from xai.lrp.mode import PropagationError
-from xai.result import Relevance
+from xai.recording.adapter import Adapter, Layout, Site
+from xai.recording.assemble import RecordingError
+from xai.recording.record import record
+from xai.results.relevance import Relevance
 from xai.targets import Target, detection, difference, given, predicted, similarity, token
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "detection",
     "difference",
     "explain",
-    "explain_tape",
+    "explain_recording",
     "given",
     "predicted",
     "record",

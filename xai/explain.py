@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from xai.adapter import Adapter
 from xai.adapters import adapter_for
 from xai.explainers import EXPLAINERS, IGNORE_TARGET, LRP_EXPLAINERS, PIXEL_EXPLAINERS, RULES
-from xai.intercept import record
+from xai.explainers.algebra import readout_scores
 from xai.lrp.conservation import Conservation, conservation
 from xai.lrp.mode import PropagationError
 from xai.lrp.modified_gradient import with_gamma
-from xai.relevance import read_out
-from xai.result import Relevance
-from xai.tape import Score, Tape
+from xai.recording.adapter import Adapter
+from xai.recording.record import record
+from xai.recording.recording import Recording, Score
+from xai.results.relevance import Relevance
 from xai.targets import predicted
 
 T = TypeVar("T")
@@ -49,45 +49,45 @@ def explain(
     _check(method)
     if dtype is not None:
         model, inputs = deepcopy(model).to(dtype), tree_map(lambda value: _cast(value, dtype), inputs)
-    with record(model, adapter or adapter_for(model), lrp_of(method)) as recording:
+    with record(model, adapter or adapter_for(model), lrp_of(method)) as recorder:
         if isinstance(inputs, Mapping):
             model(**inputs)
         else:
             model(*([inputs] if isinstance(inputs, Tensor) else inputs))
-    return explain_tape(recording.tape, method, target, check, **options)
+    return explain_recording(recorder.recording, method, target, check, **options)
 
 
-def explain_tape(
-    tape: Tape, method: str = "wra", target: Score | None = None, check: bool | float = False, **options: Any
+def explain_recording(
+    recording: Recording, method: str = "wra", target: Score | None = None, check: bool | float = False, **options: Any
 ) -> Relevance:
     """As `explain`, of a pass already recorded: methods share its forward pass, and those of one target its backward.
 
-    LRP methods need a tape recorded with `lrp="tokens"`, `pixel_lrp` one with `lrp="pixels"`.
+    LRP methods need a recording recorded with `lrp="tokens"`, `pixel_lrp` one with `lrp="pixels"`.
     """
     _check(method)
     target = target or predicted()
-    tape.score(target)
-    kept = _kept(tape, method, target, check, options) if check is not False else None
+    recording.score(target)
+    kept = _kept(recording, method, target, check, options) if check is not False else None
     if method in PIXEL_EXPLAINERS:
-        return _of_pixels(PIXEL_EXPLAINERS[method](tape, target, **options), method, options, target, kept)
-    scores = read_out(tape, METHODS[method](tape, target, **options), target).detach()
+        return _of_pixels(PIXEL_EXPLAINERS[method](recording, target, **options), method, options, target, kept)
+    scores = readout_scores(recording, METHODS[method](recording, target, **options), target).detach()
     name = None if method in IGNORE_TARGET else _name(target)
-    return _of_tokens(tape, scores, method, options, name, kept)
+    return _of_tokens(recording, scores, method, options, name, kept)
 
 
 def explain_each(
-    tape: Tape, methods: Sequence[str], target: Score | None = None
+    recording: Recording, methods: Sequence[str], target: Score | None = None
 ) -> tuple[dict[str, Relevance], dict[str, str]]:
     """By several methods; the scores of one that raises are NaN, so that it costs the others nothing, and why is told second."""
     found: dict[str, Relevance] = {}
     errors: dict[str, str] = {}
     for method in methods:
         try:
-            found[method] = explain_tape(tape, method, target)
+            found[method] = explain_recording(recording, method, target)
         except Exception as error:
             errors[method] = f"{type(error).__name__}: {error}"
-            nothing = torch.full(tape.real.shape, torch.nan, device=tape.real.device)
-            found[method] = _of_tokens(tape, nothing, method, {}, None)
+            nothing = torch.full(recording.mask.shape, torch.nan, device=recording.mask.device)
+            found[method] = _of_tokens(recording, nothing, method, {}, None)
     return found, errors
 
 
@@ -118,11 +118,13 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def _kept(tape: Tape, method: str, target: Score, check: bool | float, options: Mapping[str, Any]) -> Conservation:
+def _kept(
+    recording: Recording, method: str, target: Score, check: bool | float, options: Mapping[str, Any]
+) -> Conservation:
     if method not in RULES:
         raise ValueError(f"check is for methods that propagate relevance: {', '.join(RULES)}")
     rules = with_gamma(RULES[method], options.get("gamma", 0.0))
-    found = conservation(tape, target, rules)
+    found = conservation(recording, target, rules)
     found.check(rules.tolerance if check is True else check)
     return found
 
@@ -132,7 +134,7 @@ def _name(target: Score) -> str:
 
 
 def _of_tokens(
-    tape: Tape,
+    recording: Recording,
     scores: Tensor,
     method: str,
     options: dict[str, Any],
@@ -140,11 +142,11 @@ def _of_tokens(
     kept: Conservation | None = None,
 ) -> Relevance:
     """Scores [B, N] over the joint sequence, modality by modality."""
-    by_modality, real, special = (
-        {modality: joint[:, where] for modality, where in tape.modalities.items()}
-        for joint in (scores, tape.real, tape.special)
+    by_modality, mask, special = (
+        {modality: joint[:, where] for modality, where in recording.modalities.items()}
+        for joint in (scores, recording.mask, recording.special)
     )
-    return Relevance(by_modality, real, special, tape.grids, method, options, target, conservation=kept)
+    return Relevance(by_modality, mask, special, recording.grids, method, options, target, conservation=kept)
 
 
 def _of_pixels(
@@ -152,9 +154,9 @@ def _of_pixels(
 ) -> Relevance:
     """Pixels as the tokens of a modality of that name."""
     flat = scores.flatten(1)
-    real = torch.ones_like(flat, dtype=torch.bool)
+    mask = torch.ones_like(flat, dtype=torch.bool)
     grid = (int(scores.shape[1]), int(scores.shape[2]))
-    everywhere, nowhere = {"pixels": real}, {"pixels": ~real}
+    everywhere, nowhere = {"pixels": mask}, {"pixels": ~mask}
     return Relevance(
         {"pixels": flat}, everywhere, nowhere, {"pixels": grid}, method, options, _name(target), conservation=kept
     )

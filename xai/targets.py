@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai.tape import Score
+from xai.recording.recording import Score
 
 Index = int | Tensor  # one for all samples, or [B]
 

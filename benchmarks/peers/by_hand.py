@@ -33,16 +33,16 @@ def _ours(model: nn.Module, inputs: dict[str, Tensor], method: str) -> Tensor:
 def _by_hand(model: nn.Module, inputs: dict[str, Tensor], method: str) -> Tensor:
     with graph_from_embeddings(model):
         outputs = model(**inputs, output_attentions=True)
-    formula, gradients = FORMULAS[method]
-    slopes = torch.autograd.grad(outputs.logits[:, 0].sum(), outputs.attentions) if gradients else ()
-    return formula([A.detach() for A in outputs.attentions], slopes)[:, 0]
+    formula, needs_gradients = FORMULAS[method]
+    gradients = torch.autograd.grad(outputs.logits[:, 0].sum(), outputs.attentions) if needs_gradients else ()
+    return formula([A.detach() for A in outputs.attentions], gradients)[:, 0]
 
 
-def _last(A: Attentions, slopes: Attentions) -> Tensor:
+def _last(A: Attentions, gradients: Attentions) -> Tensor:
     return A[-1].mean(dim=1)
 
 
-def _rollout(A: Attentions, slopes: Attentions) -> Tensor:
+def _rollout(A: Attentions, gradients: Attentions) -> Tensor:
     R = torch.eye(A[0].shape[-1])
     for attention in A:
         M = attention.mean(dim=1) + torch.eye(attention.shape[-1])
@@ -50,9 +50,9 @@ def _rollout(A: Attentions, slopes: Attentions) -> Tensor:
     return R
 
 
-def _genatt(A: Attentions, slopes: Attentions) -> Tensor:
+def _genatt(A: Attentions, gradients: Attentions) -> Tensor:
     R = torch.eye(A[0].shape[-1])
-    for attention, slope in zip(A, slopes, strict=True):
+    for attention, slope in zip(A, gradients, strict=True):
         R = R + (slope * attention).clamp(min=0).mean(dim=1) @ R
     return R
 

@@ -21,10 +21,10 @@ from clipmapper.data.shapes.truth import Truth
 from clipmapper.data.vqa import Questions
 from clipmapper.truth.scores import deciding
 from xai import Relevance, Target, given
-from xai.evaluation import protocols
-from xai.evaluation.perturbation import Predict
 from xai.explain import Lrp
-from xai.tape import Tape
+from xai.metrics import protocols
+from xai.metrics.perturbation import Predict
+from xai.recording.recording import Recording
 
 COLUMNS = ("question_id", "image_id", "question_type", "answer_type", "question", "answer")
 
@@ -64,7 +64,7 @@ class Asked:
 class Recorded:
     """One pass, and what of it is explained."""
 
-    tape: Tape
+    recording: Recording
     target: Target
     labels: Tensor  # [B], the likeliest answers
     words: list[list[str]]  # of each sample, of its text tokens
@@ -94,7 +94,7 @@ class Answerer(ABC):
 
     @abstractmethod
     def predictor(self, inputs: Any, labels: Tensor, protocol: protocols.Protocol) -> Predict:
-        """Accuracy of the likeliest answer and probability of `labels` [B], where tokens of the tape are removed.
+        """Accuracy of the likeliest answer and probability of `labels` [B], where tokens of the recording are removed.
 
         Raises ValueError for a removal that the modality does not have.
         """

@@ -18,7 +18,7 @@ from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.errors import unknown
 from clipmapper.models.clip import FrozenCLIP
 from clipmapper.training.sources import trained
-from xai.regions import Regions, RegionTable, read_npz
+from xai.adapters.regions import Regions, RegionTable, read_npz
 
 UNNAMED = re.compile(r"LABEL_\d+")  # what transformers calls labels without names
 

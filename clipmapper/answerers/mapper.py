@@ -9,9 +9,9 @@ from clipmapper.answerers.base import Answerer, Posed, Recorded
 from clipmapper.answerers.perturbation import Inputs, predictor
 from clipmapper.explain.answers import FromPixels, answer_target, mapper_adapter, record_answer, words
 from clipmapper.models.clip_mapper import CLIPMapper
-from xai.evaluation.perturbation import Predict
-from xai.evaluation.protocols import Protocol
 from xai.explain import Lrp
+from xai.metrics.perturbation import Predict
+from xai.metrics.protocols import Protocol
 
 
 class MapperAnswerer(Answerer):
@@ -36,9 +36,11 @@ class MapperAnswerer(Answerer):
         return Inputs(pixels, *(t.to(weight.device) for t in (ids, mask, posed.scores)))
 
     def record(self, inputs: Inputs, lrp: Lrp) -> Recorded:
-        tape = record_answer(self.model, inputs.pixels, inputs.ids, inputs.mask, lrp, self.whole)
+        recording = record_answer(self.model, inputs.pixels, inputs.ids, inputs.mask, lrp, self.whole)
         strings = words(self.model.clip, inputs.ids, inputs.mask)
-        return Recorded(tape, answer_target(self.model, tape), tape.output.detach().argmax(dim=1), strings)
+        return Recorded(
+            recording, answer_target(self.model, recording), recording.output.detach().argmax(dim=1), strings
+        )
 
     def predictor(self, inputs: Inputs, labels: Tensor, protocol: Protocol) -> Predict:
         return predictor(self.model, inputs, labels, protocol)

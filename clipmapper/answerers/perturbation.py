@@ -18,9 +18,9 @@ from clipmapper.errors import unknown
 from clipmapper.metrics.answers import soft_accuracy
 from clipmapper.models.clip import FrozenCLIP, text_tower
 from clipmapper.models.clip_mapper import CLIPMapper
-from xai.evaluation.perturbation import Perturbed, Predict
-from xai.evaluation.protocols import Protocol, Removal
-from xai.evaluation.removal import drop, filler
+from xai.metrics.perturbation import Perturbed, Predict
+from xai.metrics.protocols import Protocol, Removal
+from xai.metrics.removal import drop, filler
 
 BLANK = "_"  # a word that leaves its place open: CLIP has no mask token
 Tokens = Callable[[Perturbed], Tensor]  # a tower's tokens [N, L, D] of what is left
@@ -40,9 +40,9 @@ class Inputs:
 
 @torch.no_grad()
 def predictor(model: CLIPMapper, inputs: Inputs, target: Tensor, protocol: Protocol) -> Predict:
-    """`predict` for `xai.evaluation.perturbation.perturb`: accuracy of the likeliest answer, probability of `target` [B].
+    """`predict` for `xai.metrics.perturbation.perturb`: accuracy of the likeliest answer, probability of `target` [B].
 
-    Tokens are those of `record_answer`'s tape. The probability is the answer's sigmoid, as the head was trained.
+    Tokens are those of `record_answer`'s recording. The probability is the answer's sigmoid, as the head was trained.
     Raises ValueError for a removal that the modality does not have.
     """
     if protocol.modality == "image":

@@ -16,13 +16,13 @@ from clipmapper.answerers.perturbation import figures
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.errors import unknown
 from xai import Adapter, Relevance, record
-from xai.adapter import Layout, Stream
 from xai.adapters import adapter_for
-from xai.evaluation.perturbation import Perturbed, Predict
-from xai.evaluation.protocols import Protocol, Removal
-from xai.evaluation.removal import drop
+from xai.adapters.regions import Regions, lxmert_inputs, visualbert_inputs
 from xai.explain import Lrp
-from xai.regions import Regions, lxmert_inputs, visualbert_inputs
+from xai.metrics.perturbation import Perturbed, Predict
+from xai.metrics.protocols import Protocol, Removal
+from xai.metrics.removal import drop
+from xai.recording.adapter import Layout, Stream
 from xai.targets import logits
 
 REGIONS: tuple[Removal, ...] = ("drop", "mean", "zero")
@@ -101,10 +101,10 @@ class RegionAnswerer(Answerer):
         return RegionInputs(moved, boxes, texts["offset_mapping"], words, posed.scores.to(like.device))
 
     def record(self, inputs: RegionInputs, lrp: Lrp) -> Recorded:
-        with record(self.module, self.adapter, lrp) as recording:
+        with record(self.module, self.adapter, lrp) as recorder:
             self.module(**inputs.arguments)
-        labels = logits(recording.tape.output).detach().argmax(dim=1)
-        return Recorded(recording.tape, answer_logit(labels, self.answers), labels, inputs.words)
+        labels = logits(recorder.recording.output).detach().argmax(dim=1)
+        return Recorded(recorder.recording, answer_logit(labels, self.answers), labels, inputs.words)
 
     @torch.no_grad()
     def predictor(self, inputs: RegionInputs, labels: Tensor, protocol: Protocol) -> Predict:
@@ -152,10 +152,10 @@ class RegionAnswerer(Answerer):
         if removal == "drop":
             left = {name: drop(whole[name], batch.keep, batch.length) for name in self.family.regions}
             return left | {"visual_attention_mask": batch.keep.new_ones(len(batch.keep), batch.length).long()}
-        features, real = whole[self.family.regions[0]], whole["visual_attention_mask"][..., None]
+        features, mask = whole[self.family.regions[0]], whole["visual_attention_mask"][..., None]
         filler = torch.zeros_like(features[:, :1])
         if removal == "mean":
-            filler = (features * real).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True)
+            filler = (features * mask).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True)
         return {self.family.regions[0]: features.where(batch.keep[..., None], filler)}
 
     def _without_words(self, whole: dict[str, Tensor], batch: Perturbed, removal: Removal) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from clipmapper.answerers.perturbation import SHORTER, figures, image_states, wo
 from clipmapper.explain.answers import words
 from clipmapper.models.clip import FrozenCLIP, text_tower
 from xai import Adapter, record
-from xai.adapter import Layout, Stream
 from xai.adapters.clip import open_clip
-from xai.evaluation.perturbation import Perturbed, Predict
-from xai.evaluation.protocols import Protocol, Removal
 from xai.explain import Lrp
+from xai.metrics.perturbation import Perturbed, Predict
+from xai.metrics.protocols import Protocol, Removal
+from xai.recording.adapter import Layout, Stream
 from xai.targets import similarity
 
 TEXTS = 1024  # prompts that are encoded at once
@@ -66,10 +66,10 @@ class ZeroShotAnswerer(Answerer):
         labels = self._logits(image, inputs.prompts).argmax(dim=1)
         chosen = inputs.ids[torch.arange(len(labels), device=labels.device), labels]
         text = F.pad(chosen, (0, self.context - chosen.shape[1]))  # open_clip takes whole contexts only
-        with record(self.clip.model, _asked_alone(self.adapter, inputs.lengths), lrp) as recording:
+        with record(self.clip.model, _asked_alone(self.adapter, inputs.lengths), lrp) as recorder:
             self.clip.model(inputs.pixels, text)
         target = replace(similarity(), name=", ".join(self.answers[label] for label in labels.tolist()))
-        return Recorded(recording.tape, target, labels, words(self.clip, chosen, _real(chosen)))
+        return Recorded(recorder.recording, target, labels, words(self.clip, chosen, _real(chosen)))
 
     @torch.no_grad()
     def predictor(self, inputs: ZeroShotInputs, labels: Tensor, protocol: Protocol) -> Predict:

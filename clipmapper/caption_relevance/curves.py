@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from clipmapper.comparison import curves
-from xai.evaluation.statistics import Interval
+from xai.metrics.statistics import Interval
 
 
 def draw(bands: Mapping[str, Interval], names: Sequence[str], protocol: str) -> Figure:

@@ -22,11 +22,11 @@ from clipmapper.explain.weights import References
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.truth.scores import RANDOM_SEEDS, Explained, score
 from xai import Relevance
-from xai.captions import CaptionRelevance, rows_of
-from xai.evaluation.perturbation import perturb
-from xai.evaluation.protocols import Protocol
-from xai.evaluation.ranking import random_relevance
 from xai.explain import explain_each, record_for
+from xai.metrics.perturbation import perturb
+from xai.metrics.protocols import Protocol
+from xai.metrics.ranking import random_relevance
+from xai.results.captions import CaptionRelevance, rows_of
 
 Whole = tuple[str, str]  # a method, and the weights of the words in the whole
 AVERAGE, RANDOM = "average", "random"
@@ -127,8 +127,8 @@ def measure_part(
 def explain_part(model: CLIPMapper, part: Captioned, methods: Sequence[str]) -> ExplainedPart:
     """The captions by every method, from one recorded pass."""
     steps = steps_of(model, part.tokens)
-    tape = record_for(methods, partial(record_steps, model, pixels_of(model, part), steps))
-    found, errors = explain_each(tape, methods, steps.target)
+    recording = record_for(methods, partial(record_steps, model, pixels_of(model, part), steps))
+    found, errors = explain_each(recording, methods, steps.target)
     return ExplainedPart(
         {name: caption_relevance(model, steps, relevance) for name, relevance in found.items()}, errors
     )

@@ -15,9 +15,9 @@ from clipmapper.data.shapes.scene import Scene
 from clipmapper.metrics.caption_truth import KINDS, claims
 from clipmapper.models.clip import FrozenCLIP
 from clipmapper.truth.scores import BASELINES
-from xai.captions import CaptionRelevance
-from xai.evaluation.protocols import DIRECTIONS
+from xai.metrics.protocols import DIRECTIONS
 from xai.report.data import Chart, Column, Curve, Explanation, Figure, Report, Row, Rows, Sample, Step, Table
+from xai.results.captions import CaptionRelevance
 
 GALLERY = 20  # captions; each has a map for every word and method
 HELP = {

@@ -14,8 +14,8 @@ from clipmapper.metrics.captions import clip_score, embed_captions, embed_images
 from clipmapper.models.clip import FrozenCLIP
 from clipmapper.models.clip_mapper import UNKNOWN, CLIPMapper
 from clipmapper.models.decoding import write
-from xai.evaluation.perturbation import Perturbed, Predict
-from xai.evaluation.protocols import Protocol, named
+from xai.metrics.perturbation import Perturbed, Predict
+from xai.metrics.protocols import Protocol, named
 
 FIGURES = ("RefCLIPScore", "CIDEr", "log_probability")
 
@@ -60,7 +60,7 @@ class Judge:
 def predictor(
     model: CLIPMapper, pixels: Tensor, tokens: Sequence[Sequence[int]], judge: Judge, images: Sequence[int]
 ) -> Predict:
-    """`predict` for `xai.evaluation.perturbation.perturb`: FIGURES of images [B, 3, H, W] with patches dropped.
+    """`predict` for `xai.metrics.perturbation.perturb`: FIGURES of images [B, 3, H, W] with patches dropped.
 
     The image is captioned again, greedily, and `judge`, which knows it by its number in `images`, scores the new caption.
     The log-probability is that of the old caption with its end, `tokens`, less what it is on the whole image.

@@ -11,9 +11,9 @@ from clipmapper.caption_relevance.measure import AVERAGE, RANDOM, SEEDS, Measure
 from clipmapper.comparison.summary import CURVE_RESAMPLES, number, plain
 from clipmapper.metrics.caption_truth import KINDS
 from clipmapper.truth.scores import BASELINES
-from xai.evaluation import ranking
-from xai.evaluation.protocols import DIRECTIONS, Protocol, area, srg
-from xai.evaluation.statistics import Interval, mean_interval
+from xai.metrics import ranking
+from xai.metrics.protocols import DIRECTIONS, Protocol, area, srg
+from xai.metrics.statistics import Interval, mean_interval
 
 PLACES = ("mass", "rank")  # where relevance falls: figures of `truth.scores.score`
 Array = np.ndarray

@@ -11,7 +11,7 @@ from clipmapper.data.shapes.render import mask
 from clipmapper.data.shapes.scene import Scene
 from clipmapper.metrics.caption_truth import mentions
 from clipmapper.truth.scores import FINE
-from xai.evaluation.localisation import patch_shares
+from xai.metrics.localisation import patch_shares
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from clipmapper.comparison.explained import Asked, record_once
 from clipmapper.explain.answers import FromPixels, answer_target
 from clipmapper.models.clip_mapper import CLIPMapper
-from xai import explain_tape
+from xai import explain_recording
 
 
 @dataclass
@@ -39,8 +39,8 @@ def _alone(model: CLIPMapper, asked: Asked, method: str) -> Cost:
     cost, whole = Cost(), FromPixels(model)
 
     def work() -> None:
-        tape = record_once(model, asked.inputs, [method], whole)
-        explain_tape(tape, method, answer_target(model, tape))
+        recording = record_once(model, asked.inputs, [method], whole)
+        explain_recording(recording, method, answer_target(model, recording))
 
     counter = whole.register_forward_hook(lambda module, args, output: _count(cost, output))
     try:

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from clipmapper.comparison.explained import RANDOM
 from clipmapper.comparison.measure import MODALITIES
-from xai.evaluation.protocols import DIRECTIONS, named
-from xai.evaluation.statistics import Interval
 from xai.files import replacing
+from xai.metrics.protocols import DIRECTIONS, named
+from xai.metrics.statistics import Interval
 
 ORDER = {"positive": "most relevant removed first", "negative": "least relevant removed first"}
 

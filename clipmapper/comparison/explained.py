@@ -14,11 +14,11 @@ from clipmapper.data.vqa import Questions
 from clipmapper.errors import unknown
 from clipmapper.explain.answers import FromPixels
 from clipmapper.models.clip_mapper import CLIPMapper
-from xai import EXPLAINERS, Relevance, explain_tape
-from xai.evaluation.ranking import random_relevance
+from xai import EXPLAINERS, Relevance, explain_recording
 from xai.explain import explain_each, record_for
 from xai.explainers import LRP_EXPLAINERS
-from xai.tape import Tape
+from xai.metrics.ranking import random_relevance
+from xai.recording.recording import Recording
 
 RANDOM = "random"  # the floor of every table; always measured, so never chosen
 METHODS = tuple(name for name in (*EXPLAINERS, *LRP_EXPLAINERS) if name != RANDOM)
@@ -53,10 +53,10 @@ def explain_all(model: CLIPMapper | Answerer, asked: Asked, methods: Sequence[st
     """What the model answers, explained by every method."""
     model = answerer(model)
     recorded = record_for(methods, partial(model.record, asked.inputs))
-    tape, target, labels = recorded.tape, recorded.target, recorded.labels
-    floor = explain_tape(tape, RANDOM, target).with_words(recorded.words)
+    recording, target, labels = recorded.recording, recorded.target, recorded.labels
+    floor = explain_recording(recording, RANDOM, target).with_words(recorded.words)
     noise = {name: random_relevance(asked.ids, t.shape[1], [0])[0] for name, t in floor.scores.items()}
-    found, errors = explain_each(tape, methods, target)
+    found, errors = explain_each(recording, methods, target)
     found = {name: relevance.with_words(recorded.words) for name, relevance in found.items()}
     accuracy = asked.inputs.scores.gather(1, labels[:, None])[:, 0]
     answered = {"predicted": [model.answers[label] for label in labels.tolist()], "accuracy": accuracy.tolist()}
@@ -64,6 +64,8 @@ def explain_all(model: CLIPMapper | Answerer, asked: Asked, methods: Sequence[st
     return Explained(whole, labels, {**found, RANDOM: replace(floor, scores=noise)}, errors)
 
 
-def record_once(model: CLIPMapper, inputs: Inputs, methods: Sequence[str], whole: FromPixels | None = None) -> Tape:
+def record_once(
+    model: CLIPMapper, inputs: Inputs, methods: Sequence[str], whole: FromPixels | None = None
+) -> Recording:
     """One pass for all methods; with rules for relevance if one of them needs it and the model has them."""
-    return record_for(methods, partial(MapperAnswerer(model, whole).record, inputs)).tape
+    return record_for(methods, partial(MapperAnswerer(model, whole).record, inputs)).recording

@@ -14,10 +14,10 @@ from clipmapper.answerers.mapper import answerer
 from clipmapper.comparison.explained import RANDOM, Explained
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.models.clip_mapper import CLIPMapper
-from xai.evaluation.localisation import mass_accuracy, modality_share, rank_accuracy
-from xai.evaluation.perturbation import perturb
-from xai.evaluation.protocols import named
-from xai.evaluation.ranking import mean_floor, random_relevance
+from xai.metrics.localisation import mass_accuracy, modality_share, rank_accuracy
+from xai.metrics.perturbation import perturb
+from xai.metrics.protocols import named
+from xai.metrics.ranking import mean_floor, random_relevance
 
 MODALITIES = ("image", "text")
 FIGURES = ("accuracy", "probability")
@@ -61,7 +61,7 @@ def perturbed(model: CLIPMapper | Answerer, explained: Explained, protocol: str,
         asked.ids,
         predict,
         chosen,
-        frame.real[modality],
+        frame.mask[modality],
         batch_size=ON_CPU if asked.ids.device.type == "cpu" else ON_GPU,
     )
     return {name: _mean_floor(explained, curves) for name, curves in every.items()}

@@ -21,7 +21,7 @@ from clipmapper.data.vqa import Questions
 from clipmapper.explain.answers import preprocessing
 from clipmapper.models.clip import FrozenCLIP
 from clipmapper.truth.scores import deciding_tokens, regions
-from xai.evaluation.protocols import DIRECTIONS, named
+from xai.metrics.protocols import DIRECTIONS, named
 from xai.report.data import Chart, Column, Curve, Explanation, Figure, Report, Row, Sample, Section, Table
 
 GALLERY = 40

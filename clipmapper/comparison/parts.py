@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from clipmapper.comparison.explained import Explained
 from clipmapper.comparison.measure import Measured
-from xai.evaluation.protocols import DIRECTIONS
 from xai.files import replacing
+from xai.metrics.protocols import DIRECTIONS
 
 CURVE, FIGURE = "curve/", "figure/"  # how names of columns start
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from xai.evaluation.sanity import rank_correlation
+from xai.metrics.sanity import rank_correlation
 
 SOURCE = "GenAtt tab. 5: LXMERT on VQAv2, areas of accuracy in percent"
 AREAS = {  # what of ours it stands for, and which end is better

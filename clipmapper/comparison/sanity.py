@@ -11,9 +11,9 @@ from clipmapper.comparison.explained import Asked, record_once
 from clipmapper.explain.answers import FromPixels, answer_target
 from clipmapper.models.clip import text_tower
 from clipmapper.models.clip_mapper import CLIPMapper
-from xai import Target, explain_tape
-from xai.evaluation.sanity import noisy_output, randomisation
-from xai.tape import Tape
+from xai import Target, explain_recording
+from xai.metrics.sanity import noisy_output, randomisation
+from xai.recording.recording import Recording
 
 GROUPS = {"mapper": ("image_projection", "text_projection", "mapper", "head"), "clip": ("clip",)}
 DRAWS = 3  # noisy inputs that an explanation is the mean of
@@ -31,8 +31,8 @@ def sanity(model: CLIPMapper, asked: Asked, methods: Sequence[str]) -> Correlati
     if not methods:
         return {}
     whole, embeddings = FromPixels(model), (model.clip.model.visual.conv1, text_tower(model.clip.model).token_embedding)
-    tape = record_once(model, asked.inputs, (), whole)
-    target, content = answer_target(model, tape), tape.real & ~tape.special
+    recording = record_once(model, asked.inputs, (), whole)
+    target, content = answer_target(model, recording), recording.mask & ~recording.special
 
     def explain(draw: int) -> Tensor:
         with ExitStack() as stack:
@@ -48,13 +48,13 @@ def sanity(model: CLIPMapper, asked: Asked, methods: Sequence[str]) -> Correlati
     }
 
 
-def _relevance(tape: Tape, method: str, target: Target) -> Tensor:
+def _relevance(recording: Recording, method: str, target: Target) -> Tensor:
     """[B, T], NaN of a method that raises."""
     try:
-        relevance = explain_tape(tape, method, target, **FEWER.get(method, {}))
+        relevance = explain_recording(recording, method, target, **FEWER.get(method, {}))
         return torch.cat([scores.float() for scores in relevance.scores.values()], dim=1)
     except Exception:  # its row says why
-        return torch.full(tape.real.shape, torch.nan, device=tape.real.device)
+        return torch.full(recording.mask.shape, torch.nan, device=recording.mask.device)
 
 
 def _number(value: float) -> float | None:

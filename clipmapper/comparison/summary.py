@@ -10,9 +10,9 @@ import torch
 from clipmapper.comparison import published
 from clipmapper.comparison.explained import RANDOM
 from clipmapper.comparison.measure import MODALITIES, Measured
-from xai.evaluation.protocols import DIRECTIONS, area, named, srg
-from xai.evaluation.statistics import Interval, compare, mean_interval
 from xai.explainers import IGNORE_TARGET
+from xai.metrics.protocols import DIRECTIONS, area, named, srg
+from xai.metrics.statistics import Interval, compare, mean_interval
 
 INVERTED = " inverted"  # added to the name of the method whose maps are turned around
 SHOWN = {  # in the printed table

@@ -15,13 +15,13 @@ from clipmapper.data.images import ImageSource, load_image
 from clipmapper.errors import unknown
 from clipmapper.models.clip import FrozenCLIP
 from clipmapper.models.clip_mapper import CLIPMapper
-from xai import Adapter, Layout, Relevance, Site, Target, explain_tape, given, record
-from xai.adapter import Stream, at
+from xai import Adapter, Layout, Relevance, Site, Target, explain_recording, given, record
 from xai.adapters.clip import open_clip
 from xai.adapters.common import before_grid, text_ends
 from xai.explain import Lrp, lrp_of
-from xai.geometry import Geometry, Size, longest, shortest, squash
-from xai.tape import Tape
+from xai.figures.geometry import Geometry, Size, longest, shortest, squash
+from xai.recording.adapter import Stream, at
+from xai.recording.recording import Recording
 
 IMAGE: Stream = ("image",)
 TEXT: Stream = ("text",)
@@ -65,17 +65,17 @@ def explain_answer(
     sources, questions = ([image], [question]) if isinstance(question, str) else (image, question)
     pixels = torch.stack([model.clip.pixels(load_image(source)) for source in cast(Sequence[ImageSource], sources)])
     ids, mask = model.clip.tokenize(questions)
-    tape = record_answer(model, pixels, ids, mask, lrp_of(method))
-    relevance = explain_tape(tape, method, answer_target(model, tape, answer), **options)
+    recording = record_answer(model, pixels, ids, mask, lrp_of(method))
+    relevance = explain_recording(recording, method, answer_target(model, recording, answer), **options)
     return relevance.with_words(words(model.clip, ids, mask))
 
 
 def record_answer(
     model: CLIPMapper, pixels: Tensor, ids: Tensor, mask: Tensor, lrp: Lrp = None, whole: FromPixels | None = None
-) -> Tape:
+) -> Recording:
     """One recorded pass over preprocessed pixels [B, 3, H, W] and questions [B, T], which all methods can share.
 
-    LRP methods need `lrp="tokens"`; the others take such a tape too. `whole` is FromPixels(model), if the caller has one.
+    LRP methods need `lrp="tokens"`; the others take such a recording too. `whole` is FromPixels(model), if the caller has one.
     """
     if len(pixels) != len(ids):
         raise ValueError(
@@ -88,30 +88,30 @@ def record_answer(
 
 def record_pass(
     model: CLIPMapper, pixels: Tensor, ids: Tensor, mask: Tensor, lrp: Lrp = None, whole: FromPixels | None = None
-) -> Tape:
-    """As `record_answer`, of answers or captions: the tape of FromPixels(model)."""
+) -> Recording:
+    """As `record_answer`, of answers or captions: the recording of FromPixels(model)."""
     weight = model.clip.model.visual.conv1.weight
     whole = whole or FromPixels(model)
-    with record(whole, mapper_adapter(model), lrp) as recording:
+    with record(whole, mapper_adapter(model), lrp) as recorder:
         whole(pixels.to(weight), ids.to(weight.device), mask.to(weight.device))
-    return recording.tape
+    return recorder.recording
 
 
-def answer_target(model: CLIPMapper, tape: Tape, answer: str | Sequence[str] | None = None) -> Target:
+def answer_target(model: CLIPMapper, recording: Recording, answer: str | Sequence[str] | None = None) -> Target:
     """The logit of an answer, one for all samples or one for each; without it, of what the model answers."""
     if answer is None:
-        labels = tape.output.argmax(dim=1)
+        labels = recording.output.argmax(dim=1)
     else:
         labels = torch.tensor([_label(model, name) for name in ([answer] if isinstance(answer, str) else answer)])
-        if len(labels) not in (1, len(tape.output)):
-            raise ValueError(f"{len(labels)} answers for {len(tape.output)} questions; give one, or one for each")
+        if len(labels) not in (1, len(recording.output)):
+            raise ValueError(f"{len(labels)} answers for {len(recording.output)} questions; give one, or one for each")
     return replace(given(labels), name=", ".join(model.answers[label] for label in labels))
 
 
 def words(clip: FrozenCLIP, ids: Tensor, mask: Tensor) -> list[list[str]]:
     """What each BPE id [B, T] stands for; a space follows the last token of a word. Padding is ""."""
     rows = zip(ids.tolist(), mask.tolist(), strict=True)
-    return [[clip.tokenizer.decode([i]) if real else "" for i, real in zip(*row, strict=True)] for row in rows]
+    return [[clip.tokenizer.decode([i]) if mask else "" for i, mask in zip(*row, strict=True)] for row in rows]
 
 
 def preprocessing(clip: FrozenCLIP) -> Callable[[Size], Geometry]:

@@ -13,10 +13,10 @@ from clipmapper.explain.answers import FromPixels, Lrp, record_pass, words
 from clipmapper.explain.weights import Weights, caption_weights
 from clipmapper.models.clip_mapper import UNKNOWN, CLIPMapper, evaluating
 from clipmapper.models.decoding import write
-from xai import Relevance, Target, explain_tape, given
-from xai.captions import CaptionRelevance, average
+from xai import Relevance, Target, explain_recording, given
 from xai.explain import lrp_of
-from xai.tape import Tape
+from xai.recording.recording import Recording
+from xai.results.captions import CaptionRelevance, average
 
 Tokens = Sequence[Sequence[int]]  # of each caption, numbered as the head's logits, without start and end
 
@@ -62,8 +62,8 @@ def explain_caption(
         )
     steps = steps_of(model, tokens)
     counted = caption_weights(model, tokens, cast(Sequence[Sequence[str]], references), weights)
-    tape = record_steps(model, pixels, steps, lrp_of(method))
-    return caption_relevance(model, steps, explain_tape(tape, method, steps.target, **options), counted)
+    recording = record_steps(model, pixels, steps, lrp_of(method))
+    return caption_relevance(model, steps, explain_recording(recording, method, steps.target, **options), counted)
 
 
 @torch.no_grad()
@@ -107,7 +107,7 @@ def steps_of(model: CLIPMapper, tokens: Tokens) -> Steps:
 
 def record_steps(
     model: CLIPMapper, pixels: Tensor, steps: Steps, lrp: Lrp = None, whole: FromPixels | None = None
-) -> Tape:
+) -> Recording:
     """One recorded pass over all steps of captions of pixels [B, 3, H, W], as `record_answer`."""
     return record_pass(model, pixels[steps.of], steps.ids, steps.mask, lrp, whole)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from clipmapper.errors import unknown
 from clipmapper.metrics.captions import plain_words, score
 from clipmapper.models.clip_mapper import CLIPMapper
-from xai.captions import average, drop_weights
+from xai.results.captions import average, drop_weights
 
 Weights = Literal["average", "bleu4", "cider", "meteor"]
 METRICS: dict[str, str] = {"bleu4": "BLEU-4", "cider": "CIDEr", "meteor": "METEOR"}

@@ -21,7 +21,7 @@ from clipmapper.models.clip import ASSETS, FrozenCLIP, text_tower
 from clipmapper.models.decoding import captions, tidy
 from clipmapper.models.heads import AnswerHead, LanguageHead
 from clipmapper.models.mapper import DEFAULT_LAYERS, MAPPERS, DualBlock, MapperB
-from clipmapper.models.saved import CARD, CONFIG, WEIGHTS, read_description, read_weights
+from clipmapper.models.saved import CARD, CONFIG, WEIGHTS, read_description, readout_weights
 from xai.files import replacing
 
 UNKNOWN = -100  # the number of a token that a caption head lacks; the loss ignores it
@@ -267,7 +267,7 @@ class CLIPMapper(
             config.pretrained = pretrained
         model = cls(config, description["answers"], description.get("tokens", ()))
         model.check_clip(description["clip_fingerprint"], str(folder))
-        model.load_trained_state(read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
+        model.load_trained_state(readout_weights(folder / WEIGHTS), str(folder / WEIGHTS))
         return model.eval()
 
 

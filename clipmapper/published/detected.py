@@ -12,8 +12,8 @@ from clipmapper.comparison.explained import RANDOM
 from clipmapper.comparison.measure import RANDOM_SEEDS
 from clipmapper.published.explained import Methods, floor, on_grid, recorded
 from xai import Adapter, detection
-from xai.evaluation.detection import Detections, coco_results, confident, object_masks
-from xai.geometry import Size
+from xai.figures.geometry import Size
+from xai.metrics.detection import Detections, coco_results, confident, object_masks
 
 Results = dict[str, list[dict[str, Any]]]  # in COCO's format, by method; random ones by "random 0" and so on
 
@@ -50,8 +50,8 @@ class Detected:
     ) -> None:
         self.detector, self.methods, self.ids = detector, methods, ids
         self.inputs = detector.inputs(images)
-        self.tape = recorded(detector.model, detector.adapter, self.inputs, methods)
-        logits = self.tape.output.logits.detach().float()
+        self.recording = recorded(detector.model, detector.adapter, self.inputs, methods)
+        logits = self.recording.output.logits.detach().float()
         self.seen = [self._seen(b, image, confident(logits[b], threshold)) for b, image in enumerate(images)]
 
     def results(self) -> Results:
@@ -69,10 +69,10 @@ class Detected:
         """Of the first sure query of each image, then of the second, and so on: [methods + seeds, B, rows, columns]."""
         for place in range(max(len(seen.found.queries) for seen in self.seen)):
             queries, labels = self.targets(place)
-            tape = self.tape.fresh()  # the gradients of many queries would fill the memory
-            scores = self.methods.scores(tape, detection(queries, labels), "image")
-            keys = torch.tensor(self.ids, device=scores.device) * self.tape.output.logits.shape[1] + queries
-            yield on_grid(tape, torch.cat([scores, floor(keys, scores.shape[-1])]))
+            recording = self.recording.fresh()  # the gradients of many queries would fill the memory
+            scores = self.methods.scores(recording, detection(queries, labels), "image")
+            keys = torch.tensor(self.ids, device=scores.device) * self.recording.output.logits.shape[1] + queries
+            yield on_grid(recording, torch.cat([scores, floor(keys, scores.shape[-1])]))
 
     def targets(self, place: int) -> tuple[Tensor, Tensor]:
         """Query and class [B]; an image that has not so many is asked for its first query, and not listened to."""
@@ -80,14 +80,14 @@ class Detected:
         for seen in self.seen:
             there_is = place < len(seen.found.queries)
             pairs.append([int(t[place]) if there_is else 0 for t in (seen.found.queries, seen.found.labels)])
-        queries, labels = torch.tensor(pairs, device=self.tape.real.device).mT
+        queries, labels = torch.tensor(pairs, device=self.recording.mask.device).mT
         return queries, labels
 
     def _seen(self, b: int, image: Image.Image, found: Detections) -> Seen:
         kept = torch.tensor([int(label) in self.detector.categories for label in found.labels], dtype=torch.bool)
         of_coco = Detections(*(t.cpu()[kept] for t in found))
-        real = self.tape.real[b, self.tape.modalities["image"]].unflatten(0, self.tape.grids["image"])
-        return Seen((image.height, image.width), extent(self.inputs["pixel_mask"][b]), extent(real), of_coco)
+        mask = self.recording.mask[b, self.recording.modalities["image"]].unflatten(0, self.recording.grids["image"])
+        return Seen((image.height, image.width), extent(self.inputs["pixel_mask"][b]), extent(mask), of_coco)
 
     def _result(self, b: int, place: int, row: Tensor) -> list[dict[str, Any]]:
         """Nothing for a row that is not finite."""

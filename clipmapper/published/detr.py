@@ -23,12 +23,12 @@ from clipmapper.published.results import Found, write
 from clipmapper.published.settings import Detection, there
 from clipmapper.published.vision import from_transformers, known_adapter, placed, processor_of
 from xai import detection
-from xai.evaluation.detection import coco_matches, coco_summary
-from xai.evaluation.detection_resampling import resampled_figures
-from xai.evaluation.masks import image_finder, panoptic_instances
-from xai.evaluation.resampling import interval_of, resampled_counts
-from xai.evaluation.statistics import Interval
-from xai.geometry import Geometry
+from xai.figures.geometry import Geometry
+from xai.metrics.detection import coco_matches, coco_summary
+from xai.metrics.detection_resampling import resampled_figures
+from xai.metrics.masks import image_finder, panoptic_instances
+from xai.metrics.resampling import interval_of, resampled_counts
+from xai.metrics.statistics import Interval
 
 FIGURES = ("ap", "ap_medium", "ap_large", "ar", "ar_medium", "ar_large")
 RESAMPLES = 200  # every class is ranked anew in each
@@ -149,8 +149,8 @@ def drawn(
     shown = [
         outlined(image, objects(truth, i, kind, image)) for (i, image), kind in zip(images.items(), kinds, strict=True)
     ]
-    target = detection(queries.to(batch.tape.real.device), labels.to(batch.tape.real.device))
-    return heat(batch.tape, methods, target, shown, places.__getitem__, titles)
+    target = detection(queries.to(batch.recording.mask.device), labels.to(batch.recording.mask.device))
+    return heat(batch.recording, methods, target, shown, places.__getitem__, titles)
 
 
 def objects(truth: COCO, image_id: int, category: int, image: Image.Image) -> Tensor:

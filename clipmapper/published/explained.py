@@ -12,10 +12,10 @@ from clipmapper.comparison.explained import RANDOM, chosen
 from clipmapper.comparison.measure import RANDOM_SEEDS
 from clipmapper.data.images import BadImage
 from xai import Adapter, record
-from xai.evaluation import ranking
-from xai.evaluation.ranking import random_relevance
 from xai.explain import Lrp, explain_each, record_for
-from xai.tape import Score, Tape
+from xai.metrics import ranking
+from xai.metrics.ranking import random_relevance
+from xai.recording.recording import Recording, Score
 
 T = TypeVar("T")
 
@@ -33,11 +33,11 @@ class Methods:
     def with_floor(self) -> tuple[str, ...]:
         return (*self.names, RANDOM)
 
-    def scores(self, tape: Tape, target: Score, modality: str) -> Tensor:
+    def scores(self, recording: Recording, target: Score, modality: str) -> Tensor:
         """[methods, B, tokens]; NaN for a method that failed, whose first error is kept."""
-        found, errors = explain_each(tape, self.names, target)
+        found, errors = explain_each(recording, self.names, target)
         self.errors = errors | self.errors
-        tokens = tape.real[:, tape.modalities[modality]]
+        tokens = recording.mask[:, recording.modalities[modality]]
         none = tokens.new_zeros(0, *tokens.shape, dtype=torch.float32)
         return torch.cat([none, *(relevance.scores[modality].float()[None] for relevance in found.values())])
 
@@ -47,13 +47,13 @@ def methods_of(names: str) -> Methods:
     return Methods(chosen(PAPERS if names == "papers" else names))
 
 
-def recorded(model: nn.Module, adapter: Adapter, inputs: Mapping[str, Any], methods: Methods) -> Tape:
+def recorded(model: nn.Module, adapter: Adapter, inputs: Mapping[str, Any], methods: Methods) -> Recording:
     """One pass for all methods; with rules for relevance if one of them needs it and the model has them."""
 
-    def pass_with(lrp: Lrp) -> Tape:
-        with record(model, adapter, lrp) as recording:
+    def pass_with(lrp: Lrp) -> Recording:
+        with record(model, adapter, lrp) as recorder:
             model(**inputs)
-        return recording.tape
+        return recorder.recording
 
     return record_for(methods.names, pass_with)
 
@@ -68,10 +68,10 @@ def mean_floor(values: Tensor, methods: Methods) -> Tensor:
     return ranking.mean_floor(values, len(methods.names))
 
 
-def on_grid(tape: Tape, scores: Tensor, modality: str = "image") -> Tensor:
+def on_grid(recording: Recording, scores: Tensor, modality: str = "image") -> Tensor:
     """Scores [..., B, tokens] of a modality to those of its patches, [..., B, rows, columns]."""
-    patches = ~tape.special[0, tape.modalities[modality]]
-    return scores[..., patches].unflatten(-1, tape.grids[modality])
+    patches = ~recording.special[0, recording.modalities[modality]]
+    return scores[..., patches].unflatten(-1, recording.grids[modality])
 
 
 def spread(count: int, samples: int | None) -> list[int]:

@@ -18,10 +18,10 @@ from clipmapper.published.pictures import classified
 from clipmapper.published.results import Found, rows, write
 from clipmapper.published.settings import ImageNet
 from clipmapper.published.vision import Vision, load_classifier
-from xai.evaluation.perturbation import Perturbed, perturb
-from xai.evaluation.protocols import DIRECTIONS, area, named
-from xai.evaluation.removal import blank
-from xai.evaluation.statistics import mean_interval
+from xai.metrics.perturbation import Perturbed, perturb
+from xai.metrics.protocols import DIRECTIONS, area, named
+from xai.metrics.removal import blank
+from xai.metrics.statistics import mean_interval
 from xai.targets import given, logits, predicted
 
 EXPLAINED = ("predicted", "target")
@@ -89,15 +89,15 @@ def summed_up(
 
 def measure(vision: Vision, batch: Batch, methods: Methods, settings: ImageNet) -> Measured:
     """Curves of both classes; a method whose relevance is the same for both is run once."""
-    tape = recorded(vision.model, vision.adapter, vision.inputs(batch.pixels), methods)
+    recording = recorded(vision.model, vision.adapter, vision.inputs(batch.pixels), methods)
     targets = (predicted(), given(batch.labels))
-    maps = torch.cat([on_grid(tape, methods.scores(tape, target, "image")) for target in targets])
+    maps = torch.cat([on_grid(recording, methods.scores(recording, target, "image")) for target in targets])
     random = floor(batch.ids.to(maps.device), maps[0, 0].numel()).unflatten(-1, maps.shape[-2:])
     curves = accuracies(vision, batch, torch.cat([maps, random]), settings)
     count = len(methods.names)
     noise = curves[2 * count :]
     by_class = [mean_floor(torch.cat([part, noise]), methods) for part in (curves[:count], curves[count : 2 * count])]
-    return Measured(torch.stack(by_class).cpu(), logits(tape.output).detach().argmax(dim=1).cpu())
+    return Measured(torch.stack(by_class).cpu(), logits(recording.output).detach().argmax(dim=1).cpu())
 
 
 def accuracies(vision: Vision, batch: Batch, maps: Tensor, settings: ImageNet) -> Tensor:

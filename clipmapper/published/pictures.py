@@ -13,9 +13,9 @@ from torch import Tensor
 from clipmapper.published.explained import Methods, recorded
 from clipmapper.published.vision import Vision
 from xai.explain import explain_each
-from xai.geometry import Geometry, Size
-from xai.render import compare, pixels
-from xai.tape import Score, Tape
+from xai.figures.geometry import Geometry, Size
+from xai.figures.render import compare, pixels
+from xai.recording.recording import Recording, Score
 from xai.targets import predicted
 
 WIDTH = 0.008  # of an outline, as a share of the image's height
@@ -27,13 +27,13 @@ def classified(
     """Explained for the class that the model predicts; `masks` [H, W] are outlined."""
     if not images:
         return None
-    tape = recorded(vision.model, vision.adapter, vision.inputs(vision.pixels(images)), methods)
+    recording = recorded(vision.model, vision.adapter, vision.inputs(vision.pixels(images)), methods)
     shown = [outlined(i, m) for i, m in zip(images, masks, strict=True)] if masks else images
-    return heat(tape, methods, predicted(), shown, vision.geometry, titles)
+    return heat(recording, methods, predicted(), shown, vision.geometry, titles)
 
 
 def heat(
-    tape: Tape,
+    recording: Recording,
     methods: Methods,
     target: Score,
     images: Sequence[Any],
@@ -41,7 +41,7 @@ def heat(
     titles: Sequence[str],
 ) -> Figure | None:
     """A row for each image; None if no method gave relevance."""
-    found, errors = explain_each(tape, methods.names, target)
+    found, errors = explain_each(recording, methods.names, target)
     shown = [replace(relevance, target=None) for name, relevance in found.items() if name not in errors]
     return compare(shown, images, geometry, titles) if shown else None
 

@@ -15,9 +15,9 @@ from clipmapper.published.results import Found, rows, write
 from clipmapper.published.settings import Rationales, there
 from clipmapper.published.vision import from_transformers, known_adapter, placed
 from xai import Adapter, Relevance
-from xai.evaluation.rationales import TOP, Review, read_eraser, token_f1, word_relevance
-from xai.evaluation.statistics import mean_interval
-from xai.render import compare
+from xai.figures.render import compare
+from xai.metrics.rationales import TOP, Review, read_eraser, token_f1, word_relevance
+from xai.metrics.statistics import mean_interval
 from xai.targets import given, predicted
 
 SHOWN = 60  # words of a review in the picture
@@ -130,16 +130,16 @@ def measure(
 ) -> Measured:
     """F1 of every method."""
     inputs, word_of = reader.encoded(reviews)
-    tape = recorded(reader.model, reader.adapter, inputs, methods)
+    recording = recorded(reader.model, reader.adapter, inputs, methods)
     labels = torch.tensor([reader.labels[review.label] for review in reviews], device=word_of.device)
-    scores = methods.scores(tape, predicted() if of_predicted else given(labels), "text")
+    scores = methods.scores(recording, predicted() if of_predicted else given(labels), "text")
     longest = max(len(review.words) for review in reviews)
     found, valid = word_relevance(scores, word_of, longest)
     random = floor(torch.tensor(ids, device=found.device), longest)
     truth = torch.stack([torch.cat([r.rationale, torch.zeros(longest - len(r.words)).bool()]) for r in reviews])
     f1 = mean_floor(token_f1(torch.cat([found, random]), truth.to(found.device), valid), methods)
     words = [found[:, b, : len(review.words)].cpu() for b, review in enumerate(reviews)]
-    return Measured(f1.cpu(), tape.output.logits.detach().argmax(dim=1).cpu(), words)
+    return Measured(f1.cpu(), recording.output.logits.detach().argmax(dim=1).cpu(), words)
 
 
 def drawn(reviews: Sequence[Review], words: Sequence[Tensor], methods: Methods) -> Figure | None:
@@ -149,13 +149,13 @@ def drawn(reviews: Sequence[Review], words: Sequence[Tensor], methods: Methods) 
         return None
     starts = [max(0, min((start for start, _ in review.spans), default=0) - SHOWN // 4) for review in reviews]
     texts = [marked(review)[start : start + SHOWN] for review, start in zip(reviews, starts, strict=True)]
-    real = torch.tensor([[i < len(text) for i in range(SHOWN)] for text in texts])
+    mask = torch.tensor([[i < len(text) for i in range(SHOWN)] for text in texts])
     shown = []
     for i in works:
         scores = torch.zeros(len(texts), SHOWN)
         for row, relevance, start, text in zip(scores, words, starts, texts, strict=False):
             row[: len(text)] = relevance[i, start : start + len(text)]
-        one = Relevance({"text": scores}, {"text": real}, {"text": ~real}, {}, methods.names[i], {}, None)
+        one = Relevance({"text": scores}, {"text": mask}, {"text": ~mask}, {}, methods.names[i], {}, None)
         shown.append(one.with_words(texts))
     return compare(shown)
 

@@ -17,10 +17,10 @@ from clipmapper.files import write_json
 from clipmapper.published.explained import Methods
 from clipmapper.published.reference import published
 from clipmapper.published.settings import Common
-from xai.evaluation.statistics import Interval
 from xai.explainers import IGNORE_TARGET
+from xai.figures.render import save
 from xai.files import replacing
-from xai.render import save
+from xai.metrics.statistics import Interval
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from clipmapper.published.pictures import classified
 from clipmapper.published.results import Found, rows, write
 from clipmapper.published.settings import Segmentation, there
 from clipmapper.published.vision import Vision, load_classifier
-from xai.evaluation.masks import Masked, MaskedImages, as_seen, imagenet_segmentation, mask_folder, panoptic_images
-from xai.evaluation.resampling import RESAMPLES, interval_of, resampled_counts
-from xai.evaluation.segmentation import SegmentationScores, segmentation_scores, segmentation_summary
-from xai.evaluation.statistics import Interval
+from xai.metrics.masks import Masked, MaskedImages, as_seen, imagenet_segmentation, mask_folder, panoptic_images
+from xai.metrics.resampling import RESAMPLES, interval_of, resampled_counts
+from xai.metrics.segmentation import SegmentationScores, segmentation_scores, segmentation_summary
+from xai.metrics.statistics import Interval
 from xai.targets import predicted
 
 FIGURES = ("pixel_accuracy", "map", "miou")
@@ -61,8 +61,8 @@ def masked_images(settings: Segmentation) -> MaskedImages:
 
 def measure(vision: Vision, batch: Sequence[Masked], ids: Sequence[int], methods: Methods) -> SegmentationScores:
     """Of methods, and of random maps for each seed, [methods + seeds, B]."""
-    tape = recorded(vision.model, vision.adapter, vision.inputs(vision.pixels([i.image for i in batch])), methods)
-    maps = on_grid(tape, methods.scores(tape, predicted(), "image"))
+    recording = recorded(vision.model, vision.adapter, vision.inputs(vision.pixels([i.image for i in batch])), methods)
+    maps = on_grid(recording, methods.scores(recording, predicted(), "image"))
     random = floor(torch.tensor(ids, device=maps.device), maps[0, 0].numel()).unflatten(-1, maps.shape[-2:])
     seen = [as_seen(torch.stack([i.mask, i.valid]), vision.geometry(i.image.size[::-1])) for i in batch]
     masks, valid = torch.stack(seen, dim=1)

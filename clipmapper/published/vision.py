@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from clipmapper.published.settings import Common
 from xai import Adapter, adapter_for
-from xai.geometry import Geometry, Size, shortest, squash
+from xai.figures.geometry import Geometry, Size, shortest, squash
 from xai.targets import logits
 
 TIMM = "timm:"

@@ -20,8 +20,8 @@ from clipmapper.data.vqa import Questions, VQAData
 from clipmapper.explain.answers import preprocessing
 from clipmapper.training.study import Found, Part, Study
 from clipmapper.training.tasks import VQATask
-from xai.evaluation.protocols import named
-from xai.render import compare
+from xai.figures.render import compare
+from xai.metrics.protocols import named
 
 
 class AnswerStudy(Study[MapperAnswerer]):

@@ -34,10 +34,10 @@ from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.training.sources import trained
 from clipmapper.training.study import Found, Part, Study
 from clipmapper.training.tasks import CaptionTask
-from xai.captions import average
-from xai.evaluation.statistics import Interval
-from xai.filmstrip import strips
-from xai.render import compare
+from xai.figures.filmstrip import strips
+from xai.figures.render import compare
+from xai.metrics.statistics import Interval
+from xai.results.captions import average
 
 TRUTHS = tuple(f"truth/{what}_{figure}" for what in (*KINDS, "whole") for figure in PLACES)
 

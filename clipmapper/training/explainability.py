@@ -15,8 +15,8 @@ from torch import Tensor
 from clipmapper.comparison.summary import CURVE_RESAMPLES
 from clipmapper.training.logs import log_examples, log_table
 from clipmapper.training.study import Study
-from xai.evaluation.protocols import DIRECTIONS
-from xai.evaluation.statistics import mean_interval
+from xai.metrics.protocols import DIRECTIONS
+from xai.metrics.statistics import mean_interval
 
 TRAINED = "trained"  # the name of the model in training beside the reference models
 

@@ -16,9 +16,9 @@ from clipmapper.comparison.curves import draw
 from clipmapper.comparison.explained import RANDOM, chosen
 from clipmapper.config import ExplainConfig, ReferenceConfig
 from clipmapper.data.images import BadImage
-from xai.evaluation.metrics import PerturbationAUC
-from xai.evaluation.protocols import Protocol
-from xai.evaluation.statistics import Interval
+from xai.metrics.metrics import PerturbationAUC
+from xai.metrics.protocols import Protocol
+from xai.metrics.statistics import Interval
 
 Model = TypeVar("Model")
 

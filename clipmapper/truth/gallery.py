@@ -12,7 +12,7 @@ from clipmapper.data.shapes.truth import Corners, Span, Truth
 from clipmapper.data.vqa import Questions
 from clipmapper.truth.scores import Explained, Measured
 from clipmapper.truth.summary import has_region
-from xai.render import compare, save
+from xai.figures.render import compare, save
 
 
 def gallery_rows(measured: Measured, count: int) -> list[int]:

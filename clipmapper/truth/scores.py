@@ -14,10 +14,10 @@ from clipmapper.data.shapes.truth import Span, Truth
 from clipmapper.data.vqa import Questions
 from clipmapper.explain.answers import answer_target, record_answer, words
 from clipmapper.models.clip_mapper import CLIPMapper
-from xai import Relevance, explain_tape
-from xai.evaluation.localisation import chance, mass_accuracy, patch_shares, rank_accuracy
-from xai.evaluation.ranking import random_relevance
+from xai import Relevance, explain_recording
 from xai.explain import lrp_of
+from xai.metrics.localisation import chance, mass_accuracy, patch_shares, rank_accuracy
+from xai.metrics.ranking import random_relevance
 
 FIGURES = ("region_mass", "region_rank", "words_mass", "words_rank")
 SILENT = ("region_silent", "words_silent")  # 1 where a method gives no patch, or no word, positive relevance
@@ -76,16 +76,16 @@ def explain_rows(
 ) -> Explained:
     """The model's answers to some questions by every method, from one recorded pass."""
     batch = questions[rows]
-    tape = record_answer(model, batch["image"], batch["ids"], batch["mask"], lrp_of(*methods))
-    target, strings = answer_target(model, tape), words(model.clip, batch["ids"], batch["mask"])
-    relevances = {name: explain_tape(tape, name, target).with_words(strings) for name in methods}
-    taken, labels = batch["row"].tolist(), tape.output.argmax(dim=1).cpu()
+    recording = record_answer(model, batch["image"], batch["ids"], batch["mask"], lrp_of(*methods))
+    target, strings = answer_target(model, recording), words(model.clip, batch["ids"], batch["mask"])
+    relevances = {name: explain_recording(recording, name, target).with_words(strings) for name in methods}
+    taken, labels = batch["row"].tolist(), recording.output.argmax(dim=1).cpu()
     records = questions.records.select_columns(list(COLUMNS))[taken] | {
         "row": taken,
         "predicted": [model.answers[label] for label in labels],
         "accuracy": batch["scores"].gather(1, labels[:, None])[:, 0].tolist(),
     }
-    patches = ~tape.special[:, tape.modalities["image"]]
+    patches = ~recording.special[:, recording.modalities["image"]]
     return Explained(records, relevances, deciding(truth, records, patches, strings, model.clip.grid))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from clipmapper.truth.scores import BASELINES, FIGURES, SILENT, Measured
-from xai.evaluation.statistics import Interval, by_stratum, mean_interval
+from xai.metrics.statistics import Interval, by_stratum, mean_interval
 
 
 def table(measured: Measured) -> pa.Table:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from xai.again import Rerun
-from xai.tape import QKV, Event, Tape
+from xai.recording.recording import QKV, Event, Recording
+from xai.recording.rerun import Rerun
 
 SIZES = {"a": 3, "b": 4}
 A, B = slice(0, 3), slice(3, 7)
@@ -24,11 +24,11 @@ ORDERS: dict[str, list[list[tuple[slice, slice]]]] = {
 }
 BIMODAL = ("co-attention", "cross first", "encoder-decoder")
 BATCH, HEADS, WIDTH = 2, 2, 5
-MakeTape = Callable[..., Tape]
+MakeTape = Callable[..., Recording]
 
 
 def total(output: Tensor) -> Tensor:
-    """The target of a handmade tape: the output itself, [B]."""
+    """The target of a handmade recording: the output itself, [B]."""
     return output
 
 
@@ -42,7 +42,7 @@ def make_tape() -> MakeTape:
     return tape_of
 
 
-def tape_of(order: str, seed: int, unreached: int = 0, scale: float = 1.0) -> Tape:
+def tape_of(order: str, seed: int, unreached: int = 0, scale: float = 1.0) -> Recording:
     """The last `unreached` events are no part of the target; the first token of every event has no positive evidence."""
     generator = torch.Generator().manual_seed(seed)
     pairs = [pair for layer in ORDERS[order] for pair in layer]
@@ -53,18 +53,22 @@ def tape_of(order: str, seed: int, unreached: int = 0, scale: float = 1.0) -> Ta
     iterator = iter(events)
     layers = tuple(tuple(next(iterator) for _ in layer) for layer in ORDERS[order])
     tokens = 3 if order == "single" else 7
-    read = torch.zeros(BATCH, tokens, dtype=torch.float64)
-    read[:, 1] = 1
+    readout = torch.zeros(BATCH, tokens, dtype=torch.float64)
+    readout[:, 1] = 1
     modalities = {"a": A} if order == "single" else {"a": A, "b": B}
-    real = torch.ones(BATCH, tokens, dtype=torch.bool)
-    return Tape(layers, modalities, read, real, ~real, {}, output, partial(again, order, seed, unreached, scale))
+    mask = torch.ones(BATCH, tokens, dtype=torch.bool)
+    return Recording(
+        layers, modalities, readout, mask, ~mask, {}, output, partial(rerun, order, seed, unreached, scale)
+    )
 
 
-def again(order: str, seed: int, unreached: int, scale: float, embeddings: Mapping[str, Tensor]) -> Rerun:
+def rerun(order: str, seed: int, unreached: int, scale: float, embeddings: Mapping[str, Tensor]) -> Rerun:
     """The output is linear: other embeddings would not change a slope."""
-    tape = tape_of(order, seed, unreached, scale)
-    first = {name: next(e for e in tape.events if e.queries == where) for name, where in tape.modalities.items()}
-    return Rerun(tape.output, {name: (first[name].Y, slice(None)) for name in embeddings})
+    recording = tape_of(order, seed, unreached, scale)
+    first = {
+        name: next(e for e in recording.events if e.queries == where) for name, where in recording.modalities.items()
+    }
+    return Rerun(recording.output, {name: (first[name].Y, slice(None)) for name in embeddings})
 
 
 def _events(pairs: list[tuple[slice, slice]], generator: torch.Generator) -> Iterator[Event]:

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from xai.evaluation.detection import otsu
-from xai.evaluation.localisation import mass_accuracy, pointing_game, rank_accuracy
-from xai.evaluation.perturbation import Perturbed, perturb
-from xai.evaluation.protocols import area, named
-from xai.evaluation.removal import drop
-from xai.evaluation.sanity import rank_correlation
-from xai.evaluation.segmentation import average_precision
-from xai.evaluation.statistics import holm, mean_interval
+from xai.metrics.detection import otsu
+from xai.metrics.localisation import mass_accuracy, pointing_game, rank_accuracy
+from xai.metrics.perturbation import Perturbed, perturb
+from xai.metrics.protocols import area, named
+from xai.metrics.removal import drop
+from xai.metrics.sanity import rank_correlation
+from xai.metrics.segmentation import average_precision
+from xai.metrics.statistics import holm, mean_interval
 
 SEEDS = range(8)
 
@@ -116,9 +116,9 @@ def test_perturbation(seed: int, name: str) -> None:
     generator = torch.Generator().manual_seed(200 + seed)
     relevance = torch.randn(3, 4, 9, generator=generator)
     sizes = [9, 6, 4, 9]
-    real = torch.arange(9) < torch.tensor(sizes)[:, None]
-    removable = real & (torch.arange(9) > 0)
-    found = perturb(relevance, removable, torch.arange(4), toy.predict, protocol, real=real, batch_size=7)
+    mask = torch.arange(9) < torch.tensor(sizes)[:, None]
+    removable = mask & (torch.arange(9) > 0)
+    found = perturb(relevance, removable, torch.arange(4), toy.predict, protocol, mask=mask, batch_size=7)
     assert found["accuracy"].shape == (3, 2, 4, len(protocol.shares))
     areas = {figure: area(curves, protocol.shares) for figure, curves in found.items()}
     for m in range(3):

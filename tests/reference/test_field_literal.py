@@ -1,4 +1,4 @@
-"""LeGrad, Grad-ECLIP, AttCAT, TokenTM and the input gradients written out entry by entry, on handmade tapes."""
+"""LeGrad, Grad-ECLIP, AttCAT, TokenTM and the input gradients written out entry by entry, on handmade recordings."""
 
 from math import exp, sqrt
 from typing import Any
@@ -15,7 +15,7 @@ from xai.explainers import (
     smoothgrad,
     tokentm,
 )
-from xai.tape import Event, Tape
+from xai.recording.recording import Event, Recording
 
 from .conftest import ORDERS
 from .test_literal import Matrix, dot, each_sample, eye, plus, positive_evidence, zeros
@@ -41,15 +41,15 @@ def all_heads(tensor: Any, sample: int, token: int) -> Vector:
     return [x for head in tensor[sample].tolist() for x in head[token]]
 
 
-def range_of(tape: Tape, last: int | None) -> int:
+def range_of(recording: Recording, last: int | None) -> int:
     """The number of the first layer."""
-    return 0 if last is None else len(tape.layers) - last
+    return 0 if last is None else len(recording.layers) - last
 
 
-def holders(tape: Tape, depth: int) -> dict[int, tuple[Event, int]]:
+def holders(recording: Recording, depth: int) -> dict[int, tuple[Event, int]]:
     """For each token the last event up to and with layer `depth` that asks with it, else its first, and its row there."""
     found: dict[int, tuple[Event, int]] = {}
-    for number, layer in enumerate(tape.layers):
+    for number, layer in enumerate(recording.layers):
         for event in layer:
             for row, token in enumerate(range(event.queries.start, event.queries.stop)):
                 if number <= depth or token not in found:
@@ -60,12 +60,12 @@ def holders(tape: Tape, depth: int) -> dict[int, tuple[Event, int]]:
 @pytest.mark.parametrize("order", list(ORDERS))
 @pytest.mark.parametrize("last", LAST)
 def test_legrad(make_tape: Any, target: Any, order: str, last: int | None) -> None:
-    tape = make_tape(order, seed=21)
-    gradients = tape.gradients(target)
+    recording = make_tape(order, seed=21)
+    gradients = recording.gradients(target)
 
     def slow(sample: int) -> Vector:
-        scores = [0.0] * tape.real.shape[1]
-        for layer in tape.layers[range_of(tape, last) :]:
+        scores = [0.0] * recording.mask.shape[1]
+        for layer in recording.layers[range_of(recording, last) :]:
             for event in layer:
                 grad = gradients[event].A[sample].tolist()
                 for head in grad:
@@ -74,20 +74,20 @@ def test_legrad(make_tape: Any, target: Any, order: str, last: int | None) -> No
                             scores[event.keys.start + j] += max(value, 0) / (len(grad) * len(head))
         return scores
 
-    torch.testing.assert_close(legrad(tape, target, last=last), each_sample(tape, slow))  # type: ignore[arg-type]
+    torch.testing.assert_close(legrad(recording, target, last=last), each_sample(recording, slow))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("order", list(ORDERS))
 @pytest.mark.parametrize("last", LAST)
 def test_attcat(make_tape: Any, target: Any, order: str, last: int | None) -> None:
-    tape = make_tape(order, seed=22)
-    gradients = tape.gradients(target)
+    recording = make_tape(order, seed=22)
+    gradients = recording.gradients(target)
 
     def slow(sample: int) -> Vector:
-        scores = [0.0] * tape.real.shape[1]
-        for depth in range(range_of(tape, last), len(tape.layers)):
-            held = holders(tape, depth)
-            for event in tape.layers[depth]:
+        scores = [0.0] * recording.mask.shape[1]
+        for depth in range(range_of(recording, last), len(recording.layers)):
+            held = holders(recording, depth)
+            for event in recording.layers[depth]:
                 A = event.A[sample].tolist()
                 for j in range(len(A[0][0])):
                     token = event.keys.start + j
@@ -97,15 +97,15 @@ def test_attcat(make_tape: Any, target: Any, order: str, last: int | None) -> No
                     scores[token] += received * activation
         return scores
 
-    torch.testing.assert_close(attcat(tape, target, last=last), each_sample(tape, slow))  # type: ignore[arg-type]
+    torch.testing.assert_close(attcat(recording, target, last=last), each_sample(recording, slow))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("order", list(ORDERS))
 @pytest.mark.parametrize("last", [1, 2])
 @pytest.mark.parametrize("loosened", [True, False])
 def test_grad_eclip(make_tape: Any, target: Any, order: str, last: int, loosened: bool) -> None:
-    tape = make_tape(order, seed=23)
-    gradients = tape.gradients(target)
+    recording = make_tape(order, seed=23)
+    gradients = recording.gradients(target)
 
     def entry(event: Event, sample: int, i: int, j: int) -> float:
         if event.is_self and i == j:
@@ -119,9 +119,9 @@ def test_grad_eclip(make_tape: Any, target: Any, order: str, last: int, loosened
         return likeness * sum(gradients[event].A[sample, :, i, j].tolist())
 
     def slow(sample: int) -> Matrix:
-        T = tape.real.shape[1]
+        T = recording.mask.shape[1]
         M, shown = zeros(T, T), [[0] * T for _ in range(T)]
-        for event in reversed(tape.events):
+        for event in reversed(recording.events):
             for i in range(event.A.shape[2]):
                 for j in range(event.A.shape[3]):
                     s, k = event.queries.start + i, event.keys.start + j
@@ -130,17 +130,19 @@ def test_grad_eclip(make_tape: Any, target: Any, order: str, last: int, loosened
                         shown[s][k] += 1
         return [[max(value, 0) for value in row] for row in M]
 
-    torch.testing.assert_close(grad_eclip(tape, target, loosened=loosened, last=last), each_sample(tape, slow))
+    torch.testing.assert_close(
+        grad_eclip(recording, target, loosened=loosened, last=last), each_sample(recording, slow)
+    )
 
 
 @pytest.mark.parametrize("order", list(ORDERS))
 @pytest.mark.parametrize("last", LAST)
 def test_tokentm(make_tape: Any, target: Any, order: str, last: int | None) -> None:
-    tape = make_tape(order, seed=24)
-    gradients = tape.gradients(target)
+    recording = make_tape(order, seed=24)
+    gradients = recording.gradients(target)
 
     def transformations(event: Event, depth: int, sample: int) -> Vector:
-        held = holders(tape, depth)
+        held = holders(recording, depth)
         assert event.qkv is not None and event.qkv.projection is not None
         pairs = []
         for j in range(event.A.shape[3]):
@@ -151,36 +153,36 @@ def test_tokentm(make_tape: Any, target: Any, order: str, last: int | None) -> N
         return [length(new) / length(x) * exp(cosine(x, new)) / mean for x, new in pairs]
 
     def slow(sample: int) -> Matrix:
-        T, first = tape.real.shape[1], range_of(tape, last)
-        held = holders(tape, first if last else -1)
+        T, first = recording.mask.shape[1], range_of(recording, last)
+        held = holders(recording, first if last else -1)
         C = eye(T)
         for token, (holder, row) in held.items():
             C[token][token] = length(holder.Y[sample, row].tolist())
-        for depth in range(first, len(tape.layers)):
+        for depth in range(first, len(recording.layers)):
             before = [row_[:] for row_ in C]
-            for event in tape.layers[depth]:
+            for event in recording.layers[depth]:
                 W = transformations(event, depth, sample)
                 evidence = positive_evidence(event, gradients[event], sample)
                 weighed = [[a * w for a, w in zip(row_, W, strict=True)] for row_ in evidence]
                 C[event.queries] = plus(C[event.queries], dot(weighed, before[event.keys]))
         return C
 
-    torch.testing.assert_close(tokentm(tape, target, last=last), each_sample(tape, slow))
+    torch.testing.assert_close(tokentm(recording, target, last=last), each_sample(recording, slow))
 
 
 @pytest.mark.parametrize("order", ["single", "towers", "encoder-decoder", "cross first"])
 def test_input_gradients_of_a_linear_model(make_tape: Any, target: Any, order: str) -> None:
-    """The output of a handmade tape is linear in its tensors: all three agree, whatever the noise."""
-    tape = make_tape(order, seed=25)
-    gradients = tape.gradients(target)
+    """The output of a handmade recording is linear in its tensors: all three agree, whatever the noise."""
+    recording = make_tape(order, seed=25)
+    gradients = recording.gradients(target)
 
     def slow(sample: int) -> Vector:
         return [
             product(event.Y[sample, row].tolist(), gradients[event].Y[sample, row].tolist())
-            for _, (event, row) in sorted(holders(tape, -1).items())
+            for _, (event, row) in sorted(holders(recording, -1).items())
         ]
 
-    expected = each_sample(tape, slow)  # type: ignore[arg-type]
-    torch.testing.assert_close(input_gradient(tape, target), expected)
-    torch.testing.assert_close(integrated_gradients(tape, target, steps=2, baseline="zero"), expected)
-    torch.testing.assert_close(smoothgrad(tape, target, samples=2, noise=0.5), expected)
+    expected = each_sample(recording, slow)  # type: ignore[arg-type]
+    torch.testing.assert_close(input_gradient(recording, target), expected)
+    torch.testing.assert_close(integrated_gradients(recording, target, steps=2, baseline="zero"), expected)
+    torch.testing.assert_close(smoothgrad(recording, target, samples=2, noise=0.5), expected)

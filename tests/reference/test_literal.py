@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xai.explainers import attention_gradcam, genatt, interaction, raw_attention, rollout, wra
-from xai.tape import Event, Gradient, Gradients, Tape
+from xai.recording.recording import Event, Gradient, Gradients, Recording
 
 Matrix = list[list[float]]
 BLOCKWISE = ["single", "towers", "co-attention", "cross first", "encoder-decoder", "self and cross at once"]
@@ -63,11 +63,11 @@ def positive_mean(X: Tensor, dX: Tensor) -> float:
 
 
 def slow_wra(
-    tape: Tape, gradients: Gradients, sample: int, equal: bool = False
+    recording: Recording, gradients: Gradients, sample: int, equal: bool = False
 ) -> Iterator[tuple[Event, Matrix, Matrix]]:
     """Yields each event with R before its layer and after it (WRA eq. 1-15)."""
-    R = eye(tape.real.shape[1])
-    for layer in tape.layers:
+    R = eye(recording.mask.shape[1])
+    for layer in recording.layers:
         before = [row[:] for row in R]
         for event in layer:
             gradient = gradients[event]
@@ -85,15 +85,15 @@ def slow_wra(
 
 
 def slow_genatt(
-    tape: Tape, gradients: Gradients, sample: int, normalise: bool, aggregate: bool, within: bool
+    recording: Recording, gradients: Gradients, sample: int, normalise: bool, aggregate: bool, within: bool
 ) -> Matrix:
     """GenAtt eq. 5-11 on blocks R[s, q] of two modalities."""
-    spans = {(where.start, where.stop): name for name, where in tape.modalities.items()}
-    sizes = {name: where.stop - where.start for name, where in tape.modalities.items()}
+    spans = {(where.start, where.stop): name for name, where in recording.modalities.items()}
+    sizes = {name: where.stop - where.start for name, where in recording.modalities.items()}
     R = {(s, q): eye(n) if s == q else zeros(n, m) for s, n in sizes.items() for q, m in sizes.items()}
-    asked = {(spans[e.queries.start, e.queries.stop], spans[e.keys.start, e.keys.stop]) for e in tape.events}
+    asked = {(spans[e.queries.start, e.queries.stop], spans[e.keys.start, e.keys.stop]) for e in recording.events}
     N = hat if normalise else (lambda X: X)
-    for layer in tape.layers:
+    for layer in recording.layers:
         before = dict(R)
         for event in layer:
             s, q = (spans[where.start, where.stop] for where in (event.queries, event.keys))
@@ -114,12 +114,12 @@ def slow_genatt(
     return [[x for q in sizes for x in R[s, q][i]] for s in sizes for i in range(sizes[s])]
 
 
-def slow_rollout(tape: Tape, sample: int, normalise: bool) -> Matrix:
+def slow_rollout(recording: Recording, sample: int, normalise: bool) -> Matrix:
     """GenAtt eq. 12 and its cross rule, on the whole axis cut into blocks."""
-    T = tape.real.shape[1]
+    T = recording.mask.shape[1]
     R = eye(T)
     cut = lambda X, s, k: [row[k] for row in X[s]]  # noqa: E731
-    for layer in tape.layers:
+    for layer in recording.layers:
         before = [row[:] for row in R]
         for event in layer:
             s, k, A = event.queries, event.keys, head_mean(event, sample)
@@ -133,21 +133,21 @@ def slow_rollout(tape: Tape, sample: int, normalise: bool) -> Matrix:
     return R
 
 
-def each_sample(tape: Tape, slow: Callable[[int], Matrix]) -> Tensor:
-    return torch.tensor([slow(sample) for sample in range(len(tape.real))], dtype=torch.float64)
+def each_sample(recording: Recording, slow: Callable[[int], Matrix]) -> Tensor:
+    return torch.tensor([slow(sample) for sample in range(len(recording.mask))], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("equal", [False, True])
 def test_wra(make_tape: Any, target: Any, order: str, equal: bool) -> None:
-    tape = make_tape(order, seed=1)
-    gradients = tape.gradients(target)
+    recording = make_tape(order, seed=1)
+    gradients = recording.gradients(target)
 
     def slow(sample: int) -> Matrix:
-        *_, (_, _, R) = slow_wra(tape, gradients, sample, equal)
+        *_, (_, _, R) = slow_wra(recording, gradients, sample, equal)
         return R
 
-    torch.testing.assert_close(wra(tape, target, equal_weights=equal), each_sample(tape, slow))
+    torch.testing.assert_close(wra(recording, target, equal_weights=equal), each_sample(recording, slow))
 
 
 @pytest.mark.parametrize("order", BLOCKWISE)
@@ -156,30 +156,32 @@ def test_wra(make_tape: Any, target: Any, order: str, equal: bool) -> None:
     "options", [{}, {"normalise": False}, {"aggregate": False}, {"self_in_cross": False}], ids=lambda o: "".join(o)
 )
 def test_genatt(make_tape: Any, target: Any, order: str, unreached: int, options: dict[str, bool]) -> None:
-    tape = make_tape(order, seed=2, unreached=unreached)
+    recording = make_tape(order, seed=2, unreached=unreached)
     aggregate = options.get("aggregate", True)
     arguments = (options.get("normalise", True) and aggregate, aggregate, options.get("self_in_cross", True))
-    expected = each_sample(tape, lambda sample: slow_genatt(tape, tape.gradients(target), sample, *arguments))
-    torch.testing.assert_close(genatt(tape, target, **options), expected)
+    expected = each_sample(
+        recording, lambda sample: slow_genatt(recording, recording.gradients(target), sample, *arguments)
+    )
+    torch.testing.assert_close(genatt(recording, target, **options), expected)
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("normalise", [False, True])
 def test_rollout(make_tape: Any, target: Any, order: str, normalise: bool) -> None:
-    tape = make_tape(order, seed=3)
-    expected = each_sample(tape, lambda sample: slow_rollout(tape, sample, normalise))
-    torch.testing.assert_close(rollout(tape, target, normalise=normalise), expected)
+    recording = make_tape(order, seed=3)
+    expected = each_sample(recording, lambda sample: slow_rollout(recording, sample, normalise))
+    torch.testing.assert_close(rollout(recording, target, normalise=normalise), expected)
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_interaction(make_tape: Any, target: Any, order: str) -> None:
-    tape = make_tape(order, seed=4)
-    gradients = tape.gradients(target)
+    recording = make_tape(order, seed=4)
+    gradients = recording.gradients(target)
 
     def slow(sample: int) -> Matrix:
-        T = tape.real.shape[1]
+        T = recording.mask.shape[1]
         M = zeros(T, T)
-        for event, before, _ in slow_wra(tape, gradients, sample):
+        for event, before, _ in slow_wra(recording, gradients, sample):
             for i, row in enumerate(positive_evidence(event, gradients[event], sample)):
                 for j, e in enumerate(row):
                     for v in range(T):
@@ -187,20 +189,20 @@ def test_interaction(make_tape: Any, target: Any, order: str) -> None:
                             M[v][w] += before[event.queries.start + i][v] * e * before[event.keys.start + j][w]
         return M
 
-    M = each_sample(tape, slow)
-    torch.testing.assert_close(interaction(tape, target), M)
-    torch.testing.assert_close(interaction(tape, target, mutual=True), M * M.transpose(1, 2))
+    M = each_sample(recording, slow)
+    torch.testing.assert_close(interaction(recording, target), M)
+    torch.testing.assert_close(interaction(recording, target, mutual=True), M * M.transpose(1, 2))
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_raw_attention_and_gradcam(make_tape: Any, target: Any, order: str) -> None:
-    tape = make_tape(order, seed=5)
-    gradients = tape.gradients(target)
-    T = tape.real.shape[1]
-    raw, cam = torch.zeros(len(tape.real), T, T), torch.zeros(len(tape.real), T, T)
+    recording = make_tape(order, seed=5)
+    gradients = recording.gradients(target)
+    T = recording.mask.shape[1]
+    raw, cam = torch.zeros(len(recording.mask), T, T), torch.zeros(len(recording.mask), T, T)
     raw, cam = raw.double(), cam.double()
-    for sample in range(len(tape.real)):
-        for event in tape.events:
+    for sample in range(len(recording.mask)):
+        for event in recording.events:
             heads = event.A.shape[1]
             weights = [
                 sum(gradients[event].A[sample, h].flatten().tolist()) / event.A[0, 0].numel() for h in range(heads)
@@ -210,16 +212,18 @@ def test_raw_attention_and_gradcam(make_tape: Any, target: Any, order: str) -> N
                     where = (sample, event.queries.start + i, event.keys.start + j)
                     raw[where] = value
                     cam[where] = max(sum(w * event.A[sample, h, i, j].item() for h, w in enumerate(weights)) / heads, 0)
-    torch.testing.assert_close(raw_attention(tape, target), raw)
-    torch.testing.assert_close(attention_gradcam(tape, target), cam)
+    torch.testing.assert_close(raw_attention(recording, target), raw)
+    torch.testing.assert_close(attention_gradcam(recording, target), cam)
 
 
 def test_gradcam_over_the_row_that_is_read(make_tape: Any, target: Any) -> None:
-    tape = make_tape("single", seed=6)
-    event = tape.layers[-1][0]
-    gradient = tape.gradients(target)[event].A
+    recording = make_tape("single", seed=6)
+    event = recording.layers[-1][0]
+    gradient = recording.gradients(target)[event].A
     expected = []
-    for sample in range(len(tape.real)):
+    for sample in range(len(recording.mask)):
         weights = [(gradient[sample, h, 1, 0] + gradient[sample, h, 1, 2]) / 2 for h in range(2)]  # token 1 is read
         expected.append(sum(w * event.A[sample, h] for h, w in enumerate(weights)) / 2)
-    torch.testing.assert_close(attention_gradcam(tape, target, over="row"), torch.stack(expected).clamp(min=0).detach())
+    torch.testing.assert_close(
+        attention_gradcam(recording, target, over="row"), torch.stack(expected).clamp(min=0).detach()
+    )

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from xai import Adapter, Layout, Site, explain_tape, given, record
-from xai.adapter import at
+from xai import Adapter, Layout, Site, explain_recording, given, record
 from xai.lrp.positive import TRANSATT
 from xai.lrp.relevances import relevances
+from xai.recording.adapter import at
 
 WIDTH, HEADS, TOKENS = 4, 2, 3
 SIZE = WIDTH // HEADS
@@ -101,14 +101,14 @@ def test_transatt_by_hand() -> None:
     stream = ("x",)
     site = Site("attention", stream, stream, "norm", "output")
     adapter = Adapter(((site,),), lambda inputs, sizes: Layout({"x": TOKENS}, {"x": at(0, TOKENS)}, {}))
-    with record(model, adapter, lrp="tokens") as recording:
+    with record(model, adapter, lrp="tokens") as recorder:
         model(x)
-    tape, target = recording.tape, given(torch.tensor([1, 0]))
-    found, (event,) = relevances(tape, target, TRANSATT), tape.events
-    scores = explain_tape(tape, "transatt", target).scores["x"]
+    recording, target = recorder.recording, given(torch.tensor([1, 0]))
+    found, (event,) = relevances(recording, target, TRANSATT), recording.events
+    scores = explain_recording(recording, "transatt", target).scores["x"]
     for sample, label in enumerate((1, 0)):
         of_attention, of_tokens = by_hand(model, x[sample], label)
         torch.testing.assert_close(found.A[event][sample], of_attention, rtol=1e-6, atol=1e-9)
         torch.testing.assert_close(found.tokens[sample], of_tokens, rtol=1e-6, atol=1e-9)
-        change = (tape.gradients(target)[event].A[sample] * of_attention).clamp(min=0).mean(0)
+        change = (recording.gradients(target)[event].A[sample] * of_attention).clamp(min=0).mean(0)
         torch.testing.assert_close(scores[sample], (torch.eye(TOKENS) + change)[0], rtol=1e-6, atol=1e-9)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xai.explainers import EXPLAINERS, RUN_AGAIN, genatt, interaction, wra
+from xai.explainers.algebra import advance, evidence, identity, readout_scores
 from xai.explainers.wra import attention_share, wra_change
-from xai.relevance import advance, evidence, identity, read_out
 
 from .conftest import BIMODAL, ORDERS, tape_of, total
 
@@ -19,10 +19,10 @@ INPUT_GRADIENTS = ("input_gradient", "integrated_gradients", "smoothgrad")
 @settings(max_examples=25, deadline=None)
 @given(order=st.sampled_from(sorted(ORDERS)), seed=st.integers(0, 10_000), equal=st.booleans())
 def test_rows_of_wra_are_shares_after_every_event(order: str, seed: int, equal: bool) -> None:
-    tape = tape_of(order, seed)
-    change = wra_change(tape.gradients(total), equal)
-    R = identity(tape)
-    for layer in tape.layers:
+    recording = tape_of(order, seed)
+    change = wra_change(recording.gradients(total), equal)
+    R = identity(recording)
+    for layer in recording.layers:
         for event in layer:
             after = advance(R, (event,), change)
             torch.testing.assert_close(after.sum(-1), torch.ones_like(after[..., 0]))
@@ -32,54 +32,54 @@ def test_rows_of_wra_are_shares_after_every_event(order: str, seed: int, equal: 
 
 @pytest.mark.parametrize("order", ["single", "towers"])
 def test_genatt_of_self_attention_is_the_product_of_identity_plus_evidence(order: str) -> None:
-    tape = tape_of(order, seed=7)
-    gradients = tape.gradients(total)
-    expected = identity(tape)
-    for layer in tape.layers:
-        M = identity(tape)
+    recording = tape_of(order, seed=7)
+    gradients = recording.gradients(total)
+    expected = identity(recording)
+    for layer in recording.layers:
+        M = identity(recording)
         for event in layer:
             M[:, event.queries, event.keys] += evidence(event, gradients[event])
         expected = M @ expected
-    torch.testing.assert_close(genatt(tape, total), expected)
+    torch.testing.assert_close(genatt(recording, total), expected)
 
 
 @pytest.mark.parametrize("order", sorted(ORDERS))
 @pytest.mark.parametrize("method", sorted(EXPLAINERS.keys() - RUN_AGAIN - {"random"}))
 def test_samples_do_not_see_each_other(order: str, method: str) -> None:
-    tape = tape_of(order, seed=8)
+    recording = tape_of(order, seed=8)
     swapped = tape_of(order, seed=8)
     for event in swapped.events:  # the same numbers with the two samples exchanged
         assert event.qkv is not None
         for tensor in (event.A, event.Y, event.Y_out, event.qkv.query, event.qkv.key, event.qkv.value):
             tensor.data = tensor.data.flip(0)
-    gradients = tape.gradients(total)
+    gradients = recording.gradients(total)
     other = swapped.gradients(total)
-    for event, twin in zip(tape.events, swapped.events, strict=True):
+    for event, twin in zip(recording.events, swapped.events, strict=True):
         for name in ("A", "Y", "Y_out"):
             getattr(other[twin], name).copy_(getattr(gradients[event], name).flip(0))
-    torch.testing.assert_close(EXPLAINERS[method](swapped, total).flip(0), EXPLAINERS[method](tape, total))
+    torch.testing.assert_close(EXPLAINERS[method](swapped, total).flip(0), EXPLAINERS[method](recording, total))
 
 
 @pytest.mark.parametrize("order", sorted(ORDERS))
 @pytest.mark.parametrize("method", list(EXPLAINERS))
 def test_a_target_that_ignores_the_model_gives_no_nan(order: str, method: str) -> None:
-    tape = tape_of(order, seed=9, scale=0.0)
-    relevance = EXPLAINERS[method](tape, total)
+    recording = tape_of(order, seed=9, scale=0.0)
+    relevance = EXPLAINERS[method](recording, total)
     assert relevance.isfinite().all()
     if method in ("genatt", "wra"):
-        assert torch.equal(relevance, identity(tape))
+        assert torch.equal(relevance, identity(recording))
     if method in ("attention_gradcam", "interaction", "legrad", "grad_eclip", "attcat", *INPUT_GRADIENTS):
         assert not relevance.any()
     if method == "tokentm":
-        assert torch.equal(relevance, relevance * identity(tape))
+        assert torch.equal(relevance, relevance * identity(recording))
 
 
 @pytest.mark.parametrize("order", BIMODAL)
 def test_undefined_normalisation_keeps_or_drops(order: str) -> None:
     """The first token of every event has no evidence, so N would divide by 0 in every cross event."""
-    tape = tape_of(order, seed=10)
-    kept, dropped = genatt(tape, total), genatt(tape, total, drop_undefined=True)
-    a, b = tape.modalities["a"], tape.modalities["b"]
+    recording = tape_of(order, seed=10)
+    kept, dropped = genatt(recording, total), genatt(recording, total, drop_undefined=True)
+    a, b = recording.modalities["a"], recording.modalities["b"]
     assert kept.isfinite().all()
     assert kept[:, a, b].any()
     assert not dropped[:, a, b].any()
@@ -87,15 +87,15 @@ def test_undefined_normalisation_keeps_or_drops(order: str) -> None:
 
 def test_evidence_of_an_unread_direction_stays_away() -> None:
     """In an encoder-decoder nothing of the queries can be in the encoder's tokens."""
-    tape = tape_of("encoder-decoder", seed=11)
+    recording = tape_of("encoder-decoder", seed=11)
     for method in (genatt, wra):
-        assert not method(tape, total)[:, tape.modalities["b"], tape.modalities["a"]].any()
+        assert not method(recording, total)[:, recording.modalities["b"], recording.modalities["a"]].any()
 
 
 def test_the_share_of_attention() -> None:
-    tape = tape_of("single", seed=12)
-    event = tape.events[0]
-    gradient = tape.gradients(total)[event]
+    recording = tape_of("single", seed=12)
+    event = recording.events[0]
+    gradient = recording.gradients(total)[event]
     gradient.Y_out.zero_()
     assert torch.equal(attention_share(event, gradient), torch.zeros(2).double())
     gradient.Y.zero_()
@@ -103,45 +103,45 @@ def test_the_share_of_attention() -> None:
 
 
 def test_simultaneous_events_read_the_state_before_either() -> None:
-    tape = tape_of("cross first", seed=13)
-    gradients = tape.gradients(total)
-    first, second = tape.layers[0]
+    recording = tape_of("cross first", seed=13)
+    gradients = recording.gradients(total)
+    first, second = recording.layers[0]
     change = wra_change(gradients)
-    together = advance(identity(tape), (first, second), change)
-    in_turn = advance(advance(identity(tape), (first,), change), (second,), change)
-    assert torch.equal(together, advance(identity(tape), (second, first), change))
+    together = advance(identity(recording), (first, second), change)
+    in_turn = advance(advance(identity(recording), (first,), change), (second,), change)
+    assert torch.equal(together, advance(identity(recording), (second, first), change))
     assert not torch.allclose(together, in_turn)
 
 
 def test_interaction_is_mutual_when_asked() -> None:
-    tape = tape_of("co-attention", seed=14)
-    mutual = interaction(tape, total, mutual=True)
+    recording = tape_of("co-attention", seed=14)
+    mutual = interaction(recording, total, mutual=True)
     torch.testing.assert_close(mutual, mutual.mT)
 
 
 @pytest.mark.parametrize("method", ["genatt", "wra", "rollout", "interaction", "legrad", "attcat", "tokentm"])
 def test_the_last_layers_alone(method: str) -> None:
-    tape = tape_of("single", seed=15)
-    last = EXPLAINERS[method](tape, total, last=1)
-    event = tape.layers[-1][0]
-    assert torch.equal(EXPLAINERS[method](tape, total, last=3), EXPLAINERS[method](tape, total))
+    recording = tape_of("single", seed=15)
+    last = EXPLAINERS[method](recording, total, last=1)
+    event = recording.layers[-1][0]
+    assert torch.equal(EXPLAINERS[method](recording, total, last=3), EXPLAINERS[method](recording, total))
     if method == "genatt":
-        torch.testing.assert_close(last, identity(tape) + evidence(event, tape.gradients(total)[event]))
+        torch.testing.assert_close(last, identity(recording) + evidence(event, recording.gradients(total)[event]))
     for wrong in (0, 4):
-        with pytest.raises(ValueError, match=f"last is {wrong}; this tape has 3 layers"):
-            EXPLAINERS[method](tape, total, last=wrong)
+        with pytest.raises(ValueError, match=f"last is {wrong}; this recording has 3 layers"):
+            EXPLAINERS[method](recording, total, last=wrong)
 
 
 def test_random_scores_depend_on_the_seed_alone() -> None:
-    tape = tape_of("single", seed=16)
-    first: Any = EXPLAINERS["random"](tape, total, seed=1)
+    recording = tape_of("single", seed=16)
+    first: Any = EXPLAINERS["random"](recording, total, seed=1)
     assert torch.equal(first, EXPLAINERS["random"](tape_of("single", seed=17), total, seed=1))
-    assert not torch.equal(first, EXPLAINERS["random"](tape, total, seed=2))
+    assert not torch.equal(first, EXPLAINERS["random"](recording, total, seed=2))
 
 
 def test_what_is_read_is_a_row() -> None:
-    tape = tape_of("co-attention", seed=18)
-    R = wra(tape, total)
-    torch.testing.assert_close(read_out(tape, R, total), R[:, 1])
-    tape.real[1, 2] = False
-    assert not read_out(tape, R, total)[1, 2]
+    recording = tape_of("co-attention", seed=18)
+    R = wra(recording, total)
+    torch.testing.assert_close(readout_scores(recording, R, total), R[:, 1])
+    recording.mask[1, 2] = False
+    assert not readout_scores(recording, R, total)[1, 2]

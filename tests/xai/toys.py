@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xai import Adapter, Layout, Site
-from xai.adapter import at
+from xai.recording.adapter import at
 
 X: tuple[str, ...] = ("x",)
 

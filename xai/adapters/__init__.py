@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from torch import nn
 
-from xai.adapter import Adapter
 from xai.adapters.bert import bert, distilbert
 from xai.adapters.clip import open_clip, transformers_clip
 from xai.adapters.detr import detr
 from xai.adapters.lxmert import lxmert
 from xai.adapters.visualbert import visualbert
 from xai.adapters.vit import dinov2, timm_vit, torchvision_vit, two_headed_timm_vit, two_headed_vit, vit
+from xai.recording.adapter import Adapter
 
 ADAPTERS: dict[str, Callable[[nn.Module], Adapter]] = {
     "transformers.DeiTForImageClassificationWithTeacher": two_headed_vit,

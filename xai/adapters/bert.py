@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xai.adapter import Adapter, Layout, Site, Stream, at
 from xai.adapters.common import prefix_of, side_by_side, stack, text_ends
+from xai.recording.adapter import Adapter, Layout, Site, Stream, at
 
 TEXT: Stream = ("text",)
 
@@ -33,14 +33,14 @@ def bert_sites(model: nn.Module, stream: Stream) -> list[Site]:
 def text_masks(inputs: Mapping[str, Any], length: int) -> tuple[Tensor, Tensor]:
     """Real and special tokens, [B or 1, length] each, from `attention_mask` and `input_ids`, either of which may lack."""
     mask, ids = inputs.get("attention_mask"), inputs.get("input_ids")
-    real = torch.ones(1, length, dtype=torch.bool, device=None if ids is None else ids.device) if mask is None else mask
-    return real, text_ends(ids, real)
+    mask = torch.ones(1, length, dtype=torch.bool, device=None if ids is None else ids.device) if mask is None else mask
+    return mask, text_ends(ids, mask)
 
 
 def _adapter(sites: list[Site]) -> Adapter:
     def layout(inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
         length = sizes[TEXT]
-        real, special = text_masks(inputs, length)
-        return Layout({"text": length}, {"text": at(0, length)}, {"text": real}, {"text": special})
+        mask, special = text_masks(inputs, length)
+        return Layout({"text": length}, {"text": at(0, length)}, {"text": mask}, {"text": special})
 
     return Adapter(side_by_side(sites), layout)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai.adapter import Adapter, Layout, Site, Stream, at
 from xai.adapters.common import before_grid, joined, patch_grid, side_by_side, stack
 from xai.adapters.vit import mean_from
+from xai.recording.adapter import Adapter, Layout, Site, Stream, at
 
 IMAGE: Stream = ("image",)
 TEXT: Stream = ("text",)
@@ -67,8 +67,8 @@ def pooled_position(ids: Tensor, pool: str, eos: int) -> Tensor:
 
 
 def _image(length: int, grid: tuple[int, int], mean: bool) -> Layout:
-    read = mean_from(1, length) if mean else at(0, length)
-    return Layout({"image": length}, {"image": read}, {}, {"image": before_grid(length, grid)}, {"image": grid})
+    readout = mean_from(1, length) if mean else at(0, length)
+    return Layout({"image": length}, {"image": readout}, {}, {"image": before_grid(length, grid)}, {"image": grid})
 
 
 def _text(length: int, ends: Tensor) -> Layout:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xai.adapter import Layout, Site, Stream
+from xai.recording.adapter import Layout, Site, Stream
 
 
 def stack(model: nn.Module, layers: str, stream: Stream, module: str, residual: str, output: str) -> list[Site]:

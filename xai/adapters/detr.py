@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xai.adapter import Adapter, Layout, Site, Stream
 from xai.adapters.common import prefix_of, stack
+from xai.recording.adapter import Adapter, Layout, Site, Stream
 
 QUERIES: Stream = ("queries",)
 IMAGE: Stream = ("image",)
@@ -34,9 +34,9 @@ def _layout(inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
     lengths = {"queries": sizes[QUERIES], "image": sizes[IMAGE]}
     grid = _grid(inputs["pixel_values"], lengths["image"])
     mask = inputs.get("pixel_mask")
-    real = {} if mask is None else {"image": _cells(mask, grid)}
+    mask = {} if mask is None else {"image": _cells(mask, grid)}
     queries = torch.ones(1, lengths["queries"], dtype=torch.bool)
-    return Layout(lengths, {}, real, {"queries": queries}, {"image": grid})
+    return Layout(lengths, {}, mask, {"queries": queries}, {"image": grid})
 
 
 def _cells(pixel_mask: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from xai.adapter import Adapter, Layout, Site, Stream, at
 from xai.adapters.bert import text_masks
 from xai.adapters.common import prefix_of, side_by_side, stack
+from xai.recording.adapter import Adapter, Layout, Site, Stream, at
 
 REGIONS: Stream = ("regions",)
 TEXT: Stream = ("text",)
@@ -43,5 +43,5 @@ def _layout(inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
     length = sizes[TEXT]
     text, special = text_masks(inputs, length)
     regions = inputs.get("visual_attention_mask")
-    real = {"text": text} if regions is None else {"text": text, "regions": regions}
-    return Layout({"regions": sizes[REGIONS], "text": length}, {"text": at(0, length)}, real, {"text": special})
+    mask = {"text": text} if regions is None else {"text": text, "regions": regions}
+    return Layout({"regions": sizes[REGIONS], "text": length}, {"text": at(0, length)}, mask, {"text": special})

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from xai.adapter import Adapter, Layout, Stream, at
 from xai.adapters.bert import bert_sites, text_masks
 from xai.adapters.common import side_by_side
+from xai.recording.adapter import Adapter, Layout, Stream, at
 
 JOINT: Stream = ("text", "regions")
 
@@ -21,8 +21,8 @@ def visualbert(model: nn.Module) -> Adapter:
         lengths = {"text": length, "regions": sizes[JOINT] - length}
         text, special = text_masks(inputs, length)
         regions = inputs.get("visual_attention_mask")
-        real = {"text": text} if regions is None else {"text": text, "regions": regions}
+        mask = {"text": text} if regions is None else {"text": text, "regions": regions}
         position = text.sum(1).long() - 2 if before_last else 0
-        return Layout(lengths, {"text": at(position, length)}, real, {"text": special})
+        return Layout(lengths, {"text": at(position, length)}, mask, {"text": special})
 
     return Adapter(side_by_side(bert_sites(model, JOINT)), layout)

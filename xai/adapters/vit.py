@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xai.adapter import Adapter, Layout, Site, Stream, at
 from xai.adapters.common import before_grid, patch_grid, prefix_of, side_by_side, stack
+from xai.recording.adapter import Adapter, Layout, Site, Stream, at
 
 IMAGE: Stream = ("image",)
 Grid = Callable[[Mapping[str, Any]], tuple[int, int]]  # the arguments of forward to rows and columns of patches
@@ -84,10 +84,10 @@ def _timm_grid(model: Any) -> Grid:
     return lambda inputs: model.patch_embed.dynamic_feat_size(tuple(inputs["x"].shape[-2:]))
 
 
-def _adapter(sites: list[Site], read: Callable[[int], Tensor], grid_of: Grid) -> Adapter:
+def _adapter(sites: list[Site], readout: Callable[[int], Tensor], grid_of: Grid) -> Adapter:
     def layout(inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
         length, grid = sizes[IMAGE], grid_of(inputs)
         special = before_grid(length, grid)
-        return Layout({"image": length}, {"image": read(length)}, {}, {"image": special}, {"image": grid})
+        return Layout({"image": length}, {"image": readout(length)}, {}, {"image": special}, {"image": grid})
 
     return Adapter(side_by_side(sites), layout)

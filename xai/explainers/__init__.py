@@ -1,4 +1,4 @@
-"""The explainers: functions (tape, target, options) to a map [B, T, T] or, where there is none, scores [B, T]."""
+"""The explainers: functions (recording, target, options) to a map [B, T, T] or, where there is none, scores [B, T]."""
 
 from collections.abc import Callable
 
@@ -43,8 +43,10 @@ EXPLAINERS: dict[str, Callable[..., Tensor]] = {
     "random": random,
 }
 IGNORE_TARGET = frozenset({"raw_attention", "rollout", "random"})
-RUN_AGAIN = frozenset({"integrated_gradients", "smoothgrad"})  # these need more passes of the model than the tape's
-LRP_EXPLAINERS: dict[str, Callable[..., Tensor]] = {  # of a tape recorded with rules, `record(..., lrp="tokens")`
+RUN_AGAIN = frozenset(
+    {"integrated_gradients", "smoothgrad"}
+)  # these need more passes of the model than the recording's
+LRP_EXPLAINERS: dict[str, Callable[..., Tensor]] = {  # of a recording recorded with rules, `record(..., lrp="tokens")`
     "partial_lrp": partial_lrp,
     "full_lrp": full_lrp,
     "transatt": transatt,

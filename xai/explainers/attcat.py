@@ -3,33 +3,33 @@
 import torch
 from torch import Tensor
 
+from xai.explainers.algebra import mean_attention
 from xai.explainers.states import along, states
-from xai.relevance import mean_attention
-from xai.tape import Event, Score, Tape
+from xai.recording.recording import Event, Recording, Score
 
 
-def attcat(tape: Tape, target: Score, last: int | None = None) -> Tensor:
+def attcat(recording: Recording, target: Score, last: int | None = None) -> Tensor:
     """[B, T], signed: the sum over layers of the attention a token receives times its activation.
 
     The activation is ∇h ⊙ h summed over the width, h what enters the layer (as in the published code); the attention
     received is the mean over heads and real queries. With several streams, which the paper has not, every attention that
-    asks a token adds its part, with the token's last residual input on the tape.
+    asks a token adds its part, with the token's last residual input on the recording.
     """
-    gradients = tape.gradients(target)
-    scores = torch.zeros_like(tape.real, dtype=tape.read.dtype)
+    gradients = recording.gradients(target)
+    scores = torch.zeros_like(recording.mask, dtype=recording.readout.dtype)
 
     def activation(event: Event) -> Tensor:
         return (gradients[event].Y * event.Y.detach()).sum(dim=-1, dtype=scores.dtype)
 
-    layers = tape.last(last)
-    for layer, state in zip(layers, states(tape)[-len(layers) :], strict=True):
+    layers = recording.last(last)
+    for layer, state in zip(layers, states(recording)[-len(layers) :], strict=True):
         activations = along(state, activation)
         for event in layer:
-            scores[:, event.keys] += received(tape, event) * activations[:, event.keys]
+            scores[:, event.keys] += received(recording, event) * activations[:, event.keys]
     return scores
 
 
-def received(tape: Tape, event: Event) -> Tensor:
+def received(recording: Recording, event: Event) -> Tensor:
     """The mean attention that each key gets from the real queries, [B, k]."""
-    asking = tape.real[:, event.queries].sum(dim=1, keepdim=True).clamp(min=1)
-    return mean_attention(tape, event).sum(dim=1) / asking
+    asking = recording.mask[:, event.queries].sum(dim=1, keepdim=True).clamp(min=1)
+    return mean_attention(recording, event).sum(dim=1) / asking

@@ -4,25 +4,25 @@ from typing import Literal
 
 from torch import Tensor
 
+from xai.explainers.algebra import readout_weights
 from xai.explainers.last_map import last_map
-from xai.relevance import read_weights
-from xai.tape import Event, Score, Tape
+from xai.recording.recording import Event, Recording, Score
 
 
-def attention_gradcam(tape: Tape, target: Score, over: Literal["map", "row"] = "map") -> Tensor:
+def attention_gradcam(recording: Recording, target: Score, over: Literal["map", "row"] = "map") -> Tensor:
     """(E_h w_h A_h)⁺ of the last events, [B, T, T] (TransAtt §4, GenAtt §4).
 
     w_h is the gradient's mean over the whole map of real tokens; with `over="row"`, over the row that is read, without
     the entry of the token itself (as published for ViT).
     """
-    gradients = tape.gradients(target)
-    read = read_weights(tape, target) != 0
+    gradients = recording.gradients(target)
+    readout = readout_weights(recording, target) != 0
 
     def show(event: Event) -> Tensor:
-        rows = (tape.real if over == "map" else read)[:, event.queries, None]
-        keys = tape.real if over == "map" else tape.real & ~read
+        rows = (recording.mask if over == "map" else readout)[:, event.queries, None]
+        keys = recording.mask if over == "map" else recording.mask & ~readout
         counted = (rows & keys[:, None, event.keys])[:, None]
         weights = (gradients[event].A * counted).sum(dim=(2, 3)) / counted.sum(dim=(2, 3)).clamp(min=1)
         return (weights[..., None, None] * event.A.detach()).mean(dim=1).clamp(min=0)
 
-    return last_map(tape, show)
+    return last_map(recording, show)

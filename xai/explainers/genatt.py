@@ -5,12 +5,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from xai.relevance import fold, rownorm
-from xai.tape import Event, Score, Tape
+from xai.explainers.algebra import fold, rownorm
+from xai.recording.recording import Event, Recording, Score
 
 
 def genatt(
-    tape: Tape,
+    recording: Recording,
     target: Score,
     normalise: bool = True,
     aggregate: bool = True,
@@ -27,7 +27,7 @@ def genatt(
     DETR's code does; by default such a row stays a row of the identity.
     `attention` [B, H, q, k] of each event stands in the place of A in eq. 5.
     """
-    gradients = tape.gradients(target)
+    gradients = recording.gradients(target)
     normalise = normalise and aggregate
 
     def change(R: Tensor, event: Event) -> Tensor:
@@ -41,12 +41,12 @@ def genatt(
         if not event.is_self:
             cross = cross_update(R, event, A, normalise, drop_undefined) if self_in_cross else A
             update[..., event.keys] = cross
-            written = slice(None) if _is_answered(tape, event) else event.keys
+            written = slice(None) if _is_answered(recording, event) else event.keys
         difference = torch.zeros_like(rows)
         difference[..., written] = update[..., written] if aggregate else (update - rows)[..., written]
         return difference
 
-    return fold(tape, change, last)
+    return fold(recording, change, last)
 
 
 def cross_update(R: Tensor, event: Event, A: Tensor, normalise: bool, drop_undefined: bool) -> Tensor:
@@ -71,6 +71,6 @@ def _is_defined(R: Tensor) -> Tensor:
     return ((R - eye).sum(dim=-1) != 0).all(dim=-1)[:, None, None]
 
 
-def _is_answered(tape: Tape, event: Event) -> bool:
+def _is_answered(recording: Recording, event: Event) -> bool:
     """Whether the keys also ask the queries: co-attention, and not an encoder that never sees its decoder."""
-    return any(other.queries == event.keys and other.keys == event.queries for other in tape.events)
+    return any(other.queries == event.keys and other.keys == event.queries for other in recording.events)

@@ -7,9 +7,9 @@ from torch import Tensor
 from xai.explainers.genatt import genatt
 from xai.lrp.positive import TRANSATT
 from xai.lrp.relevances import relevances
-from xai.tape import Score, Tape
+from xai.recording.recording import Recording, Score
 
 
-def genatt_lrp(tape: Tape, target: Score, **options: Any) -> Tensor:
+def genatt_lrp(recording: Recording, target: Score, **options: Any) -> Tensor:
     """GenAtt of Ā = E_h (∇A ⊙ R^A)⁺ (TransAtt eq. 13), with GenAtt's options. [B, T, T]"""
-    return genatt(tape, target, attention=relevances(tape, target, TRANSATT).A, **options)
+    return genatt(recording, target, attention=relevances(recording, target, TRANSATT).A, **options)

@@ -5,28 +5,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xai.explainers.last_map import last_map
-from xai.tape import Event, Score, Tape
+from xai.recording.recording import Event, Recording, Score
 
 
-def grad_eclip(tape: Tape, target: Score, loosened: bool = True, last: int = 1) -> Tensor:
+def grad_eclip(recording: Recording, target: Score, loosened: bool = True, last: int = 1) -> Tensor:
     """(Σ λ_ij ∇o_i · v_j)⁺ [B, T, T], o the heads' mixed values before the output projection.
 
-    ∇o_i · v_j over all heads is the sum of ∇A_ij over heads, which the tape has. λ is the cosine of query and key, of all
+    ∇o_i · v_j over all heads is the sum of ∇A_ij over heads, which the recording has. λ is the cosine of query and key, of all
     heads together, moved to [0, 1] over the keys that a query may attend to; without `loosened` it is 1. A token says
     nothing of itself, as the class token in the paper. Each block of the joint axis sums its `last` attentions (the paper
     has 1 for images, more for texts); blocks between streams are our generalisation.
     Raises ValueError, naming the module, if `loosened` finds no queries and keys.
     """
-    gradients = tape.gradients(target)
+    gradients = recording.gradients(target)
 
     def show(event: Event) -> Tensor:
-        allowed = ((event.A > 0).any(dim=1) & tape.real[:, None, event.keys]).to(event.A.dtype)
+        allowed = ((event.A > 0).any(dim=1) & recording.mask[:, None, event.keys]).to(event.A.dtype)
         if event.is_self:
             allowed = allowed * (1 - torch.eye(allowed.shape[-1], device=allowed.device, dtype=allowed.dtype))
         likeness = _likeness(event, allowed) if loosened else allowed
         return likeness * gradients[event].A.sum(dim=1)
 
-    return last_map(tape, show, last).clamp(min=0)
+    return last_map(recording, show, last).clamp(min=0)
 
 
 def _likeness(event: Event, allowed: Tensor) -> Tensor:

@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from xai.explainers.states import embeddings, slopes, times
-from xai.tape import Score, Tape
+from xai.explainers.states import embeddings, gradients, times
+from xai.recording.recording import Recording, Score
 
 
-def input_gradient(tape: Tape, target: Score) -> Tensor:
+def input_gradient(recording: Recording, target: Score) -> Tensor:
     """[B, T], signed: the sum over the width of ∇x ⊙ x, x what enters a modality's first layer (Shrikumar et al. 2016)."""
-    return times(slopes(tape, target), embeddings(tape))
+    return times(gradients(recording, target), embeddings(recording))

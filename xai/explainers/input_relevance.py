@@ -5,30 +5,30 @@ from torch import Tensor
 from xai.lrp.modified_gradient import ATTN_LRP, CP_LRP, with_gamma
 from xai.lrp.positive import TRANSATT
 from xai.lrp.relevances import relevances
-from xai.tape import Score, Tape
+from xai.recording.recording import Recording, Score
 
 
-def full_lrp(tape: Tape, target: Score) -> Tensor:
+def full_lrp(recording: Recording, target: Score) -> Tensor:
     """Relevance of the tokens as they enter their first attention, [B, T], by the rules of TransAtt; signed."""
-    return relevances(tape, target, TRANSATT).tokens
+    return relevances(recording, target, TRANSATT).tokens
 
 
-def attn_lrp(tape: Tape, target: Score, gamma: float = 0.0) -> Tensor:
+def attn_lrp(recording: Recording, target: Score, gamma: float = 0.0) -> Tensor:
     """As `full_lrp` by AttnLRP (Achtibat et al. 2024), with the gamma rule on linear layers; 0 is the epsilon rule."""
-    return relevances(tape, target, with_gamma(ATTN_LRP, gamma)).tokens
+    return relevances(recording, target, with_gamma(ATTN_LRP, gamma)).tokens
 
 
-def cp_lrp(tape: Tape, target: Score, gamma: float = 0.0) -> Tensor:
+def cp_lrp(recording: Recording, target: Score, gamma: float = 0.0) -> Tensor:
     """As `full_lrp` by CP-LRP (Ali et al. 2022): attention and the spread of norms are constants; `gamma` as above."""
-    return relevances(tape, target, with_gamma(CP_LRP, gamma)).tokens
+    return relevances(recording, target, with_gamma(CP_LRP, gamma)).tokens
 
 
-def pixel_lrp(tape: Tape, target: Score) -> Tensor:
+def pixel_lrp(recording: Recording, target: Score) -> Tensor:
     """Full LRP to the pixels, [B, rows, columns], the sum over channels (z^B rule); for vision transformers.
 
-    Raises ValueError for a tape that was not recorded from its pixels.
+    Raises ValueError for a recording that was not recorded from its pixels.
     """
-    found = relevances(tape, target, TRANSATT).pixels
+    found = relevances(recording, target, TRANSATT).pixels
     if found is None:
-        raise ValueError("the tape was not recorded from the pixels: record with lrp='pixels'")
+        raise ValueError("the recording was not recorded from the pixels: record with lrp='pixels'")
     return found

@@ -6,14 +6,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xai.explainers.states import embeddings, slopes_at, times
-from xai.tape import Score, Tape
+from xai.explainers.states import embeddings, gradients_at, times
+from xai.recording.recording import Recording, Score
 from xai.targets import decided
 
 Baseline = Literal["zero", "mean"] | Mapping[str, Tensor]
 
 
-def integrated_gradients(tape: Tape, target: Score, steps: int = 32, baseline: Baseline = "mean") -> Tensor:
+def integrated_gradients(recording: Recording, target: Score, steps: int = 32, baseline: Baseline = "mean") -> Tensor:
     """[B, T], signed; they sum to the target's difference between the input and the baseline (eq. 1, prop. 1).
 
     `baseline` is the mean of the sample's real tokens, the zero embedding, or tensors [B, tokens, D] by modality (one left
@@ -23,12 +23,12 @@ def integrated_gradients(tape: Tape, target: Score, steps: int = 32, baseline: B
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; give at least 1")
-    target, x = decided(target, tape.output), embeddings(tape)
-    start = _baseline(tape, x, baseline)
+    target, x = decided(target, recording.output), embeddings(recording)
+    start = _baseline(recording, x, baseline)
     way = {name: x[name] - start[name] for name in x}
-    total = torch.zeros_like(tape.real, dtype=tape.read.dtype)
+    total = torch.zeros_like(recording.mask, dtype=recording.readout.dtype)
     for at, weight in zip(*(t.tolist() for t in gauss_legendre(steps)), strict=True):
-        total = total + weight * times(slopes_at(tape, target, {n: start[n] + at * way[n] for n in x}), way)
+        total = total + weight * times(gradients_at(recording, target, {n: start[n] + at * way[n] for n in x}), way)
     return total
 
 
@@ -40,11 +40,11 @@ def gauss_legendre(steps: int) -> tuple[Tensor, Tensor]:
     return (nodes + 1) / 2, vectors[0] ** 2
 
 
-def _baseline(tape: Tape, x: Mapping[str, Tensor], baseline: Baseline) -> dict[str, Tensor]:
+def _baseline(recording: Recording, x: Mapping[str, Tensor], baseline: Baseline) -> dict[str, Tensor]:
     if baseline == "zero":
         return {name: torch.zeros_like(tokens) for name, tokens in x.items()}
     if baseline == "mean":
-        return {name: _mean(tokens, tape.real[:, tape.modalities[name]]) for name, tokens in x.items()}
+        return {name: _mean(tokens, recording.mask[:, recording.modalities[name]]) for name, tokens in x.items()}
     if isinstance(baseline, str):
         raise ValueError(f"baseline is {baseline!r}; give 'zero', 'mean' or tensors by modality")
     if unknown := baseline.keys() - x.keys():
@@ -52,7 +52,7 @@ def _baseline(tape: Tape, x: Mapping[str, Tensor], baseline: Baseline) -> dict[s
     return {name: baseline.get(name, tokens).expand_as(tokens) for name, tokens in x.items()}
 
 
-def _mean(tokens: Tensor, real: Tensor) -> Tensor:
+def _mean(tokens: Tensor, mask: Tensor) -> Tensor:
     """The mean [B, tokens, D] of the real tokens at every token."""
-    weights = real.to(tokens.dtype) / real.sum(dim=1, keepdim=True).clamp(min=1)
+    weights = mask.to(tokens.dtype) / mask.sum(dim=1, keepdim=True).clamp(min=1)
     return (weights[:, None] @ tokens).expand_as(tokens)

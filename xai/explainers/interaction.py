@@ -3,21 +3,21 @@
 import torch
 from torch import Tensor
 
+from xai.explainers.algebra import advance, evidence, identity
 from xai.explainers.wra import wra_change
-from xai.relevance import advance, evidence, identity
-from xai.tape import Score, Tape
+from xai.recording.recording import Recording, Score
 
 
-def interaction(tape: Tape, target: Score, mutual: bool = False, last: int | None = None) -> Tensor:
+def interaction(recording: Recording, target: Score, mutual: bool = False, last: int | None = None) -> Tensor:
     """M [B, T, T] over the joint axis; the block of two modalities is `M[:, modalities[v], modalities[l]]` (WRA eq. 16-19).
 
     Every event adds R[s]ᵀ Ã R[k], with Ã not normalised and R of WRA as it stood before the event. `mutual` is M ⊙ Mᵀ.
     """
-    gradients = tape.gradients(target)
+    gradients = recording.gradients(target)
     change = wra_change(gradients)
-    R = identity(tape)
+    R = identity(recording)
     M = torch.zeros_like(R)
-    for layer in tape.last(last):
+    for layer in recording.last(last):
         for event in layer:
             M += R[:, event.queries].mT @ evidence(event, gradients[event]) @ R[:, event.keys]
         R = advance(R, layer, change)

@@ -5,18 +5,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from xai.tape import Event, Tape
+from xai.recording.recording import Event, Recording
 
 
-def last_map(tape: Tape, show: Callable[[Event], Tensor], count: int = 1) -> Tensor:
+def last_map(recording: Recording, show: Callable[[Event], Tensor], count: int = 1) -> Tensor:
     """[B, T, T] of `show(event)` [B, q, k]: each entry the sum of its last `count` events; zero without event."""
     if count < 1:
         raise ValueError(f"last is {count}; give at least 1")
-    batch, tokens = tape.real.shape
-    like = tape.layers[0][0].A
+    batch, tokens = recording.mask.shape
+    like = recording.layers[0][0].A
     R = torch.zeros(batch, tokens, tokens, device=like.device, dtype=like.dtype)
     shown = torch.zeros(tokens, tokens, dtype=torch.long)  # how many events each entry shows already
-    for event in reversed(tape.events):
+    for event in reversed(recording.events):
         block = shown[event.queries, event.keys]
         if (block < count).any():
             R[:, event.queries, event.keys] += show(event).to(R.dtype) * (block < count).to(R.device)

@@ -3,21 +3,23 @@
 import torch
 from torch import Tensor
 
-from xai.tape import Score, Tape
+from xai.recording.recording import Recording, Score
 
 
-def legrad(tape: Tape, target: Score, last: int | None = None) -> Tensor:
+def legrad(recording: Recording, target: Score, last: int | None = None) -> Tensor:
     """[B, T]: the sum over layers of (∇A)⁺, mean over heads and real queries.
 
     The paper differentiates each layer's own score, the model's head on the mean of that layer's tokens. Models have no
     head in common that reads a layer, so here all layers have the target itself, and one backward pass serves them.
     Keys that a query may not attend to do not count. The attentions of several streams add up: our generalisation.
     """
-    gradients = tape.gradients(target)
-    scores = torch.zeros_like(tape.real, dtype=tape.read.dtype)
-    for layer in tape.last(last):
+    gradients = recording.gradients(target)
+    scores = torch.zeros_like(recording.mask, dtype=recording.readout.dtype)
+    for layer in recording.last(last):
         for event in layer:
-            counted = (event.A > 0) & tape.real[:, None, event.queries, None]
+            counted = (event.A > 0) & recording.mask[:, None, event.queries, None]
             sensitivity = (gradients[event].A.clamp(min=0) * counted).mean(dim=1).sum(dim=1)
-            scores[:, event.keys] += sensitivity / tape.real[:, event.queries].sum(dim=1, keepdim=True).clamp(min=1)
+            scores[:, event.keys] += sensitivity / recording.mask[:, event.queries].sum(dim=1, keepdim=True).clamp(
+                min=1
+            )
     return scores

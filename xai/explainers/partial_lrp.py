@@ -5,10 +5,10 @@ from torch import Tensor
 from xai.explainers.last_map import last_map
 from xai.lrp.positive import TRANSATT
 from xai.lrp.relevances import relevances
-from xai.tape import Score, Tape
+from xai.recording.recording import Recording, Score
 
 
-def partial_lrp(tape: Tape, target: Score) -> Tensor:
+def partial_lrp(recording: Recording, target: Score) -> Tensor:
     """E_h R^A of the last events, [B, T, T]; signed. By the rules of TransAtt."""
-    found = relevances(tape, target, TRANSATT)
-    return last_map(tape, lambda event: found.A[event].mean(dim=1))
+    found = relevances(recording, target, TRANSATT)
+    return last_map(recording, lambda event: found.A[event].mean(dim=1))

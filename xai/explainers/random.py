@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from xai.tape import Score, Tape
+from xai.recording.recording import Recording, Score
 
 
-def random(tape: Tape, target: Score, seed: int = 0) -> Tensor:
+def random(recording: Recording, target: Score, seed: int = 0) -> Tensor:
     """Uniform scores [B, T], the same for the same seed on every device. Ignores the target."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(tape.real.shape, generator=generator).to(tape.real.device)
+    return torch.rand(recording.mask.shape, generator=generator).to(recording.mask.device)

@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
+from xai.explainers.algebra import mean_attention
 from xai.explainers.last_map import last_map
-from xai.relevance import mean_attention
-from xai.tape import Score, Tape
+from xai.recording.recording import Recording, Score
 
 
-def raw_attention(tape: Tape, target: Score) -> Tensor:
+def raw_attention(recording: Recording, target: Score) -> Tensor:
     """E_h A of the last events, [B, T, T]. Ignores the target."""
-    return last_map(tape, lambda event: mean_attention(tape, event))
+    return last_map(recording, lambda event: mean_attention(recording, event))

@@ -3,21 +3,21 @@
 import torch
 from torch import Tensor
 
-from xai.relevance import identity, mean_attention, rownorm
-from xai.tape import Score, Tape
+from xai.explainers.algebra import identity, mean_attention, rownorm
+from xai.recording.recording import Recording, Score
 
 
-def rollout(tape: Tape, target: Score, normalise: bool = True, last: int | None = None) -> Tensor:
+def rollout(recording: Recording, target: Score, normalise: bool = True, last: int | None = None) -> Tensor:
     """[B, T, T]; ignores the target. `normalise=False` multiplies I + E_h A as it is.
 
     Self-attention: R[s,s] = rownorm(I + E_h A) R[s,s] (GenAtt eq. 12). The block R[s,q] of two streams comes from their
     last cross event alone: R[s,s]ᵀ E_h A R[q,q], with both as they stood before it.
     """
-    R = identity(tape)
-    for layer in tape.last(last):
+    R = identity(recording)
+    for layer in recording.last(last):
         before, R = R, R.clone()
         for event in layer:
-            s, k, A = event.queries, event.keys, mean_attention(tape, event)
+            s, k, A = event.queries, event.keys, mean_attention(recording, event)
             if event.is_self:
                 M = A + torch.eye(A.shape[-1], device=A.device, dtype=A.dtype)
                 R[:, s, s] = (rownorm(M) if normalise else M) @ before[:, s, s]

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from xai.explainers.states import embeddings, slopes_at, times
-from xai.tape import Score, Tape
+from xai.explainers.states import embeddings, gradients_at, times
+from xai.recording.recording import Recording, Score
 from xai.targets import decided
 
 
-def smoothgrad(tape: Tape, target: Score, samples: int = 16, noise: float = 0.1, seed: int = 0) -> Tensor:
+def smoothgrad(recording: Recording, target: Score, samples: int = 16, noise: float = 0.1, seed: int = 0) -> Tensor:
     """[B, T], signed: the sum over the width of E[∇(x + ε)] ⊙ x, one pass of the model for each of `samples`.
 
     ε is normal; its standard deviation is `noise` of the range of the sample's real embeddings, for each modality. Every
@@ -17,19 +17,21 @@ def smoothgrad(tape: Tape, target: Score, samples: int = 16, noise: float = 0.1,
     """
     if samples < 1:
         raise ValueError(f"samples is {samples}; give at least 1")
-    target, x = decided(target, tape.output), embeddings(tape)
-    deviation = {name: noise * _range(tokens, tape.real[:, tape.modalities[name]]) for name, tokens in x.items()}
+    target, x = decided(target, recording.output), embeddings(recording)
+    deviation = {
+        name: noise * _range(tokens, recording.mask[:, recording.modalities[name]]) for name, tokens in x.items()
+    }
     seeds = torch.randint(2**62, (samples, len(x)), generator=torch.Generator().manual_seed(seed)).tolist()
-    total = torch.zeros_like(tape.real, dtype=tape.read.dtype)
+    total = torch.zeros_like(recording.mask, dtype=recording.readout.dtype)
     for row in seeds:
         noisy = {name: x[name] + deviation[name] * _normal(x[name], own) for name, own in zip(x, row, strict=True)}
-        total = total + times(slopes_at(tape, target, noisy), x) / samples
+        total = total + times(gradients_at(recording, target, noisy), x) / samples
     return total
 
 
-def _range(tokens: Tensor, real: Tensor) -> Tensor:
+def _range(tokens: Tensor, mask: Tensor) -> Tensor:
     """[B, 1, 1]: the largest minus the smallest entry of the real tokens; 0 if there are none."""
-    padding = ~real[..., None]
+    padding = ~mask[..., None]
     high, low = (tokens.masked_fill(padding, sign * -torch.inf) for sign in (1, -1))
     return (high.amax(dim=(1, 2), keepdim=True) - low.amin(dim=(1, 2), keepdim=True)).clamp(min=0)
 

@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xai.explainers.algebra import evidence, fold
 from xai.explainers.states import State, along, embedding, states
-from xai.relevance import evidence, fold
-from xai.tape import Event, Score, Tape
+from xai.recording.recording import Event, Recording, Score
 
 
-def tokentm(tape: Tape, target: Score, last: int | None = None) -> Tensor:
+def tokentm(recording: Recording, target: Score, last: int | None = None) -> Tensor:
     """[B, T, T]: C[s] += Ā W C[k] for every attention, from C = the lengths of the tokens.
 
     Ā is GenAtt's. W compares a token x with its value after the output projection, x̃: the ratio of lengths ‖x̃‖ / ‖x‖
@@ -17,35 +17,35 @@ def tokentm(tape: Tape, target: Score, last: int | None = None) -> Tensor:
     layers, which move nothing between tokens, are left out. Cross-attention takes the other stream's last residual input;
     that is our generalisation. Raises ValueError, naming the module, where a model does not show its values.
     """
-    gradients = tape.gradients(target)
-    before = {event: state for layer, state in zip(tape.layers, states(tape), strict=True) for event in layer}
+    gradients = recording.gradients(target)
+    before = {event: state for layer, state in zip(recording.layers, states(recording), strict=True) for event in layer}
 
     def change(R: Tensor, event: Event) -> Tensor:
-        W = transformation(tape, event, before[event]).to(R.dtype)
+        W = transformation(recording, event, before[event]).to(R.dtype)
         return (evidence(event, gradients[event]) * W[:, None]) @ R[:, event.keys]
 
-    first = before[tape.last(last)[0][0]] if last is not None else embedding(tape)
+    first = before[recording.last(last)[0][0]] if last is not None else embedding(recording)
     lengths = along(first, lambda event: event.Y.detach().norm(dim=-1))
-    return fold(tape, change, last) * lengths[:, None]
+    return fold(recording, change, last) * lengths[:, None]
 
 
-def transformation(tape: Tape, event: Event, state: State) -> Tensor:
+def transformation(recording: Recording, event: Event, state: State) -> Tensor:
     """W [B, k]; 0 for a token of length 0, which passes nothing on."""
-    x = torch.cat([e.Y.detach()[:, rows] for e, rows in _among(tape, event, state)], dim=1)
+    x = torch.cat([e.Y.detach()[:, rows] for e, rows in _among(recording, event, state)], dim=1)
     x_new = _projected_values(event)
     if x.shape != x_new.shape:
         raise ValueError(f"module {event.module!r} makes tokens of width {x.shape[-1]} ones of width {x_new.shape[-1]}")
     length = x.norm(dim=-1)
     ratio = x_new.norm(dim=-1) / length.where(length > 0, torch.inf)
-    real = tape.real[:, event.keys]
-    direction = F.cosine_similarity(x, x_new, dim=-1).exp() * real
-    return ratio * direction * real.sum(dim=1, keepdim=True) / direction.sum(dim=1, keepdim=True)
+    mask = recording.mask[:, event.keys]
+    direction = F.cosine_similarity(x, x_new, dim=-1).exp() * mask
+    return ratio * direction * mask.sum(dim=1, keepdim=True) / direction.sum(dim=1, keepdim=True)
 
 
-def _among(tape: Tape, event: Event, state: State) -> list[tuple[Event, slice]]:
+def _among(recording: Recording, event: Event, state: State) -> list[tuple[Event, slice]]:
     """The states of the modalities that the event asks."""
     start, stop = event.keys.start, event.keys.stop
-    return [state[name] for name, where in tape.modalities.items() if start <= where.start and where.stop <= stop]
+    return [state[name] for name, where in recording.modalities.items() if start <= where.start and where.stop <= stop]
 
 
 def _projected_values(event: Event) -> Tensor:

@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
+from xai.explainers.algebra import identity, rownorm
 from xai.lrp.positive import TRANSATT
 from xai.lrp.relevances import relevances
-from xai.relevance import identity, rownorm
-from xai.tape import Event, Score, Tape
+from xai.recording.recording import Event, Recording, Score
 
 
 def transatt(
-    tape: Tape,
+    recording: Recording,
     target: Score,
     gradient: bool = True,
     block: int | None = None,
@@ -22,14 +22,14 @@ def transatt(
     Ablations: `gradient=False` leaves ∇A out; `block` takes Ā of one layer alone, 0 for the first and -1 for the last.
     `normalise` divides the rows of I + Ā by their sums, as published for BERT.
     """
-    found, gradients = relevances(tape, target, TRANSATT), tape.gradients(target)
+    found, gradients = relevances(recording, target, TRANSATT), recording.gradients(target)
 
     def change(event: Event) -> Tensor:
         weight = gradients[event].A if gradient else 1
         return (weight * found.A[event]).clamp(min=0).mean(dim=1)
 
-    R = identity(tape) if block is None else torch.zeros_like(identity(tape))
-    for layer in tape.last(last) if block is None else (_only(tape, block),):
+    R = identity(recording) if block is None else torch.zeros_like(identity(recording))
+    for layer in recording.last(last) if block is None else (_only(recording, block),):
         before, R = R, R.clone()
         for event in layer:
             s, k, A = event.queries, event.keys, change(event)
@@ -41,8 +41,10 @@ def transatt(
     return R
 
 
-def _only(tape: Tape, block: int) -> tuple[Event, ...]:
-    count = len(tape.layers)
+def _only(recording: Recording, block: int) -> tuple[Event, ...]:
+    count = len(recording.layers)
     if not -count <= block < count:
-        raise ValueError(f"block is {block}; this tape has {count} layers, so give {-count} to {count - 1} or None")
-    return tape.layers[block]
+        raise ValueError(
+            f"block is {block}; this recording has {count} layers, so give {-count} to {count - 1} or None"
+        )
+    return recording.layers[block]

@@ -2,13 +2,13 @@
 
 from torch import Tensor
 
-from xai.relevance import Change, evidence, fold, rownorm
-from xai.tape import Event, Gradient, Gradients, Score, Tape
+from xai.explainers.algebra import Change, evidence, fold, rownorm
+from xai.recording.recording import Event, Gradient, Gradients, Recording, Score
 
 
-def wra(tape: Tape, target: Score, equal_weights: bool = False, last: int | None = None) -> Tensor:
+def wra(recording: Recording, target: Score, equal_weights: bool = False, last: int | None = None) -> Tensor:
     """[B, T, T], every row sums to 1 (WRA eq. 1-15). `equal_weights` is the ablation α = β = ½."""
-    return fold(tape, wra_change(tape.gradients(target), equal_weights), last)
+    return fold(recording, wra_change(recording.gradients(target), equal_weights), last)
 
 
 def wra_change(gradients: Gradients, equal_weights: bool = False) -> Change:

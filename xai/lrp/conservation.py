@@ -7,7 +7,7 @@ from math import inf, isnan
 from xai.lrp.mode import PropagationError
 from xai.lrp.propagation import Flow, Operation, Rules
 from xai.lrp.relevances import propagate
-from xai.tape import Score, Tape
+from xai.recording.recording import Recording, Score
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class Conservation:
         return "\n".join(rows)
 
 
-def conservation(tape: Tape, target: Score, rules: Rules) -> Conservation:
+def conservation(recording: Recording, target: Score, rules: Rules) -> Conservation:
     """The flow of relevance for `target` through all layers, from one backward pass."""
-    _, start, ledger = propagate(tape, target, rules, audit=True)
+    _, start, ledger = propagate(recording, target, rules, audit=True)
     by_layer: dict[str, list[tuple[Operation, Flow]]] = {}
     for operation, flow in ledger:
         by_layer.setdefault(_layer(operation.module), []).append((operation, flow))

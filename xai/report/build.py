@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from xai.figures.render import HEAT_COVER, LIGHT, colours
 from xai.files import replacing
-from xai.render import HEAT_COVER, LIGHT, colours
 from xai.report.data import Explanation, Report, Rows, Sample, Step
 
 SCRIPTS = ("elements.js", "tables.js", "charts.js", "heat.js", "pointing.js", "gallery.js", "report.js")
@@ -67,7 +67,7 @@ def _plain(value: Any) -> dict[str, Any]:
 
 
 def _heat() -> dict[str, Any]:
-    """What the page needs to draw relevance as `xai.render` does: colours of shares -1 to 1, and how much they cover."""
+    """What the page needs to draw relevance as `xai.figures.render` does: colours of shares -1 to 1, and how much they cover."""
     table = (255 * colours(np.linspace(-1, 1, 129))).round().astype(int).tolist()
     return {"colours": table, "light": LIGHT, "cover": HEAT_COVER}
 

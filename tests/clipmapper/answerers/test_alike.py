@@ -18,7 +18,7 @@ from clipmapper.comparison.explained import RANDOM, Explained, explain_all
 from clipmapper.comparison.measure import Measured, joined, measure, perturbed, truth_of
 from clipmapper.data.answers import soft_scores
 from clipmapper.data.vqa import Questions
-from xai.evaluation.protocols import SCHEDULES
+from xai.metrics.protocols import SCHEDULES
 from xai.targets import logits
 
 KINDS = ("lxmert", "visualbert", "clip")
@@ -107,7 +107,7 @@ def loop(model: Answerer, explained: Explained, modality: str, method: str) -> d
         ranked = removable[relevance.scores[modality][b, removable].argsort(descending=True)]
         for d, order in enumerate((ranked, ranked.flip(0))):
             for s, share in enumerate(shares):
-                keep = relevance.real[modality][b].clone()
+                keep = relevance.mask[modality][b].clone()
                 keep[order[: len(order) - int((1 - share) * len(order))]] = False
                 answer = alone(explained.asked, b, keep, modality)[0]
                 probability = answer.sigmoid() if "Lxmert" in type(model.module).__name__ else answer.softmax(0)

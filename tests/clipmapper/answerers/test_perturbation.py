@@ -12,9 +12,9 @@ from clipmapper.config import ModelConfig
 from clipmapper.metrics.answers import soft_accuracy
 from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
-from xai.evaluation.perturbation import Perturbed
-from xai.evaluation.protocols import Protocol, Removal
-from xai.evaluation.removal import blank, filler
+from xai.metrics.perturbation import Perturbed
+from xai.metrics.protocols import Protocol, Removal
+from xai.metrics.removal import blank, filler
 
 QUESTIONS = ["What color is the hexagon?", "Is it red?"]
 WORDS = (9, 6)  # tokens, with start and end
@@ -158,10 +158,10 @@ def test_each_input_is_as_if_it_were_encoded_alone(
 def test_all_kept_is_the_models_own_answer(model: CLIPMapper, inputs: Inputs, modality: str, removal: Removal) -> None:
     with torch.no_grad():
         logits = model(model.clip.image_tokens(inputs.pixels), inputs.ids, inputs.mask)
-    real = inputs.mask if modality == "text" else torch.ones(2, PATCHES, dtype=torch.bool)
+    mask = inputs.mask if modality == "text" else torch.ones(2, PATCHES, dtype=torch.bool)
     predict = predictor(model, inputs, TARGET, Protocol("wra", removal, modality))
     for b in range(2):
-        found = predict(Perturbed(torch.tensor([b]), real[[b]], int(real[b].sum())))
+        found = predict(Perturbed(torch.tensor([b]), mask[[b]], int(mask[b].sum())))
         torch.testing.assert_close(found["probability"][0], logits[b, TARGET[b]].sigmoid())
         torch.testing.assert_close(found["accuracy"][0], inputs.scores[b, logits[b].argmax()])
 

@@ -12,8 +12,8 @@ from clipmapper.comparison.explained import explain_all
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.data.vqa import Questions
 from xai import explain, given
-from xai.evaluation.perturbation import Perturbed
-from xai.evaluation.protocols import Protocol, Removal
+from xai.metrics.perturbation import Perturbed
+from xai.metrics.protocols import Protocol, Removal
 from xai.targets import logits
 
 from .conftest import regions
@@ -57,14 +57,14 @@ def test_image_is_another_name_for_regions(model: RegionAnswerer, asked: Asked) 
         assert set(own.scores) == {"regions", "text"} and set(found.scores) == {"image", "text"}
         torch.testing.assert_close(found.scores["image"], own.scores["regions"])
         torch.testing.assert_close(found.scores["text"], own.scores["text"])
-        assert found.real["image"].equal(own.real["regions"]) and not found.special["image"].any()
+        assert found.mask["image"].equal(own.mask["regions"]) and not found.special["image"].any()
 
 
-def fillers(model: RegionAnswerer, removal: Removal, features: Tensor, real: Tensor) -> Tensor:
+def fillers(model: RegionAnswerer, removal: Removal, features: Tensor, mask: Tensor) -> Tensor:
     """What stands in the place of what is removed, [D]."""
     weight = model.module.get_input_embeddings().weight
     return {
-        ("image", "mean"): lambda: features[real].mean(dim=0),
+        ("image", "mean"): lambda: features[mask].mean(dim=0),
         ("image", "zero"): lambda: torch.zeros_like(features[0]),
         ("text", "mean"): lambda: weight.mean(dim=0),
         ("text", "zero"): lambda: torch.zeros_like(weight[0]),
@@ -79,8 +79,8 @@ def fillers(model: RegionAnswerer, removal: Removal, features: Tensor, real: Ten
 def test_fillers(model: RegionAnswerer, asked: Asked, removal: tuple[str, Removal]) -> None:
     modality, how = removal
     arguments, labels = asked.inputs.arguments, torch.tensor([1, 2])
-    real = arguments["visual_attention_mask" if modality == "image" else "attention_mask"].bool()
-    keep = real.clone()
+    mask = arguments["visual_attention_mask" if modality == "image" else "attention_mask"].bool()
+    keep = mask.clone()
     keep[:, 1] = False
     predict = model.predictor(asked.inputs, labels, Protocol("wra", how, modality))
     for b in range(len(ROWS)):
@@ -88,7 +88,7 @@ def test_fillers(model: RegionAnswerer, asked: Asked, removal: tuple[str, Remova
         embedded = model.module.get_input_embeddings()(own.pop("input_ids"))
         changed = own[model.family.regions[0]][0] if modality == "image" else embedded[0]
         before = changed[1].clone()
-        changed[1] = fillers(model, removal, changed, real[b])
+        changed[1] = fillers(model, removal, changed, mask[b])
         assert not changed[1].equal(before)
         answer = logits(model.module(**own, inputs_embeds=embedded))
         found = predict(Perturbed(torch.tensor([b]), keep[[b]], int(keep[b].sum())))

@@ -24,7 +24,7 @@ from clipmapper.training import explainability
 from clipmapper.training.answer_study import AnswerStudy, common_answers
 from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.training.run import run, task_and_data
-from xai.evaluation.protocols import area, named, srg
+from xai.metrics.protocols import area, named, srg
 
 from ..training.test_run import logged, same
 

@@ -9,8 +9,8 @@ from clipmapper.comparison.explained import explain_all
 from clipmapper.data.vqa import Questions
 from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
 from xai import explain, similarity
-from xai.evaluation.perturbation import Perturbed
-from xai.evaluation.protocols import Protocol, Removal
+from xai.metrics.perturbation import Perturbed
+from xai.metrics.protocols import Protocol, Removal
 
 ROWS = [0, 9]
 PHRASES = ["red", "two stars !", "!"]  # the id of "!" is 0, which also pads

@@ -23,9 +23,9 @@ from clipmapper.metrics.captions import clip_scores
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.models.decoding import write
 from xai import Relevance
-from xai.captions import CaptionRelevance
-from xai.evaluation.perturbation import perturb
-from xai.evaluation.protocols import SCHEDULES
+from xai.metrics.perturbation import perturb
+from xai.metrics.protocols import SCHEDULES
+from xai.results.captions import CaptionRelevance
 
 GRID = (8, 8)  # patches of 16 of a scene's pixels
 
@@ -75,8 +75,8 @@ def explained(maps: Tensor) -> CaptionRelevance:
     class_token = torch.full((5, 1), 100.0)
     image = torch.cat([class_token, maps.flatten(1)], dim=1)
     special = torch.arange(65).expand(5, 65) == 0
-    real = torch.ones(5, 65, dtype=torch.bool)
-    steps = Relevance({"image": image}, {"image": real}, {"image": special}, {"image": GRID}, "wra", {}, None)
+    mask = torch.ones(5, 65, dtype=torch.bool)
+    steps = Relevance({"image": image}, {"image": mask}, {"image": special}, {"image": GRID}, "wra", {}, None)
     weights = (torch.tensor([0.5, 0.5]), torch.tensor([0.0, 0.0, 1.0]))
     return CaptionRelevance(steps, (("red ", "square "), ("a ", "blue ", "star ")), weights)
 

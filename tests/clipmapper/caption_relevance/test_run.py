@@ -26,9 +26,9 @@ from clipmapper.evaluation.gallery import spread
 from clipmapper.metrics.caption_truth import scenes_of
 from clipmapper.models.clip_mapper import CLIPMapper
 from xai import Relevance
-from xai.captions import CaptionRelevance
-from xai.evaluation.protocols import SCHEDULES
+from xai.metrics.protocols import SCHEDULES
 from xai.report.data import Sample
+from xai.results.captions import CaptionRelevance
 
 GRID = (2, 2)
 METHODS = ("wra", "rollout")
@@ -166,9 +166,9 @@ def test_a_caption_explained_by_hand() -> None:
     """
     image = torch.tensor([[9.0, 1, 0, 0, 0], [9, 0, 2, 0, 0], [9, 0, 0, 4, 0], [9, 0, 0, 0, 8]])
     text = torch.tensor([[7.0, 0, 0, 0], [7, 1, 0, 0], [7, 2, 3, 0], [7, 1, 1, 4]])
-    real = {"image": torch.ones(4, 5, dtype=torch.bool), "text": torch.ones(4, 4, dtype=torch.bool).tril()}
+    mask = {"image": torch.ones(4, 5, dtype=torch.bool), "text": torch.ones(4, 4, dtype=torch.bool).tril()}
     special = {"image": torch.arange(5).expand(4, 5) == 0, "text": torch.arange(4).expand(4, 4) == 0}
-    steps = Relevance({"image": image, "text": text}, real, special, {"image": GRID}, "wra", {}, None)
+    steps = Relevance({"image": image, "text": text}, mask, special, {"image": GRID}, "wra", {}, None)
     steps = steps.with_words([["<start>", "red ", "blue ", "st"]] * 4)
     weights = (torch.full((4,), 0.25, dtype=torch.float64),)
     found = page.explanations(

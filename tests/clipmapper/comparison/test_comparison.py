@@ -32,11 +32,11 @@ from clipmapper.data.vqa import Questions
 from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.processes import World
-from xai.evaluation import statistics
-from xai.evaluation.protocols import SCHEDULES, area
 from xai.explain import METHODS as ALL
 from xai.explainers.states import along, embedding
-from xai.tape import Score, Tape
+from xai.metrics import statistics
+from xai.metrics.protocols import SCHEDULES, area
+from xai.recording.recording import Recording, Score
 
 FEW = ("wra", "rollout", "transatt")
 ROWS = [0, 4, 9, 20]
@@ -95,13 +95,13 @@ def measured(model: CLIPMapper, questions: Questions, shapes_root: Path, small: 
     return measure(model, explain_all(model, ask(model, questions, ROWS), FEW), "wra", truth_of(shapes_root))
 
 
-def broken(tape: Tape, target: Score) -> Tensor:
+def broken(recording: Recording, target: Score) -> Tensor:
     raise RuntimeError("no such thing")
 
 
-def undefined(tape: Tape, target: Score) -> Tensor:
+def undefined(recording: Recording, target: Score) -> Tensor:
     """NaN for the first sample of a batch."""
-    scores = torch.rand(tape.real.shape)
+    scores = torch.rand(recording.mask.shape)
     scores[0] = torch.nan
     return scores
 
@@ -222,14 +222,14 @@ def test_processes_share_the_batches_and_get_the_same_table(
     assert str(samples[0]) == str(samples[1]), "as text, in which one NaN is like another"
 
 
-def places(tape: Tape, target: Score) -> Tensor:
+def places(recording: Recording, target: Score) -> Tensor:
     """Of no model."""
-    return torch.arange(tape.real.shape[1]).expand(tape.real.shape).float()
+    return torch.arange(recording.mask.shape[1]).expand(recording.mask.shape).float()
 
 
-def embedded(tape: Tape, target: Score) -> Tensor:
+def embedded(recording: Recording, target: Score) -> Tensor:
     """Of what CLIP's towers take, before the mapper."""
-    return along(embedding(tape), lambda event: event.Y.norm(dim=-1)).detach()
+    return along(embedding(recording), lambda event: event.Y.norm(dim=-1)).detach()
 
 
 def test_sanity_shuffles_the_mapper_and_clip_apart_and_gives_both_back(

@@ -20,9 +20,9 @@ from clipmapper.explain.answers import (
 )
 from clipmapper.models.clip import SHAPES_CLIP, image_tokens, text_tokens
 from clipmapper.models.clip_mapper import CLIPMapper
-from xai import EXPLAINERS, explain, explain_tape, given
-from xai.geometry import upsample
-from xai.tape import Tape
+from xai import EXPLAINERS, explain, explain_recording, given
+from xai.figures.geometry import upsample
+from xai.recording.recording import Recording
 
 QUESTIONS = ["What color is the hexagon?", "Is it red?"]
 LENGTHS = (9, 6)  # "hexagon" is two tokens
@@ -51,12 +51,12 @@ def model(request: pytest.FixtureRequest) -> CLIPMapper:
 
 
 @pytest.fixture(scope="module")
-def tape(model: CLIPMapper) -> Tape:
+def recording(model: CLIPMapper) -> Recording:
     return record_answer(model, pixels(), *model.clip.tokenize(QUESTIONS))
 
 
 @pytest.fixture(scope="module")
-def alone(model: CLIPMapper) -> Tape:
+def alone(model: CLIPMapper) -> Recording:
     """The second sample, without the padding that the first one brings."""
     return record_answer(model, pixels()[1:], *model.clip.tokenize(QUESTIONS[1:]))
 
@@ -67,26 +67,28 @@ def test_recorded_answer_is_the_models_own(mapper: str, read: str) -> None:
     model = make(mapper, read=read).train()
     ids, mask = model.clip.tokenize(QUESTIONS)
     before = [(p.requires_grad, m.training) for m in model.modules() for p in m.parameters(recurse=False)]
-    tape = record_answer(model, pixels(), ids, mask)
+    recording = record_answer(model, pixels(), ids, mask)
     assert before == [(p.requires_grad, m.training) for m in model.modules() for p in m.parameters(recurse=False)]
     expected = model.eval()(model.clip.image_tokens(pixels()), ids, mask)
-    torch.testing.assert_close(tape.output, expected, atol=1e-5, rtol=1e-5)
-    read_rows = tape.read.argmax(dim=1).tolist()
+    torch.testing.assert_close(recording.output, expected, atol=1e-5, rtol=1e-5)
+    read_rows = recording.readout.argmax(dim=1).tolist()
     assert read_rows == ([0, 0] if read == "image" else [65 + length - 1 for length in LENGTHS])
-    assert tape.read.sum(dim=1).tolist() == [1, 1]
+    assert recording.readout.sum(dim=1).tolist() == [1, 1]
 
 
-def test_tokens_of_the_joint_axis(tape: Tape) -> None:
-    assert tape.modalities == {"image": slice(0, 65), "text": slice(65, 74)} and tape.grids == {"image": (8, 8)}
-    assert tape.real.sum(dim=1).tolist() == [65 + length for length in LENGTHS]
-    special = [row.nonzero()[:, 0].tolist() for row in tape.special]
+def test_tokens_of_the_joint_axis(recording: Recording) -> None:
+    assert recording.modalities == {"image": slice(0, 65), "text": slice(65, 74)} and recording.grids == {
+        "image": (8, 8)
+    }
+    assert recording.mask.sum(dim=1).tolist() == [65 + length for length in LENGTHS]
+    special = [row.nonzero()[:, 0].tolist() for row in recording.special]
     assert special == [[0, 65, 65 + length - 1] for length in LENGTHS]
 
 
-def test_events_in_their_order(model: CLIPMapper, tape: Tape) -> None:
+def test_events_in_their_order(model: CLIPMapper, recording: Recording) -> None:
     """CLIP's layers side by side; then A attends in one sequence, B to itself and then across, both ways at once."""
     image, text, joint = slice(0, 65), slice(65, 74), slice(0, 74)
-    clip, mapper = tape.layers[:4], [[(e.queries, e.keys) for e in layer] for layer in tape.layers[4:]]
+    clip, mapper = recording.layers[:4], [[(e.queries, e.keys) for e in layer] for layer in recording.layers[4:]]
     assert all([(e.queries, e.keys) for e in layer] == [(image, image), (text, text)] for layer in clip)
     block = [[(joint, joint)]]
     if model.config.mapper == "b":
@@ -94,27 +96,27 @@ def test_events_in_their_order(model: CLIPMapper, tape: Tape) -> None:
     assert mapper == 2 * block
 
 
-def test_events_hold_what_the_mapper_computes(model: CLIPMapper, tape: Tape) -> None:
+def test_events_hold_what_the_mapper_computes(model: CLIPMapper, recording: Recording) -> None:
     ids, _ = model.clip.tokenize(QUESTIONS)
     states = (
         model.image_projection(model.clip.image_tokens(pixels().double())),
         model.text_projection(model.clip.text_tokens(ids)),
     )
-    first = tape.layers[4]
+    first = recording.layers[4]
     torch.testing.assert_close(torch.cat([event.Y for event in first], dim=1), torch.cat(states, dim=1))
-    for event in tape.events:  # attention is paid to real tokens alone, and in CLIP's text tower to earlier ones
+    for event in recording.events:  # attention is paid to real tokens alone, and in CLIP's text tower to earlier ones
         torch.testing.assert_close(event.A.sum(dim=-1), torch.ones_like(event.A[..., 0]))
         if event.module.startswith("model.mapper"):
-            assert (event.A[1][..., ~tape.real[1, event.keys]] == 0).all()
+            assert (event.A[1][..., ~recording.mask[1, event.keys]] == 0).all()
         elif event.queries.start:
             assert (event.A.triu(1) == 0).all()
     if model.config.mapper == "b":
         for alone, across in ((0, 1), (2, 3)):  # cross-attention adds to what self-attention made
-            for own, other in zip(tape.layers[4 + alone], tape.layers[4 + across], strict=True):
+            for own, other in zip(recording.layers[4 + alone], recording.layers[4 + across], strict=True):
                 torch.testing.assert_close(other.Y, own.Y + own.Y_out)
 
 
-def test_gradients_are_those_of_the_whole_model(model: CLIPMapper, tape: Tape) -> None:
+def test_gradients_are_those_of_the_whole_model(model: CLIPMapper, recording: Recording) -> None:
     """Input times gradient against plain autograd from the embeddings, without recording."""
     ids, mask = model.clip.tokenize(QUESTIONS)
     caught: list[Tensor] = []
@@ -130,7 +132,7 @@ def test_gradients_are_those_of_the_whole_model(model: CLIPMapper, tape: Tape) -
         handle.remove()
     image, text = model.mapper(model.image_projection(image), model.text_projection(text), mask)
     found = torch.autograd.grad(model.head(image[:, 0])[:, 2].sum(), caught)
-    scores = explain_tape(tape, "input_gradient", answer_target(model, tape, "red")).scores
+    scores = explain_recording(recording, "input_gradient", answer_target(model, recording, "red")).scores
     for modality, gradient, embedding in zip(scores, found, caught, strict=True):
         expected = (gradient * embedding).sum(dim=-1)
         assert expected.abs().max() > 0
@@ -138,20 +140,22 @@ def test_gradients_are_those_of_the_whole_model(model: CLIPMapper, tape: Tape) -
 
 
 @pytest.mark.parametrize("method", EXPLAINERS)
-def test_every_method_explains_a_batch_as_its_samples(model: CLIPMapper, tape: Tape, alone: Tape, method: str) -> None:
+def test_every_method_explains_a_batch_as_its_samples(
+    model: CLIPMapper, recording: Recording, alone: Recording, method: str
+) -> None:
     both, single = (
-        explain_tape(t, method, answer_target(model, t, "red"), **FEW.get(method, {})) for t in (tape, alone)
+        explain_recording(t, method, answer_target(model, t, "red"), **FEW.get(method, {})) for t in (recording, alone)
     )
     for modality, scores in both.scores.items():
-        assert scores.isfinite().all() and (scores[~both.real[modality]] == 0).all()
+        assert scores.isfinite().all() and (scores[~both.mask[modality]] == 0).all()
         if method != "random":  # whose numbers go by place in the batch
             kept = single.scores[modality].shape[1]
             torch.testing.assert_close(scores[1:, :kept], single.scores[modality])
     assert any(scores.any() for scores in both.scores.values())
 
 
-def test_wra_gives_shares(model: CLIPMapper, tape: Tape) -> None:
-    scores = explain_tape(tape, "wra", answer_target(model, tape)).scores
+def test_wra_gives_shares(model: CLIPMapper, recording: Recording) -> None:
+    scores = explain_recording(recording, "wra", answer_target(model, recording)).scores
     total = scores["image"].sum(dim=1) + scores["text"].sum(dim=1)
     torch.testing.assert_close(total, torch.ones_like(total))
     assert (scores["text"].sum(dim=1) > 0).all() and (scores["image"].sum(dim=1) > 0).all()
@@ -200,8 +204,8 @@ def test_the_general_call_takes_the_adapter() -> None:
     ids, mask = model.clip.tokenize(QUESTIONS)
     inputs = {"pixels": pixels(), "ids": ids, "mask": mask}
     scores = explain(FromPixels(model), inputs, "genatt", given(2), adapter=mapper_adapter(model)).scores
-    tape = record_answer(model, pixels(), ids, mask)
-    expected = explain_tape(tape, "genatt", answer_target(model, tape, "red")).scores
+    recording = record_answer(model, pixels(), ids, mask)
+    expected = explain_recording(recording, "genatt", answer_target(model, recording, "red")).scores
     torch.testing.assert_close(scores, expected)
 
 

@@ -26,9 +26,9 @@ from clipmapper.explain.weights import METRICS, Cider, caption_weights, metric_d
 from clipmapper.metrics.captions import score
 from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
-from xai import EXPLAINERS, explain_tape, given
+from xai import EXPLAINERS, explain_recording, given
 from xai.explainers import LRP_EXPLAINERS
-from xai.tape import Tape
+from xai.recording.recording import Recording
 
 WORDS = "a small red hexagon left of two stars , and . dog"
 CAPTIONS = ["a hexagon, dog", "small dog"]
@@ -66,19 +66,19 @@ def steps(model: CLIPMapper) -> Steps:
 
 
 @pytest.fixture(scope="module")
-def tape(model: CLIPMapper, steps: Steps) -> Tape:
+def recording(model: CLIPMapper, steps: Steps) -> Recording:
     return record_steps(model, pixels(), steps, "tokens")
 
 
 @pytest.fixture(scope="module")
-def alone(model: CLIPMapper, steps: Steps) -> list[Tape]:
+def alone(model: CLIPMapper, steps: Steps) -> list[Recording]:
     """Each step by itself: the image and the caption, truncated, in a batch of one."""
-    tapes = []
+    recordings = []
     for picture, caption in zip(pixels(), steps.tokens, strict=True):
         for t in range(len(caption)):
             ids = model.token_ids[torch.tensor([[model.start, *caption[:t]]])]
-            tapes.append(record_pass(model, picture[None], ids, torch.ones_like(ids, dtype=torch.bool), "tokens"))
-    return tapes
+            recordings.append(record_pass(model, picture[None], ids, torch.ones_like(ids, dtype=torch.bool), "tokens"))
+    return recordings
 
 
 def test_steps_read_what_was_written_before(model: CLIPMapper, steps: Steps) -> None:
@@ -96,29 +96,29 @@ def test_steps_read_what_was_written_before(model: CLIPMapper, steps: Steps) -> 
     assert read[5:] == ["<start_of_text>", "<start_of_text>small "]
 
 
-def test_recorded_logits_are_the_models_own(model: CLIPMapper, steps: Steps, tape: Tape) -> None:
+def test_recorded_logits_are_the_models_own(model: CLIPMapper, steps: Steps, recording: Recording) -> None:
     """Those of one pass over each whole caption: what comes later changes nothing."""
     row = 0
     for picture, caption in zip(pixels(), steps.tokens, strict=True):
         ids = model.token_ids[torch.tensor([[model.start, *caption]])]
         image = model.clip.image_tokens(picture[None].double())
         logits = model(image, ids, torch.ones_like(ids, dtype=torch.bool))[0]
-        torch.testing.assert_close(tape.output[row : row + len(caption)], logits[: len(caption)])
-        scores = tape.score(steps.target)[row : row + len(caption)]
+        torch.testing.assert_close(recording.output[row : row + len(caption)], logits[: len(caption)])
+        scores = recording.score(steps.target)[row : row + len(caption)]
         torch.testing.assert_close(scores, logits[: len(caption)].gather(1, torch.tensor(caption)[:, None])[:, 0])
         row += len(caption)
 
 
-def test_the_image_never_attends_to_text(model: CLIPMapper, tape: Tape) -> None:
+def test_the_image_never_attends_to_text(model: CLIPMapper, recording: Recording) -> None:
     image, text, joint = slice(0, 65), slice(65, 70), slice(0, 70)
-    mapper = [[(e.queries, e.keys) for e in layer] for layer in tape.layers[4:]]
+    mapper = [[(e.queries, e.keys) for e in layer] for layer in recording.layers[4:]]
     if model.config.mapper == "b":
         assert mapper == 2 * [[(image, image), (text, text)], [(image, image), (text, image)]]
     else:
         assert mapper == 2 * [[(joint, joint)]]
-        for (event,) in tape.layers[4:]:
+        for (event,) in recording.layers[4:]:
             assert (event.A[:, :, image, text] == 0).all() and (event.A[:, :, text, image] > 0).all()
-    for event in tape.events:
+    for event in recording.events:
         torch.testing.assert_close(event.A.sum(dim=-1), torch.ones_like(event.A[..., 0]))
         if event.queries.stop == 70 and event.keys.stop == 70:
             assert (event.A[..., -5:, -5:].triu(1) == 0).all()
@@ -126,13 +126,13 @@ def test_the_image_never_attends_to_text(model: CLIPMapper, tape: Tape) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_steps_are_explained_as_each_alone(
-    model: CLIPMapper, steps: Steps, tape: Tape, alone: list[Tape], method: str
+    model: CLIPMapper, steps: Steps, recording: Recording, alone: list[Recording], method: str
 ) -> None:
-    found = explain_tape(tape, method, steps.target, **FEW.get(method, {}))
+    found = explain_recording(recording, method, steps.target, **FEW.get(method, {}))
     labels = [token for caption in steps.tokens for token in caption]
     some = (3, 6) if method in (*FEW, *LRP_EXPLAINERS) else range(len(labels))
     for row in some:
-        expected = explain_tape(alone[row], method, given(labels[row]), **FEW.get(method, {})).scores
+        expected = explain_recording(alone[row], method, given(labels[row]), **FEW.get(method, {})).scores
         torch.testing.assert_close(found.scores["image"][row], expected["image"][0])
         length = expected["text"].shape[1]
         torch.testing.assert_close(found.scores["text"][row, :length], expected["text"][0])
@@ -140,8 +140,8 @@ def test_steps_are_explained_as_each_alone(
     assert found.scores["image"].isfinite().all() and found.scores["image"].any()
 
 
-def test_later_words_get_nothing(model: CLIPMapper, steps: Steps, tape: Tape) -> None:
-    relevance = caption_relevance(model, steps, explain_tape(tape, "wra", steps.target))
+def test_later_words_get_nothing(model: CLIPMapper, steps: Steps, recording: Recording) -> None:
+    relevance = caption_relevance(model, steps, explain_recording(recording, "wra", steps.target))
     assert relevance.words == [["a", "hexagon", ",", "dog"], ["small", "dog"]]
     first, second = relevance.between_words()
     assert (first.triu(1) == 0).all() and (second.triu() == 0).all()

@@ -18,7 +18,7 @@ from clipmapper.published.explained import PAPERS, methods_of, spread
 from clipmapper.published.reference import PUBLISHED
 from clipmapper.published.results import Found, report, rows, summary, write
 from clipmapper.published.settings import Detection, ImageNet
-from xai.evaluation.statistics import mean_interval
+from xai.metrics.statistics import mean_interval
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 

@@ -50,8 +50,8 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 class Oracle(Methods):
     """One method: the 4 x 4 cells in the corner."""
 
-    def scores(self, tape: Any, target: Any, modality: str) -> torch.Tensor:
-        maps = torch.zeros(1, len(tape.real), *tape.grids["image"])
+    def scores(self, recording: Any, target: Any, modality: str) -> torch.Tensor:
+        maps = torch.zeros(1, len(recording.mask), *recording.grids["image"])
         maps[..., :4, :4] = 1
         return maps.flatten(2)
 
@@ -62,7 +62,7 @@ def test_the_right_cells_have_ap_1_for_the_class_that_is_found(detr: Path, tmp_p
     truth, methods = coco_truth(given), Oracle(("oracle",))
     detector = load_detector(given, truth)
     batch = Detected(detector, methods, [0], [Image.open(tmp_path / "images" / "0.png").convert("RGB")], 0.0)
-    assert batch.tape.grids == {"image": (8, 8)} and batch.seen[0].cells == (8, 8)
+    assert batch.recording.grids == {"image": (8, 8)} and batch.seen[0].cells == (8, 8)
     results = batch.results()
     assert set(results) == {"oracle", *(f"random {seed}" for seed in range(5))}
     (found,) = results["oracle"]

@@ -15,8 +15,8 @@ from clipmapper.published.imagenet import PROTOCOL, Batch, accuracies
 from clipmapper.published.settings import ImageNet
 from clipmapper.published.vision import Vision
 from xai import Adapter
-from xai.evaluation.protocols import area
-from xai.geometry import squash
+from xai.figures.geometry import squash
+from xai.metrics.protocols import area
 
 
 class Bright(nn.Module):

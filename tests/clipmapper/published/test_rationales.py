@@ -12,7 +12,7 @@ from clipmapper.published.explained import Methods, methods_of
 from clipmapper.published.rationales import class_of, load_reader, marked, measure
 from clipmapper.published.settings import Rationales
 from xai import given
-from xai.evaluation.rationales import TOP, Review, read_eraser
+from xai.metrics.rationales import TOP, Review, read_eraser
 
 TEXTS = {  # with the words that people marked
     "POS": ("this film is very fun", [(3, 5)]),
@@ -40,8 +40,8 @@ def settings(bert: Path, eraser: Path, **options: Any) -> Rationales:
 class Oracle(Methods):
     """One method that marks the fourth and the fifth token, [CLS] being the first."""
 
-    def scores(self, tape: Any, target: Any, modality: str) -> torch.Tensor:
-        return torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0]).repeat(1, len(tape.real), 1)[..., : tape.real.shape[1]]
+    def scores(self, recording: Any, target: Any, modality: str) -> torch.Tensor:
+        return torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0]).repeat(1, len(recording.mask), 1)[..., : recording.mask.shape[1]]
 
 
 def test_f1_by_hand(bert: Path) -> None:
@@ -52,7 +52,7 @@ def test_f1_by_hand(bert: Path) -> None:
     assert word_of.tolist() == [[-1, 0, 1, 1, 2, -1]]
 
     class Pieces(Methods):
-        def scores(self, tape: Any, target: Any, modality: str) -> torch.Tensor:
+        def scores(self, recording: Any, target: Any, modality: str) -> torch.Tensor:
             return torch.tensor([[[9.0, 0.1, 0.0, 0.5, 0.3, 9.0]], [[9.0, 0.5, 0.0, 0.1, 0.3, 9.0]]])
 
     found = measure(reader, [review], [0], Pieces(("right", "wrong")), of_predicted=False)
@@ -83,9 +83,9 @@ def test_the_class_that_is_explained(bert: Path, eraser: Path, explained: Any, m
     reader = load_reader(settings(bert, eraser), reviews)
     scores = Methods.scores
 
-    def watched(self: Methods, tape: Any, target: Any, modality: str) -> torch.Tensor:
-        asked.append(target(tape.output).tolist())
-        return scores(self, tape, target, modality)
+    def watched(self: Methods, recording: Any, target: Any, modality: str) -> torch.Tensor:
+        asked.append(target(recording.output).tolist())
+        return scores(self, recording, target, modality)
 
     monkeypatch.setattr(Methods, "scores", watched)
     found = measure(reader, reviews, [0, 1], methods_of("genatt"), explained == "predicted")

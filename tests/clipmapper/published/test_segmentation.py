@@ -13,14 +13,14 @@ from clipmapper.published.explained import Methods
 from clipmapper.published.segmentation import measure
 from clipmapper.published.settings import Common
 from clipmapper.published.vision import load_classifier
-from xai.evaluation.masks import Masked
-from xai.evaluation.segmentation import segmentation_summary
+from xai.metrics.masks import Masked
+from xai.metrics.segmentation import segmentation_summary
 
 
 class Oracle(Methods):
     """One method, whose patches are relevant in the upper left quarter of what the model sees."""
 
-    def scores(self, tape: object, target: object, modality: str) -> torch.Tensor:
+    def scores(self, recording: object, target: object, modality: str) -> torch.Tensor:
         patches = torch.zeros(4, 4)
         patches[:2, :2] = 1
         return torch.cat([torch.tensor([7.0]), patches.flatten()]).expand(1, 1, 17)

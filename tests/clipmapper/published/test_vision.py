@@ -13,7 +13,7 @@ from timm.models import save_for_hf
 
 from clipmapper.published.settings import Common
 from clipmapper.published.vision import load_classifier, processor_geometry
-from xai.evaluation.masks import as_seen
+from xai.metrics.masks import as_seen
 
 SIZES: list[Any] = [
     tf.ViTImageProcessor(size={"height": 32, "width": 24}),

@@ -22,9 +22,9 @@ from clipmapper.training.caption_study import CaptionStudy, captioned, held_out,
 from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.training.run import explaining, run, task_and_data, train
 from clipmapper.training.tasks import CaptionTask, model_from_checkpoint
-from xai.captions import average
-from xai.evaluation.protocols import SCHEDULES, area, srg
 from xai.explain import METHODS
+from xai.metrics.protocols import SCHEDULES, area, srg
+from xai.results.captions import average
 
 from .test_run import logged, same
 

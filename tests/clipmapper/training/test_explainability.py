@@ -23,9 +23,9 @@ from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.training.explainability import ExplainabilityCallback
 from clipmapper.training.run import run, task_and_data, train
 from clipmapper.training.tasks import model_from_checkpoint
-from xai.evaluation.protocols import area as area_of
-from xai.evaluation.protocols import named
-from xai.evaluation.protocols import srg as srg_of
+from xai.metrics.protocols import area as area_of
+from xai.metrics.protocols import named
+from xai.metrics.protocols import srg as srg_of
 
 from .test_run import assert_close, logged, same
 

@@ -85,10 +85,10 @@ def test_chosen_questions_are_of_different_scenes_as_long_as_there_are() -> None
 
 def relevance(scores: dict[str, Tensor]) -> Relevance:
     """Of 4 patches after a class token; and 5 text tokens: start, words, end, and padding in the first sample."""
-    real = {"image": torch.ones(2, 5).bool(), "text": torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]).bool()}
+    mask = {"image": torch.ones(2, 5).bool(), "text": torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]).bool()}
     ends = torch.tensor([[1, 0, 0, 1, 0], [1, 0, 0, 0, 1]]).bool()
     special = {"image": torch.tensor([[1, 0, 0, 0, 0]]).bool().expand(2, -1), "text": ends}
-    return Relevance(scores, real, special, {"image": (2, 2)}, "planted", {}, None)
+    return Relevance(scores, mask, special, {"image": (2, 2)}, "planted", {}, None)
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xai import Adapter, Layout, Site, Target, given, record
-from xai.adapter import at
 from xai.lrp.mode import Ruling
 from xai.lrp.propagation import Operation, Propagation, Rules
-from xai.tape import Tape
+from xai.recording.adapter import at
+from xai.recording.recording import Recording
 
 WIDTH = 8
 
@@ -100,10 +100,10 @@ def inputs() -> dict[str, Tensor]:
     return {"image": image, "text": text}
 
 
-def taped(model: nn.Module, kind: str = "sdpa") -> Tape:
-    with record(model, adapter(kind), lrp="tokens") as recording:
+def recorded_pass(model: nn.Module, kind: str = "sdpa") -> Recording:
+    with record(model, adapter(kind), lrp="tokens") as recorder:
         model(**inputs())
-    return recording.tape
+    return recorder.recording
 
 
 def target() -> Target:

@@ -16,7 +16,7 @@ from xai.lrp.propagation import Maybe, Operation, Rules
 from xai.lrp.relevances import relevances
 
 from ..conftest import Family, build
-from .streams import adapter, inputs, taped, target, two_streams
+from .streams import adapter, inputs, recorded_pass, target, two_streams
 
 TABLES = [TRANSATT, CP_LRP, with_gamma(CP_LRP, 0.25), ATTN_LRP]
 
@@ -30,9 +30,9 @@ def lossy(R: Tensor, y: Tensor, operands: tuple[Maybe, ...], operation: Operatio
 
 @pytest.mark.parametrize("rules", TABLES, ids=["TransAtt", "CP-LRP", "gamma", "AttnLRP"])
 def test_no_layer_loses(family: Family, rules: Rules, request: pytest.FixtureRequest) -> None:
-    with record(family.model, adapter_for(family.model), "tokens") as recording:
+    with record(family.model, adapter_for(family.model), "tokens") as recorder:
         family.model(**family.inputs)
-    kept = conservation(recording.tape, family.target, rules)
+    kept = conservation(recorder.recording, family.target, rules)
     if request.node.callspec.params["family"] == "detr" and rules is TRANSATT:
         # the first decoder layer reads zeros, which no share can be given to
         with pytest.raises(PropagationError, match=r"lost in layer 'model\.decoder\.layers\.0'"):
@@ -47,12 +47,12 @@ def test_no_layer_loses(family: Family, rules: Rules, request: pytest.FixtureReq
 @pytest.mark.parametrize("rules", TABLES, ids=["TransAtt", "CP-LRP", "gamma", "AttnLRP"])
 def test_the_report_says_what_reaches_the_tokens(rules: Rules) -> None:
     """Start = tokens + absorbed + lost, and each layer's entries are what the later layers left."""
-    tape = taped(two_streams())
-    kept = conservation(tape, target(), rules)
-    start = tape.score(target()).sum() if rules.modified_gradient else torch.tensor(2.0)
+    recording = recorded_pass(two_streams())
+    kept = conservation(recording, target(), rules)
+    start = recording.score(target()).sum() if rules.modified_gradient else torch.tensor(2.0)
     gone = sum(layer.absorbed + layer.lost for layer in kept.layers)
     torch.testing.assert_close(
-        float(relevances(tape, target(), rules).tokens.sum()), float(start) - gone, rtol=1e-9, atol=1e-9
+        float(relevances(recording, target(), rules).tokens.sum()), float(start) - gone, rtol=1e-9, atol=1e-9
     )
     names = [layer.name for layer in kept.layers]
     assert names[:5] == ["head.3", "head.2", "head.1", "head.0", "joint.0"]
@@ -63,9 +63,9 @@ def test_the_report_says_what_reaches_the_tokens(rules: Rules) -> None:
 def test_lost_relevance_is_named(family: Family, request: pytest.FixtureRequest) -> None:
     if request.node.callspec.params["family"] != "vit":
         pytest.skip("one family shows it")
-    with record(family.model, adapter_for(family.model), "tokens") as recording:
+    with record(family.model, adapter_for(family.model), "tokens") as recorder:
         family.model(**family.inputs)
-    kept = conservation(recording.tape, family.target, replace(TRANSATT, linear=lossy))
+    kept = conservation(recorder.recording, family.target, replace(TRANSATT, linear=lossy))
     with pytest.raises(PropagationError, match=r"layer 'vit\.layers\.1'.*linear in module 'vit\.layers\.1\.mlp\.fc1'"):
         kept.check(1e-3)
     (layer,) = (layer for layer in kept.layers if layer.name == "vit.layers.1")

@@ -11,14 +11,14 @@ from xai import adapter_for, explain, given, record
 from xai.lrp.positive import TRANSATT
 from xai.lrp.relevances import relevances
 
-from .streams import taped, target, two_streams
+from .streams import recorded_pass, target, two_streams
 
 
 def test_the_graph_goes_with_the_tape() -> None:
-    tape = taped(two_streams())
-    relevances(tape, target(), TRANSATT)
-    watched = [weakref.ref(tape.propagation), weakref.ref(tape.events[0].A)]
-    del tape
+    recording = recorded_pass(two_streams())
+    relevances(recording, target(), TRANSATT)
+    watched = [weakref.ref(recording.propagation), weakref.ref(recording.events[0].A)]
+    del recording
     gc.collect()
     assert [reference() for reference in watched] == [None] * 2
 
@@ -40,8 +40,8 @@ def test_no_memory_is_held_over_fifty_calls() -> None:
         for method in ("transatt", "cp_lrp"):
             call(method)
     gc.collect()
-    with record(model, adapter_for(model), "tokens") as recording:
+    with record(model, adapter_for(model), "tokens") as recorder:
         model(pixels)
-    held = sum(event.A.nbytes + event.Y.nbytes for event in recording.tape.events)
+    held = sum(event.A.nbytes + event.Y.nbytes for event in recorder.recording.events)
     assert held > 2**19  # of one graph, a part of what it holds
     assert process.memory_info().rss - before < 25 * held  # half of that a call

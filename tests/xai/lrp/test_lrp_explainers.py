@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from xai import EXPLAINERS, Relevance, adapter_for, difference, explain, explain_tape, given, record, similarity
+from xai import EXPLAINERS, Relevance, adapter_for, difference, explain, explain_recording, given, record, similarity
 from xai.explainers import LRP_EXPLAINERS, RUN_AGAIN
 from xai.explainers.genatt_lrp import genatt_lrp
 from xai.explainers.partial_lrp import partial_lrp
@@ -15,10 +15,10 @@ from xai.explainers.transatt import transatt
 from xai.lrp.modified_gradient import ATTN_LRP
 from xai.lrp.positive import TRANSATT
 from xai.lrp.relevances import relevances
-from xai.tape import Tape
+from xai.recording.recording import Recording
 
 from ..conftest import Family, build
-from .streams import taped, target, two_streams
+from .streams import recorded_pass, target, two_streams
 
 PLAIN_SOFTMAX = ("lxmert", "visualbert")  # they do not show the values that some methods need
 
@@ -29,9 +29,9 @@ def joint(result: Any) -> torch.Tensor:
 
 def explained(family: Family, inputs: dict[str, Tensor]) -> dict[str, Relevance]:
     """By all methods, from one recording."""
-    with record(family.model, adapter_for(family.model), "tokens") as recording:
+    with record(family.model, adapter_for(family.model), "tokens") as recorder:
         family.model(**inputs)
-    return {method: explain_tape(recording.tape, method, given(1)) for method in LRP_EXPLAINERS}
+    return {method: explain_recording(recorder.recording, method, given(1)) for method in LRP_EXPLAINERS}
 
 
 def test_a_batch_is_its_samples_one_by_one(family: Family) -> None:
@@ -58,11 +58,11 @@ def test_padding_changes_nothing(padded: Family) -> None:
 @pytest.mark.parametrize("name", ["vit", "bert", "lxmert", "visualbert", "detr", "open_clip", "clip"])
 def test_methods_differ(name: str) -> None:
     family = build(name)
-    with record(family.model, adapter_for(family.model), "tokens") as recording:
+    with record(family.model, adapter_for(family.model), "tokens") as recorder:
         family.model(**family.inputs)
     left_out = {*RUN_AGAIN, *(("tokentm", "grad_eclip") if name in PLAIN_SOFTMAX else ())}
     methods = [method for method in (*EXPLAINERS, *LRP_EXPLAINERS) if method not in left_out]
-    found = {method: joint(explain_tape(recording.tape, method, family.target)) for method in methods}
+    found = {method: joint(explain_recording(recorder.recording, method, family.target)) for method in methods}
     for one, other in combinations(found, 2):
         if {one, other} == {"transatt", "genatt_lrp"} and name not in ("lxmert", "detr"):
             continue  # theory: in one stream they are the same
@@ -70,40 +70,40 @@ def test_methods_differ(name: str) -> None:
         assert (first - second).abs().max() > 1e-3, (one, other)
 
 
-def tape_of(name: str) -> tuple[Tape, Any]:
+def tape_of(name: str) -> tuple[Recording, Any]:
     family = build(name)
-    with record(family.model, adapter_for(family.model), "tokens") as recording:
+    with record(family.model, adapter_for(family.model), "tokens") as recorder:
         family.model(**family.inputs)
-    return recording.tape, family.target
+    return recorder.recording, family.target
 
 
 def test_options_of_transatt() -> None:
-    tape, goal = tape_of("vit")
-    C, G = relevances(tape, goal, TRANSATT).A, tape.gradients(goal)
-    first, last = tape.events
+    recording, goal = tape_of("vit")
+    C, G = relevances(recording, goal, TRANSATT).A, recording.gradients(goal)
+    first, last = recording.events
     eye = torch.eye(5).double()
 
     def change(event: Any, gradient: bool = True) -> torch.Tensor:
         return torch.stack([((G[event].A if gradient else 1) * C[event])[:, h].clamp(min=0) for h in range(2)]).mean(0)
 
     close = torch.testing.assert_close
-    close(transatt(tape, goal), (change(last) + eye) @ (change(first) + eye))
-    close(transatt(tape, goal, gradient=False), (change(last, False) + eye) @ (change(first, False) + eye))
-    close(transatt(tape, goal, block=0), change(first))
-    close(transatt(tape, goal, block=-1, gradient=False), change(last, False))
-    close(transatt(tape, goal, last=1), change(last) + eye)
-    close(transatt(tape, goal, normalise=True).sum(-1), torch.ones(2, 5).double())
-    close(partial_lrp(tape, goal), C[last].mean(1))
-    close(genatt_lrp(tape, goal), transatt(tape, goal))  # theory: in one stream they are the same
-    with pytest.raises(ValueError, match="block is 2; this tape has 2 layers"):
-        transatt(tape, goal, block=2)
+    close(transatt(recording, goal), (change(last) + eye) @ (change(first) + eye))
+    close(transatt(recording, goal, gradient=False), (change(last, False) + eye) @ (change(first, False) + eye))
+    close(transatt(recording, goal, block=0), change(first))
+    close(transatt(recording, goal, block=-1, gradient=False), change(last, False))
+    close(transatt(recording, goal, last=1), change(last) + eye)
+    close(transatt(recording, goal, normalise=True).sum(-1), torch.ones(2, 5).double())
+    close(partial_lrp(recording, goal), C[last].mean(1))
+    close(genatt_lrp(recording, goal), transatt(recording, goal))  # theory: in one stream they are the same
+    with pytest.raises(ValueError, match="block is 2; this recording has 2 layers"):
+        transatt(recording, goal, block=2)
 
 
 def test_between_streams_transatt_shows_the_last_map() -> None:
-    tape, goal = taped(two_streams()), target()
-    C, G = relevances(tape, goal, TRANSATT).A, tape.gradients(goal)
-    cross = tape.layers[1][0]
-    R = transatt(tape, goal, block=1)
+    recording, goal = recorded_pass(two_streams()), target()
+    C, G = relevances(recording, goal, TRANSATT).A, recording.gradients(goal)
+    cross = recording.layers[1][0]
+    R = transatt(recording, goal, block=1)
     torch.testing.assert_close(R[:, :4, 4:], (G[cross].A * C[cross]).clamp(min=0).mean(1))
     assert not R[:, :4, :4].any()
 
@@ -119,16 +119,16 @@ def test_gamma_changes_the_map_and_its_sum_does_not() -> None:
 
 
 def test_a_contrast_is_the_difference_of_modified_gradients() -> None:
-    tape, _ = tape_of("bert")
-    one, other, both = (relevances(tape, t, ATTN_LRP).tokens for t in (given(0), given(2), difference(0, 2)))
+    recording, _ = tape_of("bert")
+    one, other, both = (relevances(recording, t, ATTN_LRP).tokens for t in (given(0), given(2), difference(0, 2)))
     torch.testing.assert_close(both, one - other)
 
 
 @pytest.mark.parametrize("name", ["open_clip", "clip"])
 def test_a_similarity_is_shared_by_both_towers(name: str) -> None:
-    tape, _ = tape_of(name)
-    tokens = relevances(tape, similarity(), TRANSATT).tokens
-    for where in tape.modalities.values():
+    recording, _ = tape_of(name)
+    tokens = relevances(recording, similarity(), TRANSATT).tokens
+    for where in recording.modalities.values():
         torch.testing.assert_close(tokens[:, where].sum(1), torch.full((2,), 0.5).double(), rtol=0, atol=1e-6)
 
 
@@ -137,9 +137,9 @@ def test_pixels(name: str) -> None:
     family = build(name)
     result = explain(family.model, family.inputs, "pixel_lrp", family.target)
     assert result.grids == {"pixels": (16, 16)} and result.map("pixels").shape == (2, 16, 16)
-    with record(family.model, adapter_for(family.model), "pixels") as recording:
+    with record(family.model, adapter_for(family.model), "pixels") as recorder:
         family.model(**family.inputs)
-    found = relevances(recording.tape, family.target, TRANSATT)
+    found = relevances(recorder.recording, family.target, TRANSATT)
     assert found.pixels is not None and found.pixels.any()
     torch.testing.assert_close(result.scores["pixels"], found.pixels.flatten(1))
     torch.testing.assert_close(found.tokens, relevances(*tape_of(name), TRANSATT).tokens, rtol=1e-6, atol=1e-9)
@@ -148,9 +148,9 @@ def test_pixels(name: str) -> None:
 
 
 def test_pixels_need_a_recording_from_them() -> None:
-    tape, goal = tape_of("vit")
+    recording, goal = tape_of("vit")
     with pytest.raises(ValueError, match="lrp='pixels'"):
-        explain_tape(tape, "pixel_lrp", goal)
+        explain_recording(recording, "pixel_lrp", goal)
 
 
 def test_in_double_precision_on_a_copy() -> None:

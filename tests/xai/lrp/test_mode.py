@@ -15,7 +15,7 @@ from xai.lrp.relevances import relevances
 
 from ..conftest import build
 from ..toys import adapter_of, blocks, model_of, snapshot, x
-from .streams import adapter, inputs, sent_back, taped, target, two_streams
+from .streams import adapter, inputs, recorded_pass, sent_back, target, two_streams
 
 A = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 B = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -115,14 +115,14 @@ def test_queries_need_no_rule() -> None:
 @pytest.mark.parametrize("kind", ["sdpa", "plain", "mha"])
 def test_the_pass_and_its_gradients_are_the_models(kind: str) -> None:
     model = two_streams(kind)
-    before, tape = snapshot(model), taped(model, kind)
+    before, recording = snapshot(model), recorded_pass(model, kind)
     assert snapshot(model) == before
-    torch.testing.assert_close(tape.output, model(**inputs()))
-    with record(model, adapter(kind)) as recording:
+    torch.testing.assert_close(recording.output, model(**inputs()))
+    with record(model, adapter(kind)) as recorder:
         model(**inputs())
-    relevances(tape, target(), TRANSATT)
-    gradients, expected = tape.gradients(target()), recording.tape.gradients(target())
-    for event, other in zip(tape.events, recording.tape.events, strict=True):
+    relevances(recording, target(), TRANSATT)
+    gradients, expected = recording.gradients(target()), recorder.recording.gradients(target())
+    for event, other in zip(recording.events, recorder.recording.events, strict=True):
         assert expected[other].A.any()
         torch.testing.assert_close(gradients[event].A, expected[other].A)
         torch.testing.assert_close(gradients[event].Y, expected[other].Y)
@@ -130,16 +130,16 @@ def test_the_pass_and_its_gradients_are_the_models(kind: str) -> None:
 
 def test_ways_to_write_attention_agree() -> None:
     model, plain = two_streams("sdpa"), two_streams("plain")
-    one, other = (relevances(taped(m), target(), TRANSATT) for m in (model, plain))
+    one, other = (relevances(recorded_pass(m), target(), TRANSATT) for m in (model, plain))
     torch.testing.assert_close(one.tokens, other.tokens, rtol=1e-6, atol=1e-9)
 
 
 def test_without_gradients_around() -> None:
     model, goal = two_streams(), target()
-    expected = relevances(taped(model), goal, TRANSATT).tokens
+    expected = relevances(recorded_pass(model), goal, TRANSATT).tokens
     for around in (torch.no_grad(), torch.inference_mode()):
         with around:
-            torch.testing.assert_close(relevances(taped(model), goal, TRANSATT).tokens, expected)
+            torch.testing.assert_close(relevances(recorded_pass(model), goal, TRANSATT).tokens, expected)
 
 
 def test_activations_in_plain_code_are_one_operation() -> None:
@@ -162,10 +162,10 @@ def test_activations_in_plain_code_are_one_operation() -> None:
 
 def test_a_tape_without_rules_is_refused() -> None:
     model = two_streams()
-    with record(model, adapter()) as recording:
+    with record(model, adapter()) as recorder:
         model(**inputs())
     with pytest.raises(ValueError, match="lrp='tokens'"):
-        relevances(recording.tape, target(), TRANSATT)
+        relevances(recorder.recording, target(), TRANSATT)
 
 
 def test_pixels_need_one_input_of_images() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xai.render import colours
+from xai.figures.render import colours
 from xai.report.build import page, write_report
 from xai.report.data import Explanation, Figure, Report, Row, Step, Table
 

@@ -1,0 +1,70 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from xai.metrics.rationales import TOP, read_eraser, token_f1, word_relevance
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_spans_are_the_words_that_the_file_quotes(shared_data: Path, split: str) -> None:
+    folder = shared_data / "eraser_movies"
+    reviews = read_eraser(folder, split)
+    lines = [json.loads(line) for line in (folder / f"{split}.jsonl").read_text().splitlines()]
+    assert len(reviews) == {"val": 200, "test": 199}[split]
+    assert {review.label for review in reviews} == {"POS", "NEG"}
+    for review, line in zip(reviews, lines, strict=True):
+        quotes = [part["text"] for group in line["evidences"] for part in group]
+        assert [" ".join(review.words[start:end]) for start, end in review.spans] == quotes
+        assert review.rationale.any() and not review.rationale.all()
+
+
+def test_the_rationale_itself_is_the_best_and_random_words_are_chance(shared_data: Path) -> None:
+    review = read_eraser(shared_data / "eraser_movies", "val")[0]
+    truth, valid = review.rationale[None], torch.ones(1, len(review.words), dtype=torch.bool)
+    gold = int(truth.sum())
+    best = token_f1(truth.float(), truth, valid, top=[gold, 2 * gold])[0]
+    assert best.tolist() == pytest.approx([1.0, 2 / 3])
+    assert token_f1(-truth.float(), truth, valid)[0].tolist() == [0.0] * len(TOP)
+    flat = token_f1(torch.zeros(1, len(review.words)), truth, valid, top=[40])
+    assert float(flat) == pytest.approx(2 * 40 * gold / len(review.words) / (40 + gold))
+
+
+def test_f1_by_hand() -> None:
+    relevance = torch.tensor([[0.9, 0.1, 0.8, 0.7, 5.0]])
+    truth = torch.tensor([[True, True, False, False, True]])
+    valid = torch.tensor([[True, True, True, True, False]])  # the last word was cut off, and still is part of the truth
+    found = token_f1(relevance, truth, valid, top=[1, 2, 4, 10])
+    assert found[0].tolist() == pytest.approx([2 / 4, 2 / 5, 4 / 7, 4 / 7])
+    assert torch.equal(token_f1(torch.stack([relevance, -relevance]), truth, valid, top=[1, 2])[0], found[:, :2])
+    relevance[0, 2] = torch.nan
+    assert token_f1(relevance, truth, valid).isnan().all()
+    assert token_f1(torch.zeros(1, 5), truth & False, valid).isnan().all()
+
+
+def test_a_word_has_the_relevance_of_its_best_piece() -> None:
+    relevance = torch.tensor([[9.0, 0.1, 0.3, -0.5, 9.0, 9.0]])
+    word_of = torch.tensor([[-1, 0, 0, 1, -1, -1]])
+    found, seen = word_relevance(relevance, word_of, words=3)
+    assert torch.equal(found, torch.tensor([[0.3, -0.5, 0.0]])) and seen.tolist() == [[True, True, False]]
+    both, _ = word_relevance(torch.stack([relevance, -relevance]), word_of, words=3)
+    assert torch.equal(both[1], torch.tensor([[-0.1, 0.5, 0.0]]))
+
+
+@pytest.mark.parametrize(
+    ("evidences", "message"),
+    [
+        ([("a", 0, 2), ("b", 0, 1)], "'a' has reasons in several documents: a, b"),
+        ([("a", 2, 9)], "'a': words 2 to 9 of a document of 3 words"),
+        ([("a", -1, 2)], "words -1 to 2"),
+    ],
+)
+def test_entries_that_do_not_fit_are_refused(tmp_path: Path, evidences: list, message: str) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a").write_text("one two\nthree")
+    parts = [{"docid": doc, "start_token": start, "end_token": end} for doc, start, end in evidences]
+    entry = {"annotation_id": "a", "classification": "POS", "evidences": [parts]}
+    (tmp_path / "val.jsonl").write_text(json.dumps(entry) + "\n\n")
+    with pytest.raises(ValueError, match=message):
+        read_eraser(tmp_path, "val")

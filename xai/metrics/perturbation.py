@@ -1,0 +1,123 @@
+"""The perturbation engine: curves of many explainers at once, each distinct input run once, in large batches.
+
+Axes of its results: [methods, directions, samples, steps], directions in the order of `protocols.DIRECTIONS`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xai.metrics.protocols import Protocol, kept_counts
+from xai.metrics.ranking import removal_rank, token_noise
+
+WORD = 62  # bits of a mask in one int64
+
+
+class Perturbed(NamedTuple):
+    """Inputs to run together: those of the batch at `rows` [N], each with as many tokens left."""
+
+    rows: Tensor
+    keep: Tensor  # [N, T]: False where removed, and at padding
+    length: int  # tokens kept in every row
+
+
+Predict = Callable[[Perturbed], Mapping[str, Tensor]]  # figures by name, such as accuracy and probability, each [N]
+
+
+@torch.no_grad()
+def perturb(
+    relevance: Tensor,
+    removable: Tensor,
+    samples: Tensor,
+    predict: Predict,
+    protocol: Protocol,
+    mask: Tensor | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Curves of each figure that `predict` gives, from relevance [methods, B, T] of the tokens of one modality.
+
+    `removable` [B, T] leaves special tokens and padding out; `real` [B, T] is False at padding. `samples` [B] are the
+    samples' ids: with `seed` they decide ties, so a sample's curves do not depend on its batch. A relevance that is not
+    finite gives that method NaN for that sample, and no other. `predict` gets at most `batch_size` inputs, all of the
+    same length, and every distinct input once, whichever methods, directions and steps ask for it.
+    """
+    if (
+        not relevance.numel()
+        or relevance.dim() != 3
+        or relevance.shape[1:] != removable.shape
+        or len(samples) != len(removable)
+    ):
+        shapes = f"{list(relevance.shape)}, {list(removable.shape)}, {list(samples.shape)}"
+        raise ValueError(
+            f"expected relevance [methods, B, T], removable [B, T] and samples [B], none empty, got {shapes}"
+        )
+    undefined = ~(relevance.isfinite() | ~removable).all(dim=-1)
+    keep = keep_masks(
+        relevance.nan_to_num(), removable, protocol, token_noise(samples.to(relevance.device), removable.shape[1], seed)
+    )
+    keep = keep | undefined[:, None, :, None, None]  # their figures are not read: let them share a run
+    if mask is not None:
+        keep = keep & mask[:, None]
+    inputs, masks, asked = _distinct(keep)
+    parts = [_figures(predict, part) for part in _batches(inputs, masks, batch_size)]
+    hidden = undefined[:, None, :, None]
+    return {name: torch.cat([part[name] for part in parts])[asked].masked_fill(hidden, torch.nan) for name in parts[0]}
+
+
+def keep_masks(relevance: Tensor, removable: Tensor, protocol: Protocol, noise: Tensor) -> Tensor:
+    """Which tokens stay at each step, [methods, directions, B, steps, T]: all that are not removable, and the rest by rank.
+
+    The negative order is the positive one backwards, ties too.
+    """
+    removed = removal_rank(relevance, removable, noise)[:, :, None]  # [methods, B, 1, T]
+    tokens = removable.sum(dim=-1)
+    kept = kept_counts(tokens, protocol.shares)[..., None]  # [B, steps, 1]
+    positive = removed >= tokens[:, None, None] - kept
+    negative = removed < kept
+    return torch.stack([positive, negative], dim=1) | ~removable[:, None]
+
+
+def inverted(curves: Tensor) -> Tensor:
+    """The curves [methods, directions, ...] of the inverted maps, -R: what was removed first is removed last."""
+    return curves.flip(1)
+
+
+def _distinct(keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The inputs that differ as keys [inputs, (length, row, mask)], sorted; their masks; and which one each step asks for."""
+    words = torch.stack([_packed(masks) for masks in keep])  # method by method: words take 8 times the memory of masks
+    rows = torch.arange(keep.shape[2], device=keep.device)[:, None].expand(keep.shape[:-1])
+    keys = torch.cat([keep.sum(dim=-1, keepdim=True), rows[..., None], words], dim=-1)
+    inputs, asked = keys.flatten(0, -2).unique(dim=0, return_inverse=True)
+    bits = torch.arange(WORD, device=keep.device)
+    masks = (inputs[:, 2:, None] >> bits & 1).bool().flatten(1)[:, : keep.shape[-1]]
+    return inputs, masks, asked.reshape(keep.shape[:-1])
+
+
+def _packed(masks: Tensor) -> Tensor:
+    """Masks [..., T] as integers [..., words]."""
+    bits = torch.arange(WORD, device=masks.device)
+    padded = F.pad(masks, (0, -masks.shape[-1] % WORD))
+    return (padded.unflatten(-1, (-1, WORD)).long() << bits).sum(dim=-1)
+
+
+def _batches(inputs: Tensor, masks: Tensor, batch_size: int) -> Iterator[Perturbed]:
+    """Inputs of one length at a time, at most `batch_size`."""
+    lengths, counts = inputs[:, 0].unique_consecutive(return_counts=True)
+    first = 0
+    for length, count in zip(lengths.tolist(), counts.tolist(), strict=True):
+        for start in range(first, first + count, batch_size):
+            part = slice(start, min(start + batch_size, first + count))
+            yield Perturbed(inputs[part, 1], masks[part], length)
+        first += count
+
+
+def _figures(predict: Predict, part: Perturbed) -> dict[str, Tensor]:
+    figures = dict(predict(part))
+    for name, figure in figures.items():
+        if figure.shape != part.rows.shape:
+            raise ValueError(f"predict gave {name!r} of shape {list(figure.shape)} for {len(part.rows)} inputs")
+    return {name: figure.to(torch.promote_types(figure.dtype, torch.float)) for name, figure in figures.items()}

@@ -1,0 +1,61 @@
+"""What the recorder must know of a model family: a small table, never a change of the model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Stream = tuple[str, ...]  # neighbouring modalities that share one sequence
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where one attention happens. A module that is called several times stands in several sites, in that order.
+
+    `module` computes exactly one attention a call. The first argument of `residual` is what the skip connection
+    carries; the (first) output of `output` is what is added to it.
+    """
+
+    module: str
+    queries: Stream
+    keys: Stream
+    residual: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The joint axis of one call of the model: how many tokens, which of them the head reads, which are padding.
+
+    `special` tokens are no content: class, distillation and register tokens, [CLS], [SEP], start and end, object queries.
+    `grids` says how the others of a modality lie in its image, row by row; they number rows * columns.
+    """
+
+    lengths: dict[str, int]  # tokens of each modality, in their order on the joint axis
+    readout: dict[str, Tensor]  # [B or 1, tokens]: weights of the rows that the head reads
+    mask: dict[str, Tensor]  # [B, tokens]: False at padding; a modality that is absent has none
+    special: dict[str, Tensor] = field(default_factory=dict)  # [B or 1, tokens]; a modality that is absent has none
+    grids: dict[str, tuple[int, int]] = field(default_factory=dict)  # rows and columns, of image modalities alone
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """`layers` in order of execution; sites of one layer are simultaneous.
+
+    `layout` gets the arguments of the model's forward by name, and the number of tokens seen for each stream.
+    """
+
+    layers: tuple[tuple[Site, ...], ...]
+    layout: Callable[[Mapping[str, Any], Mapping[Stream, int]], Layout]
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(site for layer in self.layers for site in layer)
+
+
+def at(position: int | Tensor, length: int) -> Tensor:
+    """Read weights [1 or B, length] of a head that reads one token; `position` is an index or one for each sample."""
+    index = torch.as_tensor(position).reshape(-1)
+    return torch.nn.functional.one_hot(index, length).float()

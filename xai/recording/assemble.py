@@ -1,0 +1,143 @@
+"""From what the hooks caught to a recording, with every doubt an error: silence would be a wrong explanation."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from xai.recording.adapter import Adapter, Layout, Site, Stream
+from xai.recording.recording import QKV, Event, Recording
+
+
+class RecordingError(RuntimeError):
+    """The model's attentions could not be recorded one for one."""
+
+
+class Captured(NamedTuple):
+    """By module name, what each of its calls showed: probabilities and what they come from, first argument, output."""
+
+    attention: defaultdict[str, list[tuple[Tensor, QKV | None]]]
+    residual: defaultdict[str, list[Tensor]]
+    output: defaultdict[str, list[Tensor]]
+
+
+Caught = tuple[tuple[Tensor, QKV | None], Tensor, Tensor]
+
+
+def assemble(adapter: Adapter, captured: Captured, inputs: Mapping[str, Any], output: Any) -> Recording:
+    """The recording of one forward pass; raises RecordingError, naming the module that does not fit the adapter."""
+    _check_calls(adapter, captured)
+    tensors = _by_site(adapter, captured)
+    layout = adapter.layout(inputs, _sizes(adapter, tensors))
+    modalities = _slices(layout.lengths)
+    first = tensors[0][0][0]
+    layers, taken = [], iter(tensors)
+    for layer in adapter.layers:
+        events = tuple(_event(site, next(taken), modalities, len(first)) for site in layer)
+        layers.append(events)
+    _check_grids(layout)
+    readout, mask, special = _axis(layout, len(first), first)
+    return Recording(tuple(layers), modalities, readout, mask, special, layout.grids, output)
+
+
+def _check_calls(adapter: Adapter, captured: Captured) -> None:
+    expected = Counter(site.module for site in adapter.sites)
+    for module, calls in expected.items():
+        found = len(captured.attention[module])
+        if found != calls:
+            raise RecordingError(f"module {module!r} computed attention {found} times; the adapter expects {calls}")
+
+
+def _by_site(adapter: Adapter, captured: Captured) -> list[Caught]:
+    """((A, its origin), Y, Y_out) of each site: the n-th site that names a module takes its n-th call."""
+    used: Counter[tuple[str, str]] = Counter()
+
+    def take(role: str, module: str) -> Any:
+        calls = getattr(captured, role)[module]
+        used[role, module] += 1
+        if used[role, module] > len(calls):
+            raise RecordingError(f"module {module!r} ({role}) was called {len(calls)} times; the adapter expects more")
+        return calls[used[role, module] - 1]
+
+    return [
+        (take("attention", site.module), take("residual", site.residual), take("output", site.output))
+        for site in adapter.sites
+    ]
+
+
+def _sizes(adapter: Adapter, tensors: list[Caught]) -> dict[Stream, int]:
+    """Tokens of each stream that asks or is asked."""
+    sizes: dict[Stream, int] = {}
+    for site, ((A, _), _, _) in zip(adapter.sites, tensors, strict=True):
+        if A.dim() != 4:
+            raise RecordingError(f"module {site.module!r}: attention has shape {list(A.shape)}, expected [B, H, q, k]")
+        for stream, size in ((site.queries, A.shape[2]), (site.keys, A.shape[3])):
+            if sizes.setdefault(stream, size) != size:
+                raise RecordingError(
+                    f"module {site.module!r}: {size} tokens of {'+'.join(stream)} where earlier layers had "
+                    f"{sizes[stream]}; models that merge tokens (hierarchical ones such as Swin) cannot be explained "
+                    "on one token axis"
+                )
+    return sizes
+
+
+def _slices(lengths: dict[str, int]) -> dict[str, slice]:
+    slices, start = {}, 0
+    for name, length in lengths.items():
+        slices[name] = slice(start, start + length)
+        start += length
+    return slices
+
+
+def _event(site: Site, caught: Caught, modalities: dict[str, slice], batch: int) -> Event:
+    (A, qkv), Y, Y_out = caught
+    queries, keys = _span(site, site.queries, modalities), _span(site, site.keys, modalities)
+    shape = (batch, queries.stop - queries.start, keys.stop - keys.start)
+    if (A.shape[0], *A.shape[2:]) != shape:
+        raise RecordingError(
+            f"module {site.module!r}: attention has shape {list(A.shape)}, expected batch, queries and keys "
+            f"{list(shape)}; attention in windows (hierarchical models such as Swin) cannot be explained on one token axis"
+        )
+    for role, module, tensor in (("residual", site.residual, Y), ("output", site.output, Y_out)):
+        if tensor.shape[:2] != shape[:2] or tensor.dim() != 3:
+            raise RecordingError(
+                f"module {module!r} ({role}): shape {list(tensor.shape)}, expected {[*shape[:2], 'D']}"
+            )
+        if not tensor.requires_grad:
+            raise RecordingError(f"module {module!r} ({role}) is off the graph; does the model detach it?")
+    if not A.requires_grad:
+        raise RecordingError(f"module {site.module!r}: attention is off the graph; does the model detach its inputs?")
+    return Event(site.module, queries, keys, A, Y, Y_out, qkv)
+
+
+def _span(site: Site, stream: Stream, modalities: dict[str, slice]) -> slice:
+    parts = [modalities[name] for name in stream]
+    if any(a.stop != b.start for a, b in pairwise(parts)):
+        raise RecordingError(
+            f"module {site.module!r}: modalities {'+'.join(stream)} are not neighbours on the joint axis"
+        )
+    return slice(parts[0].start, parts[-1].stop)
+
+
+def _check_grids(layout: Layout) -> None:
+    for name, (rows, columns) in layout.grids.items():
+        prefix = layout.special.get(name, torch.zeros(1, layout.lengths[name])).sum(dim=1)
+        content = (layout.lengths[name] - prefix).tolist()
+        if any(count != rows * columns for count in content):
+            raise RecordingError(
+                f"modality {name!r} has {content[0]:g} tokens that are not special, but the adapter's layout says a grid "
+                f"of {rows} x {columns}"
+            )
+
+
+def _axis(layout: Layout, batch: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Read weights, real tokens and special tokens of the joint axis, each [B, T]."""
+
+    def joint(values: Mapping[str, Tensor], otherwise: float, dtype: torch.dtype) -> Tensor:
+        parts = [values.get(name, torch.full((1, n), otherwise)) for name, n in layout.lengths.items()]
+        return torch.cat([part.to(like.device, dtype).expand(batch, -1) for part in parts], dim=1)
+
+    return joint(layout.readout, 0, like.dtype), joint(layout.mask, 1, torch.bool), joint(layout.special, 0, torch.bool)

@@ -1,0 +1,227 @@
+"""Recording: one forward pass of a stock model, with every attention that its adapter names laid on a recording."""
+
+import inspect
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from xai.lrp.mode import Ruling
+from xai.lrp.propagation import Propagation
+from xai.recording.adapter import Adapter
+from xai.recording.assemble import Captured, RecordingError, assemble
+from xai.recording.attention import multi_head, scaled_dot_product
+from xai.recording.recording import QKV, Recording
+from xai.recording.rerun import Call, rerun
+from xai.recording.unchanged import evaluation, same_random_numbers
+
+_SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
+_MOVES = ("View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "Clone", "ToCopy")  # of data, in the graph
+
+
+class Recorder:
+    """What `record` yields; `recording` is there after the forward pass."""
+
+    def __init__(self) -> None:
+        self._recording: Recording | None = None
+
+    @property
+    def recording(self) -> Recording:
+        if self._recording is None:
+            raise RecordingError("nothing was recorded: call the model once inside `with record(model, adapter)`")
+        return self._recording
+
+
+@contextmanager
+def record(model: nn.Module, adapter: Adapter, lrp: Literal["tokens", "pixels"] | None = None) -> Iterator[Recorder]:
+    """Records the one call of `model` in its body; afterwards the model is as it was, also after an exception.
+
+    Inside, the model is in evaluation mode with its parameters frozen; the graph starts at the first attention's
+    residual input, wherever the caller or the model has switched gradients off. Raises RecordingError, naming the
+    module, unless every module of the adapter yields one attention a call and no attention happens elsewhere.
+
+    With `lrp` the graph carries relevance too, from the target to the tokens or on to the pixels, and every operation
+    must have a rule: raises PropagationError for one that has none.
+    """
+    _refuse(model)
+    recorder = Recorder()
+    with ExitStack() as stack:
+        stack.enter_context(same_random_numbers(model))
+        stack.enter_context(evaluation(model))
+        run = stack.enter_context(_Pass(model, adapter, recorder, lrp))
+        for handle in run.hooks():
+            stack.callback(handle.remove)
+        yield recorder
+
+
+class _Watch(TorchFunctionMode):
+    """Replaces attention by attention written out, and shows `run` its probabilities."""
+
+    def __init__(self, run: "_Pass") -> None:
+        super().__init__()
+        self.run = run
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch._C._set_grad_enabled:  # a frozen part under no_grad is explained too
+            return None
+        if func is F.scaled_dot_product_attention:
+            mixed = scaled_dot_product(self.run.see, *args, **kwargs)
+            self.run.mixed = mixed.grad_fn
+            return mixed
+        if func is F.multi_head_attention_forward:
+            return multi_head(self.run.see, *args, **kwargs)
+        if func is F.linear:
+            self.run.see_projection(*args[:2])
+        result = func(*args, **kwargs)
+        if func in _SOFTMAX and self.run.inside:
+            self.run.see(result)
+        return result
+
+
+class _Pass(ExitStack):
+    """The hooks of one recording. It is itself the stack of contexts that hold while the model runs."""
+
+    def __init__(self, model: nn.Module, adapter: Adapter, recorder: Recorder, lrp: str | None) -> None:
+        super().__init__()
+        self.ruling = None if lrp is None else Ruling(Propagation(), "pixels" if lrp == "pixels" else "blocks")
+        self.pixels: Tensor | None = None
+        self.model, self.adapter, self.recorder = model, adapter, recorder
+        self.captured = Captured(defaultdict(list), defaultdict(list), defaultdict(list))
+        self.inside: list[
+            tuple[str, list[tuple[Tensor, QKV | None]]]
+        ] = []  # attention modules now running, what they show
+        self.inputs: dict[str, Any] = {}
+        self.call: Call | None = None
+        self.qkv: QKV | None = None  # of the attention last seen, until its output projection is seen
+        self.mixed: Any = None  # the node of the graph that made what is projected
+
+    def hooks(self) -> Iterator[Any]:
+        if self.ruling is not None:
+            yield from self.ruling.hooks(self.model)
+        yield self.model.register_forward_pre_hook(self._start, with_kwargs=True)
+        for name in dict.fromkeys(site.module for site in self.adapter.sites):
+            yield self._module(name).register_forward_pre_hook(
+                lambda m, args, name=name: self.inside.append((name, []))
+            )
+            yield self._module(name).register_forward_hook(self._left)
+        for name in dict.fromkeys(site.residual for site in self.adapter.sites):
+            take = _residual_into(self.captured.residual[name])
+            yield self._module(name).register_forward_pre_hook(take, with_kwargs=True)
+        for name in dict.fromkeys(site.output for site in self.adapter.sites):
+            yield self._module(name).register_forward_hook(_output_into(self.captured.output[name]))
+        yield self.model.register_forward_hook(self._finish, always_call=True)
+
+    def see(self, probabilities: Tensor, qkv: QKV | None = None) -> None:
+        if not self.inside:
+            raise RecordingError(
+                "an attention ran outside all modules that the adapter names; add its module to the adapter"
+            )
+        self.inside[-1][1].append((probabilities, qkv))
+        self.qkv, self.mixed = qkv, None
+
+    def see_projection(self, x: Tensor, weight: Tensor) -> None:
+        """A linear map of what an attention gave, which was only moved since, is its output projection."""
+        if self.qkv is None or self.mixed is None:
+            return
+        node = x.grad_fn
+        while node is not None and node is not self.mixed and node.name().removesuffix("Backward0") in _MOVES:
+            node = node.next_functions[0][0]
+        if node is self.mixed:
+            self.qkv.projection, self.qkv, self.mixed = weight, None, None
+
+    def _module(self, name: str) -> nn.Module:
+        try:
+            return self.model.get_submodule(name)
+        except AttributeError as error:
+            raise RecordingError(
+                f"the adapter names module {name!r}, which {type(self.model).__name__} has not"
+            ) from error
+
+    def _start(self, model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if self.inputs:
+            raise RecordingError(f"{type(model).__name__} was called twice; one recording covers one forward pass")
+        self.enter_context(torch.inference_mode(False))
+        self.enter_context(torch.enable_grad())
+        args, kwargs = tree_map(_own, (args, kwargs))
+        self.call = Call(model, args, kwargs, _autocast(model))
+        self.inputs = dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+        if self.ruling is not None:
+            if self.ruling.stage == "pixels":
+                self.pixels = _pixels(self.inputs).requires_grad_()
+            self.enter_context(self.ruling)  # below the watch, whose written-out attention it rules
+        self.enter_context(_Watch(self))
+        return args, kwargs
+
+    def _left(self, module: nn.Module, args: tuple, output: Any) -> None:
+        name, seen = self.inside.pop()
+        if len(seen) != 1:
+            raise RecordingError(
+                f"module {name!r} computed {len(seen)} attentions in one call and must compute one; name the innermost "
+                "module around it, with an attention that torch or a softmax computes"
+            )
+        self.captured.attention[name].append(seen[0])
+
+    def _finish(self, model: nn.Module, args: tuple, output: Any) -> None:
+        self.close()
+        if output is not None and self.call is not None:  # None: the model raised
+            recording = assemble(self.adapter, self.captured, self.inputs, output)
+            again = partial(rerun, self.call, self.adapter, recording.modalities)
+            propagation = None if self.ruling is None else self.ruling.propagation
+            self.recorder._recording = replace(recording, rerun=again, propagation=propagation, pixels=self.pixels)
+
+
+def _autocast(model: nn.Module) -> torch.autocast:
+    """As it is now where the model lies."""
+    kind = next((parameter.device.type for parameter in model.parameters()), "cpu")
+    return torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+
+
+def _own(value: Any) -> Any:
+    """Tensors of our own, so that a mark on them is not seen by the caller."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.clone() if value.is_inference() else value.detach()
+
+
+def _pixels(inputs: Mapping[str, Any]) -> Tensor:
+    """The images among the inputs; raises RecordingError unless there is just one tensor [B, C, rows, columns]."""
+    found = [name for name, x in inputs.items() if isinstance(x, Tensor) and x.is_floating_point() and x.dim() == 4]
+    if len(found) != 1:
+        raise RecordingError(f"relevance of pixels needs one input of images [B, C, rows, columns]; found {found}")
+    return inputs[found[0]]
+
+
+def _residual_into(found: list[Tensor]) -> Any:
+    def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        tensor = args[0] if args else next(iter(kwargs.values()))
+        if not tensor.requires_grad:
+            tensor.requires_grad_()
+        found.append(tensor)
+
+    return hook
+
+
+def _output_into(found: list[Tensor]) -> Any:
+    def hook(module: nn.Module, args: tuple, output: Any) -> None:
+        found.append(output if isinstance(output, Tensor) else output[0])
+
+    return hook
+
+
+def _refuse(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        for flag in ("gradient_checkpointing", "grad_checkpointing"):
+            if getattr(module, flag, False) is True:
+                raise RecordingError(
+                    f"module {name or type(model).__name__!r} uses activation checkpointing ({flag}), which hides its "
+                    "attention; switch it off before explaining"
+                )

@@ -1,0 +1,149 @@
+"""The record of one forward pass: all of a model's attentions, on one joint axis of tokens.
+
+Shapes in this package: B batch, H heads, T tokens of all modalities together, q and k tokens of an event's queries and
+keys, D width. A modality is a slice of the joint axis.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xai.lrp.propagation import Propagation
+from xai.recording.rerun import Rerun
+
+Score = Callable[[Any], Tensor]  # the model's outputs to one number a sample, [B]
+
+
+@dataclass(eq=False)
+class QKV:
+    """What goes into an attention, [B, H, q or k, D / H], and the weight [D, D] of the projection that follows it."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    projection: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """One attention: `queries` read `keys`, which are the same tokens (self-attention) or other ones."""
+
+    module: str
+    queries: slice
+    keys: slice
+    A: Tensor  # probabilities [B, H, q, k]
+    Y: Tensor  # what the skip connection carries [B, q, D]
+    Y_out: Tensor  # what the attention adds to it, after the output projection [B, q, D]
+    qkv: QKV | None = None  # None: the model computes its softmax in plain code, which does not show them
+
+    @property
+    def is_self(self) -> bool:
+        return self.queries == self.keys
+
+    def rows(self, tokens: slice) -> slice | None:
+        """Which of the event's queries are these tokens of the joint axis; None if they are not among them."""
+        if tokens.start < self.queries.start or tokens.stop > self.queries.stop:
+            return None
+        return slice(tokens.start - self.queries.start, tokens.stop - self.queries.start)
+
+
+@dataclass(frozen=True, eq=False)
+class Gradient:
+    """The target's gradient by an event's tensors; zeros where the event is not `reached`, not on a way to the target."""
+
+    A: Tensor
+    Y: Tensor
+    Y_out: Tensor
+    reached: bool
+
+
+Gradients = Mapping[Event, Gradient]
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """Layers of simultaneous events: those of one layer all read the state before it.
+
+    `again` runs the recorded call once more with other embeddings, [B, tokens, D] of each modality that changes: what
+    its first event has as residual input. None if the recording was not recorded.
+    """
+
+    layers: tuple[tuple[Event, ...], ...]
+    modalities: dict[str, slice]
+    readout: Tensor  # [B or 1, T]: how much of each token's row the model's head reads
+    mask: Tensor  # [B, T], False at padding
+    special: Tensor  # [B, T], True at tokens that are no content
+    grids: dict[str, tuple[int, int]]  # rows and columns of the tokens of image modalities that are not special
+    output: Any
+    rerun: Callable[[Mapping[str, Tensor]], Rerun] | None = field(default=None, repr=False)
+    propagation: Propagation | None = field(default=None, repr=False)  # None: recorded without rules for relevance
+    pixels: Tensor | None = field(default=None, repr=False)  # [B, C, rows, columns] if the graph starts at them
+    relevances: dict[Any, Any] = field(default_factory=dict, repr=False)  # found so far, for xai.lrp.relevances
+    _gradients: dict[Score, Gradients] = field(default_factory=dict, repr=False)
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        return tuple(event for layer in self.layers for event in layer)
+
+    def last(self, count: int | None) -> tuple[tuple[Event, ...], ...]:
+        """The last `count` layers, all if None; raises ValueError if there are not so many.
+
+        A layer is a step of simultaneous events: cross-attention and the self-attention after it are two.
+        """
+        if count is None:
+            return self.layers
+        if not 1 <= count <= len(self.layers):
+            raise ValueError(
+                f"last is {count}; this recording has {len(self.layers)} layers, so give 1 to {len(self.layers)} or None"
+            )
+        return self.layers[-count:]
+
+    def gradients(self, target: Score) -> Gradients:
+        """The gradients of `target` by all tensors of all events, from one backward pass; kept for the next caller.
+
+        The targets of a batch are summed, which leaves each sample its own gradient. Raises ValueError if the target is
+        not one finite number a sample, or was cut off the graph.
+        """
+        if target not in self._gradients:
+            with torch.inference_mode(False), torch.enable_grad():
+                self._gradients[target] = self._differentiate(target)
+        return self._gradients[target]
+
+    def fresh(self) -> "Recording":
+        """The same record without what was found on it so far, which takes memory for every target."""
+        return replace(self, relevances={}, _gradients={})
+
+    def score(self, target: Score) -> Tensor:
+        """The target of each sample, [B]; raises ValueError if it is not one finite number a sample."""
+        with torch.inference_mode(False), torch.enable_grad():
+            score = target(self.output)
+        if score.shape != self.mask.shape[:1]:
+            raise ValueError(
+                f"the target must be one number a sample, shape [{len(self.mask)}], but is {list(score.shape)}"
+            )
+        if not score.isfinite().all():
+            bad = (~score.isfinite()).nonzero()[:, 0].tolist()
+            raise ValueError(
+                f"the target is not finite for samples {bad}; check the model's weights and inputs for NaN"
+            )
+        return score
+
+    def _differentiate(self, target: Score) -> Gradients:
+        score = self.score(target)
+        if not score.requires_grad:
+            raise ValueError(
+                "the target has no gradient: it must be computed from the model's outputs without detaching them"
+            )
+        tensors = [tensor for event in self.events for tensor in (event.A, event.Y, event.Y_out)]
+        found = iter(torch.autograd.grad(score.sum(), tensors, retain_graph=True, allow_unused=True))
+        return {event: _gradient(event, next(found), next(found), next(found)) for event in self.events}
+
+
+def _gradient(event: Event, A: Tensor | None, Y: Tensor | None, Y_out: Tensor | None) -> Gradient:
+    def filled(gradient: Tensor | None, like: Tensor) -> Tensor:
+        return torch.zeros_like(like) if gradient is None else gradient
+
+    return Gradient(filled(A, event.A), filled(Y, event.Y), filled(Y_out, event.Y_out), reached=A is not None)

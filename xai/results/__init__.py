@@ -1,0 +1,1 @@
+"""What an explanation is, and how it is kept."""

@@ -1,0 +1,153 @@
+"""Captions: every token that was written is a classification at its step, and the whole is their weighted sum."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xai.figures.geometry import Geometry, Size
+from xai.results.relevance import TENSORS, Relevance, Words
+from xai.results.words import merge_pieces
+
+ROUNDING = 1e-12  # a smaller drop of a metric is none
+
+
+@dataclass(frozen=True, eq=False)
+class CaptionRelevance:
+    """Relevance of the inputs for each token of one or more captions.
+
+    `steps` has a row for every token, caption by caption. The text of a row is what was there when the token was written:
+    a start token, then the tokens before it. `tokens` are the pieces that were written, `weights` how much each counts for
+    the whole caption.
+    """
+
+    steps: Relevance
+    tokens: Words
+    weights: tuple[Tensor, ...]  # of each caption [its tokens], sum 1
+
+    def __post_init__(self) -> None:
+        rows = len(next(iter(self.steps.scores.values())))
+        counts = [len(pieces) for pieces in self.tokens]
+        if sum(counts) != rows or not all(counts) or counts != [len(weights) for weights in self.weights]:
+            raise ValueError(
+                f"captions of {counts} tokens with weights of {[len(w) for w in self.weights]} do not fit {rows} steps; "
+                "give each caption at least one token, and each token a step and a weight"
+            )
+
+    @property
+    def words(self) -> list[list[str]]:
+        """Of each caption the words, merged from their pieces."""
+        return [[word for word, _ in merged] for merged in self._merged]
+
+    def word_maps(self, modality: str = "image") -> list[Tensor]:
+        """Of each caption relevance over the patches for each word, [words, rows, columns]: the mean over its tokens."""
+        return self._by_caption(self.per_word.map(modality))
+
+    def between_words(self, modality: str = "text") -> list[Tensor]:
+        """Of each caption how much each word (row) goes back on each word of it [words, words]; 0 for itself and later.
+
+        A word of several pieces has some relevance for itself: of its first pieces for its last.
+        """
+        scores = self._by_caption(self.per_word.scores[modality])
+        found = []
+        for merged, rows in zip(self._merged, scores, strict=True):
+            written = torch.cat([rows[:, 1:], rows.new_zeros(len(rows), 1)], dim=1)  # no step reads the last token
+            found.append(torch.stack([written[:, places].sum(dim=1) for _, places in merged], dim=1))
+        return found
+
+    @cached_property
+    def per_word(self) -> Relevance:
+        """A row for every word, caption by caption: the mean of its tokens, with the text its last one was written after."""
+        mean = torch.zeros(sum(map(len, self._merged)), sum(map(len, self.tokens)))
+        last = []
+        for row, (start, places) in enumerate(self._placed()):
+            mean[row, [start + place for place in places]] = 1 / len(places)
+            last.append(start + places[-1])
+        return combined(self.steps, mean, last)
+
+    def whole(self, weights: Sequence[Tensor] | None = None) -> Relevance:
+        """A row for every caption: Σ w_t R_t (WRA eq. 20). The last token is never read, so the text is without it."""
+        weights = self.weights if weights is None else weights
+        joined = torch.block_diag(*(w[None] for w in weights))
+        return combined(self.steps, joined, [stop - 1 for stop in accumulate(map(len, self.tokens))])
+
+    def only(self, caption: int) -> "CaptionRelevance":
+        """One of the captions."""
+        start, stop = _slices(map(len, self.tokens))[caption]
+        steps = rows_of(self.steps, range(start, stop))
+        return CaptionRelevance(steps, self.tokens[caption : caption + 1], self.weights[caption : caption + 1])
+
+    def each_word(self, caption: int = 0) -> list[Relevance]:
+        """Of one caption each word's relevance by itself, a batch of one with the word for target."""
+        first = sum(map(len, self._merged[:caption]))
+        words = enumerate(self.words[caption], start=first)
+        return [replace(rows_of(self.per_word, [row]), target=word) for row, word in words]
+
+    def save_overlay(
+        self,
+        path: str | Path,
+        images: Sequence[Any] | None = None,
+        geometry: Callable[[Size], Geometry] | None = None,
+    ) -> None:
+        """Draws the whole captions, as `Relevance.save_overlay` does."""
+        self.whole().save_overlay(path, images, geometry=geometry, titles=[" ".join(words) for words in self.words])
+
+    def save_filmstrip(
+        self,
+        path: str | Path,
+        images: Sequence[Any] | None = None,
+        geometry: Callable[[Size], Geometry] | None = None,
+    ) -> None:
+        """Draws a strip for each caption: its image, then one heat map for each word over the words before it."""
+        from xai.figures.filmstrip import save_filmstrip  # here: drawing needs matplotlib, explaining does not
+
+        save_filmstrip(self, Path(path), images, geometry)
+
+    @cached_property
+    def _merged(self) -> list[list[tuple[str, list[int]]]]:
+        return [merge_pieces(pieces) for pieces in self.tokens]
+
+    def _placed(self) -> list[tuple[int, list[int]]]:
+        """Of every word the first step of its caption, and the places of its tokens in the caption."""
+        starts = [start for start, _ in _slices(map(len, self.tokens))]
+        return [(start, places) for start, merged in zip(starts, self._merged, strict=True) for _, places in merged]
+
+    def _by_caption(self, rows: Tensor) -> list[Tensor]:
+        return list(rows.split([len(merged) for merged in self._merged]))
+
+
+def combined(relevance: Relevance, weights: Tensor, like: Sequence[int]) -> Relevance:
+    """Rows of relevance added by `weights` [new rows, rows]; new row i has the tokens of row `like[i]`."""
+    scores = {name: weights.to(scores) @ scores for name, scores in relevance.scores.items()}
+    return replace(rows_of(relevance, like), scores=scores)
+
+
+def rows_of(relevance: Relevance, rows: Sequence[int]) -> Relevance:
+    """Some samples of it."""
+    index = list(rows)
+    tensors: dict[str, Any] = {n: {key: t[index] for key, t in getattr(relevance, n).items()} for n in TENSORS}
+    words = {name: tuple(words[i] for i in index) for name, words in relevance.words.items()}
+    return replace(relevance, **tensors, words=words)
+
+
+def average(tokens: int) -> Tensor:
+    """Equal weights [tokens] that sum to 1."""
+    return torch.full((tokens,), 1 / tokens, dtype=torch.float64)
+
+
+def drop_weights(drops: Tensor) -> Tensor:
+    """Weights [tokens] ∝ (m(C) − m(C without token t))⁺ from those differences, with sum 1 (WRA eq. 21).
+
+    Equal ones where no token's absence costs anything (the paper is silent).
+    """
+    costs = drops.double().where(drops > ROUNDING, 0)
+    return costs / costs.sum() if costs.any() else average(len(drops))
+
+
+def _slices(counts: Any) -> list[tuple[int, int]]:
+    return list(pairwise(accumulate(counts, initial=0)))
