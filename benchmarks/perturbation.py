@@ -12,8 +12,8 @@ from torch import Tensor
 
 from benchmarks.entry import Entry, gain
 from benchmarks.timing import in_turn
-from clipmapper.answerers.perturbation import Inputs, predictor
 from clipmapper.config import MapperName, ModelConfig
+from clipmapper.explain.removal import Inputs, predictor
 from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
 from xai.metrics.perturbation import perturb

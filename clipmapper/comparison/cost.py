@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from clipmapper.comparison.explained import Asked, record_once
+from clipmapper.comparison.explained import PreparedQuestions, record_once
 from clipmapper.explain.answers import FromPixels, answer_target
 from clipmapper.models.clip_mapper import CLIPMapper
 from xai import explain_recording
@@ -27,7 +27,9 @@ class Cost:
     backward: int = 0
 
 
-def costs(model: CLIPMapper, asked: Asked, methods: Sequence[str]) -> dict[str, dict[str, float | int | None]]:
+def costs(
+    model: CLIPMapper, asked: PreparedQuestions, methods: Sequence[str]
+) -> dict[str, dict[str, float | int | None]]:
     """By method. Figures of a busy machine are too high; compare them within one run."""
     if not methods:
         return {}
@@ -35,7 +37,7 @@ def costs(model: CLIPMapper, asked: Asked, methods: Sequence[str]) -> dict[str, 
     return {name: asdict(_alone(model, asked, name)) for name in methods}
 
 
-def _alone(model: CLIPMapper, asked: Asked, method: str) -> Cost:
+def _alone(model: CLIPMapper, asked: PreparedQuestions, method: str) -> Cost:
     cost, whole = Cost(), FromPixels(model)
 
     def work() -> None:

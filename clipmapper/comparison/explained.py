@@ -6,13 +6,13 @@ from functools import partial
 
 from torch import Tensor
 
-from clipmapper.answerers import base
-from clipmapper.answerers.base import Answerer, Asked
-from clipmapper.answerers.mapper import MapperAnswerer, answerer
-from clipmapper.answerers.perturbation import Inputs
 from clipmapper.data.vqa import Questions
 from clipmapper.errors import unknown
 from clipmapper.explain.answers import FromPixels
+from clipmapper.explain.models import base
+from clipmapper.explain.models.base import PreparedQuestions, VQAModel
+from clipmapper.explain.models.mapper import MapperModel, vqa_model
+from clipmapper.explain.removal import Inputs
 from clipmapper.models.clip_mapper import CLIPMapper
 from xai import EXPLAINERS, Relevance, explain_recording
 from xai.explain import explain_each, record_for
@@ -28,7 +28,7 @@ METHODS = tuple(name for name in (*EXPLAINERS, *LRP_EXPLAINERS) if name != RANDO
 class Explained:
     """`relevances` by method, random scores last; those of a method that raised are NaN, and `errors` says why."""
 
-    asked: Asked
+    asked: PreparedQuestions
     target: Tensor  # [B], the answer that is explained
     relevances: dict[str, Relevance]
     errors: dict[str, str]
@@ -44,14 +44,14 @@ def chosen(names: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name != RANDOM))
 
 
-def ask(model: CLIPMapper | Answerer, questions: Questions, rows: Sequence[int]) -> Asked:
-    """The questions of some rows on the model's device, as `answerers.base.ask` does."""
-    return base.ask(answerer(model), questions, rows)
+def ask(model: CLIPMapper | VQAModel, questions: Questions, rows: Sequence[int]) -> PreparedQuestions:
+    """The questions of some rows on the model's device, as `explain.models.base.ask` does."""
+    return base.ask(vqa_model(model), questions, rows)
 
 
-def explain_all(model: CLIPMapper | Answerer, asked: Asked, methods: Sequence[str]) -> Explained:
+def explain_all(model: CLIPMapper | VQAModel, asked: PreparedQuestions, methods: Sequence[str]) -> Explained:
     """What the model answers, explained by every method."""
-    model = answerer(model)
+    model = vqa_model(model)
     recorded = record_for(methods, partial(model.record, asked.inputs))
     recording, target, labels = recorded.recording, recorded.target, recorded.labels
     floor = explain_recording(recording, RANDOM, target).with_words(recorded.words)
@@ -68,4 +68,4 @@ def record_once(
     model: CLIPMapper, inputs: Inputs, methods: Sequence[str], whole: FromPixels | None = None
 ) -> Recording:
     """One pass for all methods; with rules for relevance if one of them needs it and the model has them."""
-    return record_for(methods, partial(MapperAnswerer(model, whole).record, inputs)).recording
+    return record_for(methods, partial(MapperModel(model, whole).record, inputs)).recording

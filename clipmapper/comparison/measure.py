@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipmapper.answerers.base import Answerer
-from clipmapper.answerers.mapper import answerer
 from clipmapper.comparison.explained import RANDOM, Explained
 from clipmapper.data.shapes.truth import Truth
+from clipmapper.explain.models.base import VQAModel
+from clipmapper.explain.models.mapper import vqa_model
 from clipmapper.models.clip_mapper import CLIPMapper
 from xai.metrics.localisation import mass_accuracy, modality_share, rank_accuracy
 from xai.metrics.perturbation import perturb
@@ -38,7 +38,7 @@ class Measured:
     errors: dict[str, str]  # of methods that raised
 
 
-def measure(model: CLIPMapper | Answerer, explained: Explained, protocol: str, truth: Truth | None) -> Measured:
+def measure(model: CLIPMapper | VQAModel, explained: Explained, protocol: str, truth: Truth | None) -> Measured:
     """All figures; each distinct perturbed input is run once for all methods."""
     curves = {
         f"{modality}/{figure}": by_method.float().cpu().numpy()
@@ -50,11 +50,11 @@ def measure(model: CLIPMapper | Answerer, explained: Explained, protocol: str, t
     return Measured(tuple(explained.relevances), explained.asked.records, curves, plain, explained.errors)
 
 
-def perturbed(model: CLIPMapper | Answerer, explained: Explained, protocol: str, modality: str) -> dict[str, Tensor]:
+def perturbed(model: CLIPMapper | VQAModel, explained: Explained, protocol: str, modality: str) -> dict[str, Tensor]:
     """Curves [methods, directions, B, steps] of each figure."""
     asked, chosen = explained.asked, named(protocol, modality)
     frame = explained.relevances[RANDOM]
-    predict = answerer(model).predictor(asked.inputs, explained.target, chosen)
+    predict = vqa_model(model).predictor(asked.inputs, explained.target, chosen)
     every = perturb(
         _with_floor(explained, modality),
         frame.content(modality),
@@ -75,10 +75,10 @@ def image_share(explained: Explained) -> Tensor:
     return _mean_floor(explained, shares["image"])
 
 
-def truth_scores(model: CLIPMapper | Answerer, explained: Explained, truth: Truth) -> dict[str, Tensor]:
+def truth_scores(model: CLIPMapper | VQAModel, explained: Explained, truth: Truth) -> dict[str, Tensor]:
     """[methods, B] each: mass and rank accuracy in the deciding region and on the deciding words."""
     frame, found = explained.relevances[RANDOM], {}
-    for modality, share in answerer(model).deciding(truth, explained.asked, frame).items():
+    for modality, share in vqa_model(model).deciding(truth, explained.asked, frame).items():
         relevance, valid = _with_floor(explained, modality).double(), frame.content(modality)
         for name, score in (("mass", mass_accuracy), ("rank", rank_accuracy)):
             values = score(relevance, share.to(relevance.device), valid)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from clipmapper.comparison import curves, page
 from clipmapper.comparison.cost import costs
-from clipmapper.comparison.explained import RANDOM, Asked, ask, explain_all
+from clipmapper.comparison.explained import RANDOM, PreparedQuestions, ask, explain_all
 from clipmapper.comparison.measure import Measured, joined, measure, truth_of
 from clipmapper.comparison.parts import Parts, from_table, keep, known, read
 from clipmapper.comparison.sanity import sanity
@@ -44,7 +44,7 @@ class Plan:
     def batches(self) -> list[Sequence[int]]:
         return [self.rows[start : start + BATCH] for start in range(0, len(self.rows), BATCH)]
 
-    def ask(self, model: CLIPMapper, rows: Sequence[int]) -> Asked:
+    def ask(self, model: CLIPMapper, rows: Sequence[int]) -> PreparedQuestions:
         return ask(model, self.questions, rows)
 
 
@@ -145,7 +145,7 @@ def _apart(folder: Path) -> dict[str, Any]:
     return {name: known(path) for name, path in paths.items()}
 
 
-def _few(model: CLIPMapper, plan: Plan) -> Asked:
+def _few(model: CLIPMapper, plan: Plan) -> PreparedQuestions:
     for start in range(0, len(plan.rows), FEW):
         with suppress(BadImage):
             return plan.ask(model, plan.rows[start : start + FEW])

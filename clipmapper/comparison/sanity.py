@@ -7,7 +7,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from clipmapper.comparison.explained import Asked, record_once
+from clipmapper.comparison.explained import PreparedQuestions, record_once
 from clipmapper.explain.answers import FromPixels, answer_target
 from clipmapper.models.clip import text_tower
 from clipmapper.models.clip_mapper import CLIPMapper
@@ -22,7 +22,7 @@ FEWER = {"integrated_gradients": {"steps": 8}, "smoothgrad": {"samples": 5}}  # 
 Correlations = dict[str, dict[str, list[float | None]]]  # by method and group, of each question
 
 
-def sanity(model: CLIPMapper, asked: Asked, methods: Sequence[str]) -> Correlations:
+def sanity(model: CLIPMapper, asked: PreparedQuestions, methods: Sequence[str]) -> Correlations:
     """Smoothed model-parameter randomisation, each group alone: patches and words are ranked together.
 
     The answer explained is that of the model as it is. All methods of a draw share one recorded pass. None where a method

@@ -9,22 +9,22 @@ import pytorch_lightning as pl
 import torch
 from matplotlib.figure import Figure
 
-from clipmapper.answerers.base import Answerer
-from clipmapper.answerers.load import load_reference
-from clipmapper.answerers.mapper import MapperAnswerer
 from clipmapper.comparison.explained import RANDOM, ask, explain_all
 from clipmapper.comparison.measure import FIGURES, MODALITIES, SHARE, TRUTHS, measure, truth_of
 from clipmapper.config import ExplainConfig, ReferenceConfig
 from clipmapper.data.images import BadImage, load_image
 from clipmapper.data.vqa import Questions, VQAData
 from clipmapper.explain.answers import preprocessing
+from clipmapper.explain.models.base import VQAModel
+from clipmapper.explain.models.load import load_reference
+from clipmapper.explain.models.mapper import MapperModel
 from clipmapper.training.study import Found, Part, Study
 from clipmapper.training.tasks import VQATask
 from xai.figures.render import compare
 from xai.metrics.protocols import named
 
 
-class AnswerStudy(Study[MapperAnswerer]):
+class AnswerStudy(Study[MapperModel]):
     """All that explanations in validation know of answers to questions. Raises ValueError for an unknown method."""
 
     def __init__(self, config: ExplainConfig, root: Path | None) -> None:
@@ -33,16 +33,16 @@ class AnswerStudy(Study[MapperAnswerer]):
         self.root = root
         self.protocols = {f"{m}/{figure}": named(config.protocol, m) for m in MODALITIES for figure in FIGURES}
 
-    def model(self, task: pl.LightningModule) -> MapperAnswerer:
+    def model(self, task: pl.LightningModule) -> MapperModel:
         if not isinstance(task, VQATask):
             raise ValueError("these explanations are of answers to questions, which the task in training does not give")
-        return MapperAnswerer(task.model)
+        return MapperModel(task.model)
 
-    def load(self, reference: ReferenceConfig, trainer: pl.Trainer, task: pl.LightningModule) -> Answerer:
+    def load(self, reference: ReferenceConfig, trainer: pl.Trainer, task: pl.LightningModule) -> VQAModel:
         common = common_answers(data_of(trainer), self.model(task).answers)
         return load_reference(reference, common).to(task.device)
 
-    def explain(self, trainer: pl.Trainer, model: Answerer) -> Found:
+    def explain(self, trainer: pl.Trainer, model: VQAModel) -> Found:
         questions, truth = held_out(trainer), truth_of(self.root)
 
         def measured(rows: Sequence[int]) -> Part:

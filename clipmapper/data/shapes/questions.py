@@ -169,10 +169,10 @@ FAMILIES: dict[str, tuple[Family, float]] = {
 }
 
 
-Asked = Counter[tuple[str, int, str]]  # family, number of deciding words, answer -> questions
+PreparedQuestions = Counter[tuple[str, int, str]]  # family, number of deciding words, answer -> questions
 
 
-def ask(scene: Scene, rng: np.random.Generator, asked: Asked, number: int) -> list[Question]:
+def ask(scene: Scene, rng: np.random.Generator, asked: PreparedQuestions, number: int) -> list[Question]:
     """`number` questions of different texts about a scene (fewer where it offers no more).
 
     `asked` counts over the whole data set and is updated.

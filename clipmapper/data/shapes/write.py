@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from clipmapper.data.shapes.captions import captions
-from clipmapper.data.shapes.questions import Asked, Question, ask
+from clipmapper.data.shapes.questions import PreparedQuestions, Question, ask
 from clipmapper.data.shapes.render import outline, render
 from clipmapper.data.shapes.scene import SHAPES, SIDE, Scene, Thing, sample_scene
 
@@ -79,7 +79,7 @@ def _write_split(
     draw = partial(_draw, root / folder, folder, config.seed, number)
     first = 1 + MOST_SCENES * number
     jobs = pool.map(draw, [(i, first + i) for i in range(scenes)], chunksize=100)
-    asked: Asked = Counter()
+    asked: PreparedQuestions = Counter()
     records = [
         _describe(sample_scene((config.seed, number, i)), first + i, folder, config, asked, number)
         for i in tqdm(range(scenes), desc=f"{folder} questions", disable=scenes < 1000)
@@ -98,7 +98,7 @@ def _file_name(folder: str, image_id: int) -> str:
 
 
 def _describe(
-    scene: Scene, image_id: int, folder: str, config: ShapesConfig, asked: Asked, number: int
+    scene: Scene, image_id: int, folder: str, config: ShapesConfig, asked: PreparedQuestions, number: int
 ) -> dict[str, Any]:
     rng = np.random.default_rng((config.seed, number, image_id, 1))
     instances = [_instance(thing, image_id, image_id * 100 + i) for i, thing in enumerate(scene)]

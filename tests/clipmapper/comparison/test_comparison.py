@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipmapper.answerers import base
 from clipmapper.comparison import measure as measure_module
 from clipmapper.comparison import run
 from clipmapper.comparison import sanity as sanity_module
@@ -29,6 +28,7 @@ from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.data.images import BadImage, load_image
 from clipmapper.data.records import load_split
 from clipmapper.data.vqa import Questions
+from clipmapper.explain.models import base
 from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.processes import World

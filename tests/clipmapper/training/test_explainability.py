@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipmapper.answerers.load import load_reference
 from clipmapper.cli import Settings
 from clipmapper.comparison.explained import ask, explain_all
 from clipmapper.comparison.measure import measure, truth_of
 from clipmapper.config import ReferenceConfig
 from clipmapper.data.records import load_records
+from clipmapper.explain.models.load import load_reference
 from clipmapper.training.answer_study import AnswerStudy
 from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.training.explainability import ExplainabilityCallback

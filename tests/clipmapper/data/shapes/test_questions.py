@@ -11,7 +11,7 @@ from clipmapper.data.shapes import questions as module
 from clipmapper.data.shapes.questions import FAMILIES, Question, ask
 from clipmapper.data.shapes.scene import COLOURS, SHAPES, SIDE, SIZES, Scene, Thing, sample_scene
 
-Asked = list[tuple[Scene, Question]]
+PreparedQuestions = list[tuple[Scene, Question]]
 
 SHAPE_WORDS = {shape: shape for shape in SHAPES} | {f"{shape}s": shape for shape in SHAPES} | {"crosses": "cross"}
 RELATION_WORDS = ("left", "right", "above", "below")
@@ -139,7 +139,7 @@ def form_of(question: Question) -> tuple[int, tuple[str, ...]]:
 
 
 @pytest.fixture(scope="module")
-def asked() -> Asked:
+def asked() -> PreparedQuestions:
     """Six questions on each of 1000 scenes, asked as for a data set."""
     given: Counter[tuple[str, int, str]] = Counter()
     scenes = [sample_scene((13, i)) for i in range(1000)]
@@ -151,11 +151,11 @@ def shares(questions: Iterable[Question]) -> dict[str, float]:
     return {answer: n / answers.total() for answer, n in answers.items()}
 
 
-def of_family(asked: Asked, family: str) -> list[Question]:
+def of_family(asked: PreparedQuestions, family: str) -> list[Question]:
     return [question for _, question in asked if question.family == family]
 
 
-def test_answers_and_deciding_objects_are_right(asked: Asked) -> None:
+def test_answers_and_deciding_objects_are_right(asked: PreparedQuestions) -> None:
     used = Counter()
     for scene, question in asked:
         k, gaps = form_of(question)
@@ -179,13 +179,13 @@ def test_every_offered_question_is_right() -> None:
                 assert (question.family, question.answer, set(question.things)) == (family, answer, things), question
 
 
-def test_deciding_words_are_exactly_the_attribute_and_relation_words(asked: Asked) -> None:
+def test_deciding_words_are_exactly_the_attribute_and_relation_words(asked: PreparedQuestions) -> None:
     for _, question in asked:
         assert question.words == tuple(match.span() for match in DECIDING.finditer(question.text)), question
         assert question.words and not set("[]{}") & set(question.text)
 
 
-def test_families_have_their_shares(asked: Asked) -> None:
+def test_families_have_their_shares(asked: PreparedQuestions) -> None:
     counts = Counter(question.family for _, question in asked)
     assert set(counts) == set(FAMILIES)
     assert sum(share for _, share in FAMILIES.values()) == pytest.approx(1)
@@ -193,7 +193,7 @@ def test_families_have_their_shares(asked: Asked) -> None:
         assert counts[family] / counts.total() == pytest.approx(share, rel=0.25)
 
 
-def test_questions_of_a_scene_are_different_and_as_many_as_wanted(asked: Asked) -> None:
+def test_questions_of_a_scene_are_different_and_as_many_as_wanted(asked: PreparedQuestions) -> None:
     texts = defaultdict(list)
     for scene, question in asked:
         texts[scene.seed].append(question.text)
@@ -201,7 +201,7 @@ def test_questions_of_a_scene_are_different_and_as_many_as_wanted(asked: Asked) 
     assert len(asked) > 0.99 * 6000
 
 
-def test_answers_are_even_in_each_family(asked: Asked) -> None:
+def test_answers_are_even_in_each_family(asked: PreparedQuestions) -> None:
     for family in ("existence", "relation", "comparison"):
         assert shares(yes_or_no(of_family(asked, family)))["yes"] == pytest.approx(0.5, abs=0.02)
     for family, words in (("relation", RELATION_WORDS), ("comparison", QUANTITIES)):
@@ -258,20 +258,20 @@ def guessed(questions: list[Question], key: Callable[[Question], object]) -> flo
         ("counting", 0.28),
     ],
 )
-def test_template_gives_no_answer_away(asked: Asked, family: str, most: float) -> None:
+def test_template_gives_no_answer_away(asked: PreparedQuestions, family: str, most: float) -> None:
     questions = of_family(asked, family)
     assert guessed(questions, template) < most
     assert guessed(questions, lambda question: question.text) < most
 
 
-def test_guessing_finds_what_a_template_gives_away(asked: Asked) -> None:
+def test_guessing_finds_what_a_template_gives_away(asked: PreparedQuestions) -> None:
     """The test above has eyes."""
     biased = [q for q in of_family(asked, "existence") if (q.answer == "yes") == q.text.startswith("Is there")]
     assert guessed(biased, template) > 0.95
 
 
 @pytest.fixture(scope="module")
-def yes_no() -> Asked:
+def yes_no() -> PreparedQuestions:
     """Many questions with these answers: a word must occur often to tell a bias from chance."""
     given: Counter[tuple[str, int, str]] = Counter()
     families = {family: FAMILIES[family] for family in ("existence", "relation", "comparison")}
@@ -282,7 +282,7 @@ def yes_no() -> Asked:
 
 
 @pytest.mark.parametrize("family", ["existence", "relation", "comparison"])
-def test_no_word_gives_yes_or_no_away(yes_no: Asked, family: str) -> None:
+def test_no_word_gives_yes_or_no_away(yes_no: PreparedQuestions, family: str) -> None:
     pools: defaultdict[str, list[Question]] = defaultdict(list)
     for question in yes_or_no(of_family(yes_no, family)):
         for word in {question.text[start:end] for start, end in question.words}:
@@ -295,7 +295,7 @@ def test_no_word_gives_yes_or_no_away(yes_no: Asked, family: str) -> None:
         assert 0.4 < shares(pools[word])["yes"] < 0.6, word
 
 
-def test_half_of_the_absent_pairs_combine_what_is_there(asked: Asked) -> None:
+def test_half_of_the_absent_pairs_combine_what_is_there(asked: PreparedQuestions) -> None:
     near = []
     for scene, question in asked:
         words = [question.text[start:end] for start, end in question.words]

@@ -1,4 +1,4 @@
-"""CLIP as an answerer without training: the image is compared with a prompt for each answer, the question and the answer.
+"""CLIP as a VQA model without training: the image is compared with a prompt for each answer, the question and the answer.
 
 What is explained is the similarity with the chosen answer's prompt. Its words are those of the question: the answer is
 what is asked about, so its tokens are special, like start and end, and are never removed. When words of the question are
@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipmapper.answerers.base import Answerer, Posed, Recorded
-from clipmapper.answerers.perturbation import SHORTER, figures, image_states, word_states
 from clipmapper.explain.answers import words
+from clipmapper.explain.models.base import QuestionBatch, Recorded, VQAModel
+from clipmapper.explain.removal import SHORTER, figures, image_states, word_states
 from clipmapper.models.clip import FrozenCLIP, text_tower
 from xai import Adapter, record
 from xai.adapters.clip import open_clip
@@ -39,7 +39,7 @@ class ZeroShotInputs:
     scores: Tensor  # [B, answers]
 
 
-class ZeroShotAnswerer(Answerer):
+class ZeroShotModel(VQAModel):
     """Raises ValueError for a CLIP whose poolings are not known, and for answers that its context cannot hold."""
 
     def __init__(self, clip: FrozenCLIP, answers: Sequence[str]) -> None:
@@ -52,13 +52,13 @@ class ZeroShotAnswerer(Answerer):
             raise ValueError(f"an answer takes all {self.context} tokens of {clip.name}: give fewer or shorter answers")
 
     @torch.no_grad()
-    def prepare(self, posed: Posed) -> ZeroShotInputs:
+    def prepare(self, batch: QuestionBatch) -> ZeroShotInputs:
         weight = self.clip.model.visual.conv1.weight
-        ids, lengths = (t.to(weight.device) for t in self._prompts(posed.records["question"]))
+        ids, lengths = (t.to(weight.device) for t in self._prompts(batch.records["question"]))
         rows = torch.arange(len(ids), device=ids.device)
         prompts = self._encoded(ids, rows, ids.new_ones(len(ids), ids.shape[2]).bool(), lengths, "drop")
-        pixels = torch.stack([self.clip.pixels(image) for image in posed.images]).to(weight)
-        return ZeroShotInputs(pixels, ids, lengths, prompts, posed.scores.to(weight.device))
+        pixels = torch.stack([self.clip.pixels(image) for image in batch.images]).to(weight)
+        return ZeroShotInputs(pixels, ids, lengths, prompts, batch.scores.to(weight.device))
 
     def record(self, inputs: ZeroShotInputs, lrp: Lrp) -> Recorded:
         with torch.no_grad():

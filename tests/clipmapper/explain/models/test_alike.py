@@ -10,21 +10,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipmapper.answerers.base import Answerer, Asked, ask
-from clipmapper.answerers.regions import RegionAnswerer
-from clipmapper.answerers.zero_shot import ZeroShotAnswerer
 from clipmapper.comparison import measure as measure_module
 from clipmapper.comparison.explained import RANDOM, Explained, explain_all
 from clipmapper.comparison.measure import Measured, joined, measure, perturbed, truth_of
 from clipmapper.data.answers import soft_scores
 from clipmapper.data.vqa import Questions
+from clipmapper.explain.models.base import PreparedQuestions, VQAModel, ask
+from clipmapper.explain.models.regions import RegionModel
+from clipmapper.explain.models.zero_shot import ZeroShotModel
 from xai.metrics.protocols import SCHEDULES
 from xai.targets import logits
 
 KINDS = ("lxmert", "visualbert", "clip")
 METHODS = ("wra", "attn_lrp")
 ROWS = [0, 9, 20]
-Alone = Callable[[Asked, int, Tensor, str], Tensor]  # answer logits [1, answers] of sample b with `keep` of a modality
+Alone = Callable[
+    [PreparedQuestions, int, Tensor, str], Tensor
+]  # answer logits [1, answers] of sample b with `keep` of a modality
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -38,14 +40,14 @@ def one_seed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def explained(kind: str, answerers: dict[str, Answerer], questions: Questions) -> Explained:
+def explained(kind: str, answerers: dict[str, VQAModel], questions: Questions) -> Explained:
     return explain_all(answerers[kind], ask(answerers[kind], questions, ROWS), METHODS)
 
 
-def of_regions(model: RegionAnswerer) -> Alone:
+def of_regions(model: RegionModel) -> Alone:
     """From lists, without padding."""
 
-    def alone(asked: Asked, b: int, keep: Tensor, modality: str) -> Tensor:
+    def alone(asked: PreparedQuestions, b: int, keep: Tensor, modality: str) -> Tensor:
         given = {name: tensor[b] for name, tensor in asked.inputs.arguments.items()}
         words, regions = given["attention_mask"].bool(), given["visual_attention_mask"].bool()
         words, regions = (words & keep, regions) if modality == "text" else (words, regions & keep)
@@ -70,7 +72,7 @@ def reading_nothing(model: torch.nn.Module, active: bool) -> Iterator[None]:
         hook.remove()
 
 
-def zero_shot(model: ZeroShotAnswerer) -> Alone:
+def zero_shot(model: ZeroShotModel) -> Alone:
     """Every prompt as text ids of their own, through open_clip's own functions."""
 
     @cache
@@ -81,7 +83,7 @@ def zero_shot(model: ZeroShotAnswerer) -> Alone:
             prompt[: len(question) + len(words) + 2] = torch.tensor([start, *question, *words, end])
         return model.clip.model.encode_text(prompts, normalize=True)
 
-    def alone(asked: Asked, b: int, keep: Tensor, modality: str) -> Tensor:
+    def alone(asked: PreparedQuestions, b: int, keep: Tensor, modality: str) -> Tensor:
         clip, pixels = model.clip.model, asked.inputs.pixels[[b]]
         question = model.clip.tokenize([asked.records["question"][b]])[0][0].tolist()[1:-1]
         if modality == "text":
@@ -97,9 +99,9 @@ def zero_shot(model: ZeroShotAnswerer) -> Alone:
 
 
 @torch.no_grad()
-def loop(model: Answerer, explained: Explained, modality: str, method: str) -> dict[str, Tensor]:
+def loop(model: VQAModel, explained: Explained, modality: str, method: str) -> dict[str, Tensor]:
     """Curves [directions, B, steps] of one method under the protocol of WRA, nothing shared."""
-    alone = of_regions(model) if isinstance(model, RegionAnswerer) else zero_shot(model)  # type: ignore[arg-type]
+    alone = of_regions(model) if isinstance(model, RegionModel) else zero_shot(model)  # type: ignore[arg-type]
     relevance, shares = explained.relevances[method], SCHEDULES["wra"]
     found = {name: torch.zeros(2, len(ROWS), len(shares), dtype=torch.float64) for name in ("accuracy", "probability")}
     for b, label in enumerate(explained.target.tolist()):
@@ -118,7 +120,7 @@ def loop(model: Answerer, explained: Explained, modality: str, method: str) -> d
 
 @pytest.mark.parametrize("modality", ["image", "text"])
 def test_curves_are_those_of_a_plain_loop(
-    kind: str, answerers: dict[str, Answerer], explained: Explained, modality: str
+    kind: str, answerers: dict[str, VQAModel], explained: Explained, modality: str
 ) -> None:
     curves = perturbed(answerers[kind], explained, "wra", modality)
     expected = loop(answerers[kind], explained, modality, "wra")
@@ -128,7 +130,7 @@ def test_curves_are_those_of_a_plain_loop(
 
 
 def test_batched_is_one_by_one(
-    kind: str, answerers: dict[str, Answerer], questions: Questions, shapes_root: Path
+    kind: str, answerers: dict[str, VQAModel], questions: Questions, shapes_root: Path
 ) -> None:
     truth = truth_of(shapes_root)
 
@@ -149,7 +151,7 @@ def test_batched_is_one_by_one(
 
 
 def test_scores_are_those_of_the_models_own_answers(
-    kind: str, answerers: dict[str, Answerer], explained: Explained, questions: Questions
+    kind: str, answerers: dict[str, VQAModel], explained: Explained, questions: Questions
 ) -> None:
     model, records = answerers[kind], explained.asked.records
     given = questions.records.select_columns(["answers"])[ROWS]["answers"]

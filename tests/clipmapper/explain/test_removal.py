@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipmapper.answerers.perturbation import BLANK, Inputs, predictor
 from clipmapper.config import ModelConfig
+from clipmapper.explain.removal import BLANK, Inputs, predictor
 from clipmapper.metrics.answers import soft_accuracy
 from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper

@@ -1,20 +1,20 @@
-"""A CLIPMapper as an answerer."""
+"""A CLIPMapper as a VQA model."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from clipmapper.answerers.base import Answerer, Posed, Recorded
-from clipmapper.answerers.perturbation import Inputs, predictor
 from clipmapper.explain.answers import FromPixels, answer_target, mapper_adapter, record_answer, words
+from clipmapper.explain.models.base import QuestionBatch, Recorded, VQAModel
+from clipmapper.explain.removal import Inputs, predictor
 from clipmapper.models.clip_mapper import CLIPMapper
 from xai.explain import Lrp
 from xai.metrics.perturbation import Predict
 from xai.metrics.protocols import Protocol
 
 
-class MapperAnswerer(Answerer):
+class MapperModel(VQAModel):
     """Explained from pixels, through CLIP and the mapper.
 
     Raises ValueError for a model that is blind to a modality, or writes captions.
@@ -29,11 +29,11 @@ class MapperAnswerer(Answerer):
         self.answers: Sequence[str] = model.answers
         self.model = model
 
-    def prepare(self, posed: Posed) -> Inputs:
+    def prepare(self, batch: QuestionBatch) -> Inputs:
         clip, weight = self.model.clip, self.model.clip.model.visual.conv1.weight
-        pixels = torch.stack([clip.pixels(image) for image in posed.images]).to(weight)
-        ids, mask = clip.tokenize(posed.records["question"])
-        return Inputs(pixels, *(t.to(weight.device) for t in (ids, mask, posed.scores)))
+        pixels = torch.stack([clip.pixels(image) for image in batch.images]).to(weight)
+        ids, mask = clip.tokenize(batch.records["question"])
+        return Inputs(pixels, *(t.to(weight.device) for t in (ids, mask, batch.scores)))
 
     def record(self, inputs: Inputs, lrp: Lrp) -> Recorded:
         recording = record_answer(self.model, inputs.pixels, inputs.ids, inputs.mask, lrp, self.whole)
@@ -46,5 +46,5 @@ class MapperAnswerer(Answerer):
         return predictor(self.model, inputs, labels, protocol)
 
 
-def answerer(model: CLIPMapper | Answerer) -> Answerer:
-    return model if isinstance(model, Answerer) else MapperAnswerer(model)
+def vqa_model(model: CLIPMapper | VQAModel) -> VQAModel:
+    return model if isinstance(model, VQAModel) else MapperModel(model)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from clipmapper.answerers.base import ask
-from clipmapper.answerers.zero_shot import ZeroShotAnswerer
 from clipmapper.comparison.explained import explain_all
 from clipmapper.data.vqa import Questions
+from clipmapper.explain.models.base import ask
+from clipmapper.explain.models.zero_shot import ZeroShotModel
 from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
 from xai import explain, similarity
 from xai.metrics.perturbation import Perturbed
@@ -17,12 +17,12 @@ PHRASES = ["red", "two stars !", "!"]  # the id of "!" is 0, which also pads
 
 
 @pytest.fixture(scope="module")
-def model() -> ZeroShotAnswerer:
-    return ZeroShotAnswerer(FrozenCLIP(SHAPES_CLIP, "shapes"), PHRASES)
+def model() -> ZeroShotModel:
+    return ZeroShotModel(FrozenCLIP(SHAPES_CLIP, "shapes"), PHRASES)
 
 
 @torch.no_grad()
-def test_answers_are_the_most_similar_prompts(model: ZeroShotAnswerer, questions: Questions) -> None:
+def test_answers_are_the_most_similar_prompts(model: ZeroShotModel, questions: Questions) -> None:
     asked, clip = ask(model, questions, ROWS), model.clip.model
     image = clip.encode_image(asked.inputs.pixels, normalize=True)
     explained = explain_all(model, asked, ("wra",))
@@ -44,7 +44,7 @@ def test_answers_are_the_most_similar_prompts(model: ZeroShotAnswerer, questions
 
 
 @pytest.mark.parametrize("removal", ["drop", "attention_mask", "mask_token", "mean", "zero"])
-def test_removed_words_are_so_in_every_prompt(model: ZeroShotAnswerer, removal: Removal, questions: Questions) -> None:
+def test_removed_words_are_so_in_every_prompt(model: ZeroShotModel, removal: Removal, questions: Questions) -> None:
     """However long the answer; what the chosen prompt has after the question does not matter."""
     asked = ask(model, questions, ROWS)
     inputs, labels = asked.inputs, torch.tensor([0, 1])
@@ -68,24 +68,24 @@ def test_removed_words_are_so_in_every_prompt(model: ZeroShotAnswerer, removal: 
         assert found["probability"] != pytest.approx(uncut["probability"], abs=1e-6)
 
 
-def test_long_questions_leave_room_for_every_answer(model: ZeroShotAnswerer) -> None:
+def test_long_questions_leave_room_for_every_answer(model: ZeroShotModel) -> None:
     ids, lengths = model._prompts(["is it red " * 40, "why?"])
     ends = ids.argmax(dim=2)
     assert lengths.tolist() == [77 - 2 - 3, 2] and int(ends.max()) == 76
     assert [int(end - lengths[1]) for end in ends[1]] == [2, 4, 2]
     with pytest.raises(ValueError, match="takes all 77 tokens"):
-        ZeroShotAnswerer(model.clip, ["red", "blue " * 90])
+        ZeroShotModel(model.clip, ["red", "blue " * 90])
 
 
 def test_many_candidates_are_encoded_in_parts(
-    model: ZeroShotAnswerer, questions: Questions, monkeypatch: pytest.MonkeyPatch
+    model: ZeroShotModel, questions: Questions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = ask(model, questions, ROWS).inputs.prompts
-    monkeypatch.setattr("clipmapper.answerers.zero_shot.TEXTS", 2)
+    monkeypatch.setattr("clipmapper.explain.models.zero_shot.TEXTS", 2)
     torch.testing.assert_close(ask(model, questions, ROWS).inputs.prompts, whole)
 
 
-def test_prompts_are_encoded_once_where_patches_are_removed(model: ZeroShotAnswerer, questions: Questions) -> None:
+def test_prompts_are_encoded_once_where_patches_are_removed(model: ZeroShotModel, questions: Questions) -> None:
     inputs = ask(model, questions, ROWS).inputs
     calls: list[int] = []
     hook = model.clip.model.transformer.register_forward_hook(lambda m, args, out: calls.append(1))

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipmapper.answerers.base import Answerer, Asked, ask
-from clipmapper.answerers.regions import RegionAnswerer, box_shares
 from clipmapper.comparison.explained import explain_all
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.data.vqa import Questions
+from clipmapper.explain.models.base import PreparedQuestions, VQAModel, ask
+from clipmapper.explain.models.regions import RegionModel, box_shares
 from xai import explain, given
 from xai.metrics.perturbation import Perturbed
 from xai.metrics.protocols import Protocol, Removal
@@ -22,18 +22,18 @@ ROWS = [0, 9]
 
 
 @pytest.fixture(params=["lxmert", "visualbert"])
-def model(request: pytest.FixtureRequest, answerers: dict[str, Answerer]) -> RegionAnswerer:
+def model(request: pytest.FixtureRequest, answerers: dict[str, VQAModel]) -> RegionModel:
     found = answerers[request.param]
-    assert isinstance(found, RegionAnswerer)
+    assert isinstance(found, RegionModel)
     return found
 
 
 @pytest.fixture
-def asked(model: RegionAnswerer, questions: Questions) -> Asked:
+def asked(model: RegionModel, questions: Questions) -> PreparedQuestions:
     return ask(model, questions, ROWS)
 
 
-def test_what_the_model_is_given(model: RegionAnswerer, asked: Asked, questions: Questions) -> None:
+def test_what_the_model_is_given(model: RegionModel, asked: PreparedQuestions, questions: Questions) -> None:
     inputs = asked.inputs
     for b, row in enumerate(ROWS):
         record = questions.records[row]
@@ -49,7 +49,7 @@ def test_what_the_model_is_given(model: RegionAnswerer, asked: Asked, questions:
         assert inputs.words[b][0] == "[CLS]" and inputs.words[b][int(inputs.arguments["attention_mask"][b].sum()) - 1]
 
 
-def test_image_is_another_name_for_regions(model: RegionAnswerer, asked: Asked) -> None:
+def test_image_is_another_name_for_regions(model: RegionModel, asked: PreparedQuestions) -> None:
     explained = explain_all(model, asked, ("wra", "genatt"))
     for method in ("wra", "genatt"):
         own = explain(model.module, asked.inputs.arguments, method, given(explained.target))
@@ -60,7 +60,7 @@ def test_image_is_another_name_for_regions(model: RegionAnswerer, asked: Asked) 
         assert found.mask["image"].equal(own.mask["regions"]) and not found.special["image"].any()
 
 
-def fillers(model: RegionAnswerer, removal: Removal, features: Tensor, mask: Tensor) -> Tensor:
+def fillers(model: RegionModel, removal: Removal, features: Tensor, mask: Tensor) -> Tensor:
     """What stands in the place of what is removed, [D]."""
     weight = model.module.get_input_embeddings().weight
     return {
@@ -76,7 +76,7 @@ def fillers(model: RegionAnswerer, removal: Removal, features: Tensor, mask: Ten
     "removal", [("image", "mean"), ("image", "zero"), ("text", "mean"), ("text", "zero"), ("text", "mask_token")]
 )
 @torch.no_grad()
-def test_fillers(model: RegionAnswerer, asked: Asked, removal: tuple[str, Removal]) -> None:
+def test_fillers(model: RegionModel, asked: PreparedQuestions, removal: tuple[str, Removal]) -> None:
     modality, how = removal
     arguments, labels = asked.inputs.arguments, torch.tensor([1, 2])
     mask = arguments["visual_attention_mask" if modality == "image" else "attention_mask"].bool()
@@ -97,7 +97,7 @@ def test_fillers(model: RegionAnswerer, asked: Asked, removal: tuple[str, Remova
         changed[1] = before  # of features, which are the fixture's own
 
 
-def test_removals_they_do_not_have(model: RegionAnswerer, asked: Asked) -> None:
+def test_removals_they_do_not_have(model: RegionModel, asked: PreparedQuestions) -> None:
     for modality, removal in (("image", "blur"), ("text", "attention_mask")):
         with pytest.raises(ValueError, match=f"removal of {'regions' if modality == 'image' else 'words'} '{removal}'"):
             model.predictor(asked.inputs, torch.tensor([0, 0]), Protocol("wra", removal, modality))  # type: ignore[arg-type]
@@ -120,7 +120,7 @@ def test_share_of_a_box() -> None:
     assert box_shares(mask, boxes).tolist() == [0.25, 1.0, 0.0, 0.5, 1.0, 0.0]
 
 
-def test_what_decides(model: RegionAnswerer, asked: Asked, shapes_root: Path) -> None:
+def test_what_decides(model: RegionModel, asked: PreparedQuestions, shapes_root: Path) -> None:
     truth = Truth(shapes_root)
     share = model.deciding(truth, asked, explain_all(model, asked, ()).relevances["random"])
     for b, record in enumerate(asked.records["question_id"]):

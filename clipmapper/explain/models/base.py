@@ -38,7 +38,7 @@ class Inputs(Protocol):
 
 
 @dataclass(frozen=True)
-class Posed:
+class QuestionBatch:
     """Questions before a model takes them."""
 
     images: list[Image.Image]
@@ -48,7 +48,7 @@ class Posed:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PreparedQuestions:
     """Questions as a model takes them, and their records by column."""
 
     inputs: Any  # Inputs of the model's own kind
@@ -70,7 +70,7 @@ class Recorded:
     words: list[list[str]]  # of each sample, of its text tokens
 
 
-class Answerer(ABC):
+class VQAModel(ABC):
     """A model with a list of answers that it chooses from."""
 
     module: nn.Module
@@ -80,12 +80,12 @@ class Answerer(ABC):
     def device(self) -> torch.device:
         return next(self.module.parameters()).device
 
-    def to(self, device: torch.device) -> "Answerer":
+    def to(self, device: torch.device) -> "VQAModel":
         self.module.to(device)
         return self
 
     @abstractmethod
-    def prepare(self, posed: Posed) -> Any:
+    def prepare(self, batch: QuestionBatch) -> Any:
         """`Inputs` on the model's device. Raises ValueError, with a remedy, for what the model cannot take."""
 
     @abstractmethod
@@ -99,7 +99,7 @@ class Answerer(ABC):
         Raises ValueError for a removal that the modality does not have.
         """
 
-    def deciding(self, truth: Truth, asked: Asked, frame: Relevance) -> dict[str, Tensor]:
+    def deciding(self, truth: Truth, asked: PreparedQuestions, frame: Relevance) -> dict[str, Tensor]:
         """How much of each token decides the answer, [B, tokens] by modality; `frame` is any relevance of the questions."""
         content = frame.content("text").tolist()
         spoken = [
@@ -109,7 +109,7 @@ class Answerer(ABC):
         return deciding(truth, asked.records, ~frame.special["image"], spoken, frame.grids["image"])
 
 
-def ask(model: Answerer, questions: Questions, rows: Sequence[int]) -> Asked:
+def ask(model: VQAModel, questions: Questions, rows: Sequence[int]) -> PreparedQuestions:
     """The questions of some rows; those with an unreadable image are left out, whether or not the model sees pixels.
 
     All that depends on the model comes from `model`, whatever the questions were made for. Raises BadImage if none is left.
@@ -125,8 +125,8 @@ def ask(model: Answerer, questions: Questions, rows: Sequence[int]) -> Asked:
     scores = torch.tensor([[of.get(answer, 0.0) for answer in model.answers] for of in known])
     sources = [questions.source(row) for row in images]
     names = [Path(source).stem if isinstance(source, str | Path) else "" for source in sources]
-    posed = Posed(list(images.values()), names, records, scores)
-    return Asked(model.prepare(posed), {"row": list(images), **records})
+    batch = QuestionBatch(list(images.values()), names, records, scores)
+    return PreparedQuestions(model.prepare(batch), {"row": list(images), **records})
 
 
 def answer_logit(labels: Tensor, answers: Sequence[str]) -> Target:

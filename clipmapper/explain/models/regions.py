@@ -1,4 +1,4 @@
-"""LXMERT and VisualBERT as answerers: models of transformers that see an image as regions that a detector has found."""
+"""LXMERT and VisualBERT as VQA models: models of transformers that see an image as regions that a detector has found."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from clipmapper.answerers.base import Answerer, Asked, Posed, Recorded, answer_logit
-from clipmapper.answerers.perturbation import figures
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.errors import unknown
+from clipmapper.explain.models.base import PreparedQuestions, QuestionBatch, Recorded, VQAModel, answer_logit
+from clipmapper.explain.removal import figures
 from xai import Adapter, Relevance, record
 from xai.adapters import adapter_for
 from xai.adapters.regions import Regions, lxmert_inputs, visualbert_inputs
@@ -66,7 +66,7 @@ class RegionInputs:
     scores: Tensor  # [B, answers]
 
 
-class RegionAnswerer(Answerer):
+class RegionModel(VQAModel):
     """`find` gives the regions of an image by its id or the name of its file, None if it has none."""
 
     module: Any  # transformers' models have no common type
@@ -82,11 +82,11 @@ class RegionAnswerer(Answerer):
         self.family, self.module, self.tokenizer, self.answers, self.find = family, model, tokenizer, answers, find
         self.adapter = as_image(adapter_for(model))
 
-    def prepare(self, posed: Posed) -> RegionInputs:
-        regions = [self._regions(str(i), n) for i, n in zip(posed.records["image_id"], posed.names, strict=True)]
+    def prepare(self, batch: QuestionBatch) -> RegionInputs:
+        regions = [self._regions(str(i), n) for i, n in zip(batch.records["image_id"], batch.names, strict=True)]
         longest = self.module.config.max_position_embeddings
         texts = self.tokenizer(
-            posed.records["question"],
+            batch.records["question"],
             padding=True,
             truncation=True,
             max_length=longest,
@@ -98,7 +98,7 @@ class RegionAnswerer(Answerer):
         like = next(self.module.parameters())
         moved = {name: t.to(like) if t.is_floating_point() else t.to(like.device) for name, t in arguments.items()}
         boxes = lxmert_inputs(regions)["visual_pos"].clamp(0, 1)
-        return RegionInputs(moved, boxes, texts["offset_mapping"], words, posed.scores.to(like.device))
+        return RegionInputs(moved, boxes, texts["offset_mapping"], words, batch.scores.to(like.device))
 
     def record(self, inputs: RegionInputs, lrp: Lrp) -> Recorded:
         with record(self.module, self.adapter, lrp) as recorder:
@@ -123,7 +123,7 @@ class RegionAnswerer(Answerer):
 
         return predict
 
-    def deciding(self, truth: Truth, asked: Asked, frame: Relevance) -> dict[str, Tensor]:
+    def deciding(self, truth: Truth, asked: PreparedQuestions, frame: Relevance) -> dict[str, Tensor]:
         """Of a region the share of its box that is in the deciding objects, of a word 1 if it overlaps a deciding one."""
         keys = asked.records["question_id"]
         masks = [torch.from_numpy(truth.region(key, FINE)) for key in keys]

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from clipmapper.answerers.load import load_reference
 from clipmapper.cli import Settings
 from clipmapper.comparison import measure as measure_module
 from clipmapper.comparison.explained import ask, explain_all
 from clipmapper.comparison.measure import measure
 from clipmapper.config import ModelConfig, ReferenceConfig
 from clipmapper.data.records import load_records
+from clipmapper.explain.models.load import load_reference
 from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.training import explainability
@@ -26,7 +26,7 @@ from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.training.run import run, task_and_data
 from xai.metrics.protocols import area, named, srg
 
-from ..training.test_run import logged, same
+from ...training.test_run import logged, same
 
 SHORT = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=1")
 EXPLAINED = (

@@ -12,13 +12,13 @@ import pytest
 import torch
 import transformers as tf
 
-from clipmapper.answerers.base import Answerer
-from clipmapper.answerers.load import load_reference
 from clipmapper.config import DataConfig, ReferenceConfig
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.data.images import load_image
 from clipmapper.data.records import load_split
 from clipmapper.data.vqa import Questions
+from clipmapper.explain.models.base import VQAModel
+from clipmapper.explain.models.load import load_reference
 from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
 
 WIDTH = 6  # of the regions' features
@@ -111,7 +111,7 @@ def saved(
 
 
 @pytest.fixture(scope="session")
-def answerers(saved: dict[str, ReferenceConfig], answers: list[str]) -> dict[str, Answerer]:
+def answerers(saved: dict[str, ReferenceConfig], answers: list[str]) -> dict[str, VQAModel]:
     """In double precision; treat them as read-only."""
     found = {kind: load_reference(reference, answers) for kind, reference in saved.items()}
     for model in found.values():

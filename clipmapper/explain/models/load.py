@@ -9,13 +9,13 @@ from typing import Any
 import transformers
 from torch import nn
 
-from clipmapper.answerers.base import Answerer
-from clipmapper.answerers.mapper import MapperAnswerer
-from clipmapper.answerers.regions import FAMILIES, RegionAnswerer
-from clipmapper.answerers.zero_shot import ZeroShotAnswerer
 from clipmapper.config import ReferenceConfig
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.errors import unknown
+from clipmapper.explain.models.base import VQAModel
+from clipmapper.explain.models.mapper import MapperModel
+from clipmapper.explain.models.regions import FAMILIES, RegionModel
+from clipmapper.explain.models.zero_shot import ZeroShotModel
 from clipmapper.models.clip import FrozenCLIP
 from clipmapper.training.sources import trained
 from xai.adapters.regions import Regions, RegionTable, read_npz
@@ -23,7 +23,7 @@ from xai.adapters.regions import Regions, RegionTable, read_npz
 UNNAMED = re.compile(r"LABEL_\d+")  # what transformers calls labels without names
 
 
-def load_reference(reference: ReferenceConfig, common: Sequence[str]) -> Answerer:
+def load_reference(reference: ReferenceConfig, common: Sequence[str]) -> VQAModel:
     """The model in eval mode; `common` are the answers of the run, the commonest first.
 
     Raises ValueError, saying what is wrong and what can be given.
@@ -41,20 +41,20 @@ def load_reference(reference: ReferenceConfig, common: Sequence[str]) -> Answere
         raise ValueError(f"{where} is no model to compare with ({error}). It may name {remedy}") from error
 
 
-def _mapper(reference: ReferenceConfig, common: Sequence[str]) -> Answerer:
-    return MapperAnswerer(trained(reference.name))
+def _mapper(reference: ReferenceConfig, common: Sequence[str]) -> VQAModel:
+    return MapperModel(trained(reference.name))
 
 
-def _zero_shot(reference: ReferenceConfig, common: Sequence[str]) -> Answerer:
+def _zero_shot(reference: ReferenceConfig, common: Sequence[str]) -> VQAModel:
     """The answers it chooses from: those of the file, or the commonest of the run."""
     name, colon, weights = reference.name.partition(":")
     if not colon:
         raise ValueError(f"{reference.name!r} names no weights")
     answers = common if reference.answers is None else AnswerVocabulary.from_file(reference.answers).answers
-    return ZeroShotAnswerer(FrozenCLIP(name, weights), list(answers)[: reference.candidates])
+    return ZeroShotModel(FrozenCLIP(name, weights), list(answers)[: reference.candidates])
 
 
-def _of_regions(kind: str, reference: ReferenceConfig, common: Sequence[str]) -> Answerer:
+def _of_regions(kind: str, reference: ReferenceConfig, common: Sequence[str]) -> VQAModel:
     family = FAMILIES[kind]
     if reference.regions is None:
         raise ValueError("it sees regions: name their table as `regions`")
@@ -63,7 +63,7 @@ def _of_regions(kind: str, reference: ReferenceConfig, common: Sequence[str]) ->
         raise ValueError(f"it lacks weights of {family.model}, such as {missing[0]!r}: it was not trained for VQA")
     tokenizer = transformers.AutoTokenizer.from_pretrained(reference.tokenizer or reference.name)
     answers = _answers(model.eval(), reference)
-    return RegionAnswerer(family, model, tokenizer, answers, regions_of(reference.regions))
+    return RegionModel(family, model, tokenizer, answers, regions_of(reference.regions))
 
 
 def _answers(model: nn.Module, reference: ReferenceConfig) -> list[str]:
@@ -93,7 +93,7 @@ def regions_of(path: Path) -> Callable[[str], Regions | None]:
 
 
 OF_REGIONS = "a folder of save_pretrained or a hub id, with its tokenizer"
-KINDS: dict[str, tuple[Callable[[ReferenceConfig, Sequence[str]], Answerer], set[str], str]] = {  # options, remedy
+KINDS: dict[str, tuple[Callable[[ReferenceConfig, Sequence[str]], VQAModel], set[str], str]] = {  # options, remedy
     "clipmapper": (
         _mapper,
         set(),

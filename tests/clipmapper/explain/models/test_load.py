@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import transformers as tf
 
-from clipmapper.answerers.base import ask
-from clipmapper.answerers.load import load_reference, regions_of
-from clipmapper.answerers.mapper import MapperAnswerer
 from clipmapper.cli import parse_training
 from clipmapper.config import ExplainConfig, ReferenceConfig
 from clipmapper.data.vqa import Questions
+from clipmapper.explain.models.base import ask
+from clipmapper.explain.models.load import load_reference, regions_of
+from clipmapper.explain.models.mapper import MapperModel
 
 from .conftest import SIZES, save_tokenizer
 
@@ -28,7 +28,7 @@ def test_answers_of_each_kind(saved: Saved, answers: list[str], tmp_path: Path) 
     own = replace(saved["clip"], answers=tmp_path / "labels.json", candidates=3)
     assert load_reference(own, ["red"]).answers == answers[::-1][:3]
     mapper = load_reference(ReferenceConfig("shapes-b-vqa"), ())
-    assert isinstance(mapper, MapperAnswerer) and mapper.answers == mapper.model.answers
+    assert isinstance(mapper, MapperModel) and mapper.answers == mapper.model.answers
 
 
 def test_names_of_the_log() -> None:
