@@ -7,7 +7,8 @@ function showCurves(host, report) {
   if (!report.charts.length) return;
   const figures = [...new Set(report.charts.map((chart) => chart.figure))];
   const methods = [...new Set(report.charts.flatMap((chart) => chart.curves.map((curve) => curve.method)))];
-  const state = { figure: figures[0], hidden: new Set(), styles: seriesStyles(methods, report) };
+  const hidden = report.shown.length ? methods.filter((method) => !report.shown.includes(method)) : [];
+  const state = { figure: figures[0], hidden: new Set(hidden), styles: seriesStyles(methods, report) };
   const grid = html("div", { class: "charts" });
   const legend = html("div", { class: "legend", role: "group", "aria-label": "methods shown" });
   const light = (method) => lightUp(host, method);

@@ -29,6 +29,8 @@ class Column:
     better: Literal["higher", "lower"] | None
     help: str = ""  # what it is, with its unit
     bar: bool = False  # drawn to scale with its interval: for the few figures that decide
+    share: bool = True  # a share of one, which texts show in percent
+    printed: bool = True  # in the table on the screen, too
 
 
 @dataclass(frozen=True)
@@ -135,3 +137,4 @@ class Report:
     gallery: tuple[Sample, ...] = field(default=(), repr=False)
     further: tuple[Section, ...] = ()
     kind: Literal["answers", "captions"] = "answers"  # what is explained
+    shown: tuple[str, ...] = ()  # methods whose curves are drawn at first; none names all

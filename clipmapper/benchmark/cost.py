@@ -1,0 +1,128 @@
+"""What each method costs alone: seconds a sample, memory, and passes through the model."""
+
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from tqdm import tqdm
+
+from clipmapper.benchmark.task import Batch, Task
+from xai.explain import METHOD_ERRORS, explain_recording, record_for
+
+
+@dataclass
+class Cost:
+    """Of one method on a batch of its own, its recording included; None where it was not measured.
+
+    Attributes:
+        seconds: of a sample.
+        megabytes: by which memory rose at most: a GPU's, or that of tensors on a CPU.
+        forward: passes of the whole batch.
+        backward: passes of the whole batch.
+        reason: why there is no cost.
+    """
+
+    seconds: float | None = None
+    megabytes: float | None = None
+    forward: int = 0
+    backward: int = 0
+    reason: str | None = None
+
+
+def costs(task: Task, batch: Batch, methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Returns the cost of each method. Figures of a busy machine are too high; compare them within one run."""
+    if not methods:
+        return {}
+    _alone(task, batch, methods[0])  # what only the first call pays for is nobody's cost
+    return {name: asdict(_alone(task, batch, name)) for name in tqdm(methods, desc="cost", unit="method")}
+
+
+def _alone(task: Task, batch: Batch, method: str) -> Cost:
+    cost = Cost()
+
+    def work() -> None:
+        recorded = record_for([method], partial(task.record, batch))
+        explain_recording(recorded.recording, method, recorded.target)
+
+    counter = task.module.register_forward_hook(partial(_count, cost))
+    device = next(task.module.parameters()).device
+    try:
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        cost.seconds = (time.perf_counter() - start) / len(batch.ids)
+        counter.remove()
+        cost.megabytes = peak(work, device) / 2**20  # again: to watch memory takes time
+    except METHOD_ERRORS as error:
+        return Cost(reason=f"{type(error).__name__}: {error}")
+    finally:
+        counter.remove()
+    return cost
+
+
+def _count(cost: Cost, module: nn.Module, args: tuple, output: Any) -> None:
+    """Counts a forward pass, and the backward pass that comes through its first output with a gradient."""
+    cost.forward += 1
+
+    def back(gradient: Tensor) -> None:
+        cost.backward += 1
+
+    leaves = output.values() if isinstance(output, dict) else tree_leaves(output)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
+    if tensors:
+        tensors[0].register_hook(back)
+
+
+def peak(work: Callable[[], None], device: torch.device) -> int:
+    """Returns by how many bytes memory rose at most."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    with _Alive() as alive:
+        work()
+    return alive.peak
+
+
+class _Alive(TorchDispatchMode):
+    """Bytes of the tensors that operations have made and that are alive, in the backward pass too.
+
+    Not those that an operation makes for itself. A process's own memory would not do: once used it is not given back.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        before = {storage._cdata for storage in _storages((args, kwargs))}
+        result = func(*args, **(kwargs or {}))
+        for storage in _storages(result):
+            if storage._cdata not in before | self._known:
+                self._add(storage)
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        self._known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor)]

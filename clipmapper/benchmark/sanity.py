@@ -1,0 +1,77 @@
+"""Do explanations depend on what the model has learned? Each method before and after parts of the model are shuffled."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from math import isfinite
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from xai.explainers.registry import method_named
+
+from clipmapper.benchmark.task import Batch, Recorded, Task
+from xai.explain import METHOD_ERRORS, explain_recording, record_for
+from xai.metrics.sanity import noisy_output, randomisation
+
+NOISE = 0.05  # of the range of a sample's embeddings
+REGIONS = ("visn_fc", "visual_projection")  # the modules by which LXMERT and VisualBERT embed regions
+Correlations = dict[str, dict[str, list[float | None]]]  # by method and group, of each sample
+
+
+def sanity(task: Task, batch: Batch, methods: Sequence[str], draws: int) -> Correlations:
+    """Shuffles each group of parameters alone and compares: smoothed model-parameter randomisation.
+
+    The target explained is that of the model as it is. All methods of a draw share one recorded pass. All content tokens
+    are ranked together.
+
+    Returns:
+        Spearman's correlation; None where a method raises or gives the same relevance to all tokens.
+
+    Source: Adebayo et al. 2018; Hedström et al. 2024.
+    """
+    if not methods:
+        return {}
+    groups, embeddings = task.parameter_groups(), embedding_modules(task.module)
+    own = task.record(batch, None)
+    content = own.recording.mask & ~own.recording.special
+    bar = tqdm(desc="sanity", unit="pass", total=draws * (1 + len(groups)))
+
+    def explain(draw: int) -> Tensor:
+        bar.update()
+        with ExitStack() as stack:
+            for i, module in enumerate(embeddings):
+                stack.enter_context(noisy_output(module, NOISE, seed=len(embeddings) * draw + i))
+            noisy = record_for(methods, partial(task.record, batch))
+            return torch.stack([_relevance(noisy, name, own) for name in methods])
+
+    with bar:
+        correlations = randomisation(
+            task.module, explain, tuple(groups.values()), content, draws, cascade=False
+        ).tolist()
+    return {
+        name: {group: [_number(value) for value in correlations[g][m]] for g, group in enumerate(groups)}
+        for m, name in enumerate(methods)
+    }
+
+
+def embedding_modules(module: nn.Module) -> list[nn.Module]:
+    """Returns the modules that embed patches, words and regions, where noise is noise on the inputs."""
+    convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)][:1]
+    tables = sorted((m for m in module.modules() if isinstance(m, nn.Embedding)), key=lambda m: -m.num_embeddings)[:1]
+    regions = [m for name, m in module.named_modules() if name.rpartition(".")[2] in REGIONS]
+    return [*convolutions, *tables, *regions]
+
+
+def _relevance(noisy: Recorded, method: str, own: Recorded) -> Tensor:
+    """[B, T], NaN of a method that raises."""
+    try:
+        relevance = explain_recording(noisy.recording, method, own.target, **method_named(method).cheap)
+        return torch.cat([scores.float() for scores in relevance.scores.values()], dim=1)
+    except METHOD_ERRORS:  # its row says why
+        return torch.full(own.recording.mask.shape, torch.nan, device=own.recording.mask.device)
+
+
+def _number(value: float) -> float | None:
+    """For JSON, which knows no NaN."""
+    return value if isfinite(value) else None

@@ -1,0 +1,65 @@
+"""What a benchmark can be told, whatever its task."""
+
+from dataclasses import dataclass
+
+from clipmapper.config import ProtocolName
+
+PAPERS = ("rollout", "raw_attention", "attention_gradcam", "full_lrp", "partial_lrp", "transatt", "genatt", "wra")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """How explainers are compared.
+
+    Attributes:
+        methods: "all", "papers" (those that the papers compare), or names with commas between; a name may be
+            module:function for an explainer of your own.
+        protocol: which tokens are removed, and how: that of a paper, or the recommended one.
+        removal: whether tokens are removed at all; without, only location is measured.
+        samples: how many samples, spread over the data; null for all.
+        many_pass_samples: how many of them the methods that run the model many times explain; null for all.
+        batch_size: samples explained at once; null for the task's own.
+        removal_batch: inputs with removed tokens that run at once; null for 64 on a CPU and 1024 on a GPU.
+        random_seeds: random maps a sample, whose mean is the baseline.
+        resamples: resamples of the bootstrap and of the paired tests.
+        cost_samples: samples on which cost and sanity are measured; 0 measures neither.
+        sanity_draws: noisy inputs that an explanation of the sanity check is the mean of.
+        gallery: samples that the report shows with their maps.
+        seed: of the choice of samples.
+    """
+
+    methods: str = "all"
+    protocol: ProtocolName = "recommended"
+    removal: bool = True
+    samples: int | None = 200
+    many_pass_samples: int | None = None
+    batch_size: int | None = None
+    removal_batch: int | None = None
+    random_seeds: int = 5
+    resamples: int = 10_000
+    cost_samples: int = 8
+    sanity_draws: int = 3
+    gallery: int = 40
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "many_pass_samples", "batch_size", "removal_batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"benchmark.{name} is {value} and must be above 0, or null")
+        for name, least in (
+            ("random_seeds", 1),
+            ("resamples", 100),
+            ("sanity_draws", 1),
+            ("cost_samples", 0),
+            ("gallery", 0),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"benchmark.{name} is {getattr(self, name)} and must be at least {least}")
+        if not self.names:
+            raise ValueError("benchmark.methods names no method; give all, papers, or names with commas between")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names as given, each once; "all" and "papers" stand for themselves."""
+        return tuple(dict.fromkeys(name for part in self.methods.split(",") if (name := part.strip())))
