@@ -1,4 +1,4 @@
-"""Evaluates a trained mapper: `python evaluate.py --checkpoint runs/demo/checkpoints/best.ckpt --output runs/demo`.
+"""Evaluates models: `python evaluate.py --model runs/demo/checkpoints/best.ckpt --output runs/demo`.
 
 With a benchmark's name before the options it runs that one of the papers: `python evaluate.py imagenet --help`.
 """
@@ -8,11 +8,11 @@ from pathlib import Path
 
 if __name__ == "__main__":  # imports too: the processes that draw Shapes import this file, and need none of it
     if sys.argv[1:] and not sys.argv[1].startswith("-"):
-        from clipmapper.published.commands import main
+        from clipmapper.evaluation.papers import main
 
         main(sys.argv[1:])
     else:
-        from clipmapper.cli import parse_evaluation
+        from clipmapper.evaluation.command import parse_evaluation
 
         settings = parse_evaluation(sys.argv[1:], Path(__file__).parent / "configs")
         from clipmapper.evaluation.run import run  # slow, and not needed to say what is wrong with the command line

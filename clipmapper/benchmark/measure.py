@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -77,6 +78,20 @@ def measure(
     places = [i for i, row in enumerate(samples["row"]) if row in shown]
     gallery = {batch.ids[i]: task.explanations(batch, explained, i) for i in places}
     return BatchResult(batch.ids, samples, values, explained.errors, gallery, details)
+
+
+def joined(parts: Sequence[BatchResult]) -> BatchResult:
+    """Returns the samples of all parts as one batch; a method's error is that of its first part with one."""
+    first = parts[0]
+    details = [part.details for part in parts if part.details is not None]
+    return BatchResult(
+        [key for part in parts for key in part.ids],
+        {name: [value for part in parts for value in part.samples[name]] for name in first.samples},
+        {key: np.concatenate([part.values[key] for part in parts], axis=1) for key in first.values},
+        {name: error for part in reversed(parts) for name, error in part.errors.items()},
+        {key: shown for part in parts for key, shown in part.gallery.items()},
+        pa.concat_tables(details) if details else None,
+    )
 
 
 def explain_batch(task: Task, batch: Batch, methods: Sequence[str], absent: Collection[str] = ()) -> Explained:

@@ -101,28 +101,12 @@ def location_columns(
     prefix: str, label: str, what: str, group: str = "ground truth", printed: bool = True
 ) -> list[Column]:
     """Returns the columns of where relevance falls; `what` it should fall on."""
+    mass = f"share of the positive relevance that lies on {what}"
+    rank = f"share of the most relevant tokens, as many as {what} have, that lie on {what}"
     no_positive = f"share of samples without positive relevance, which count as chance, {label}"
     return [
-        Column(
-            f"{prefix}/mass",
-            f"on {label}",
-            group,
-            "higher",
-            f"share of the positive relevance that lies on {what}",
-            False,
-            True,
-            printed,
-        ),
-        Column(
-            f"{prefix}/rank",
-            f"rank on {label}",
-            group,
-            "higher",
-            f"share of the most relevant tokens, as many as there are of {what}, that lie on {what}",
-            False,
-            True,
-            False,
-        ),
+        Column(f"{prefix}/mass", f"on {label}", group, "higher", mass, False, True, printed),
+        Column(f"{prefix}/rank", f"rank on {label}", group, "higher", rank, False, True, False),
         Column(f"{prefix}/no_positive", f"none, {label}", group, "lower", no_positive, False, True, False),
     ]
 

@@ -1,8 +1,9 @@
 """The one benchmark: batch after batch measured and kept on disk, then summed up, drawn and written."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from xai.explainers.registry import METHODS, method_named
 
 from clipmapper.benchmark import page, plots, table
 from clipmapper.benchmark.cost import costs
-from clipmapper.benchmark.measure import RANDOM, BatchResult, measure
+from clipmapper.benchmark.measure import RANDOM, BatchResult, joined, measure
 from clipmapper.benchmark.sanity import sanity
 from clipmapper.benchmark.settings import PAPERS, BenchmarkConfig
 from clipmapper.benchmark.store import Store, read_json, save_table, write
@@ -69,7 +70,7 @@ def run(task: Task, config: BenchmarkConfig, output: Path, world: World | None =
     if world.first:
         save_table(output / "values.parquet", store.long(len(batches)))
         save_table(output / "samples.parquet", pa.table(results.samples))
-        if figure := plots.curves(task, results, metrics):
+        if figure := plots.curves(task, results):
             plots.save(figure, output / "curves.png")
         write_report(report, output / "report.html")
         print(table.text(task, metrics), flush=True)
@@ -98,7 +99,7 @@ def plan(samples: int, batch_size: int, many_pass: int | None) -> list[range]:
     if not samples:
         raise ValueError("the data has no sample to explain")
     edges = sorted({0, min(many_pass or samples, samples), samples})
-    parts = [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [range(a, b) for a, b in pairwise(edges)]
     return [part[start : start + batch_size] for part in parts for start in range(0, len(part), batch_size)]
 
 
@@ -133,7 +134,12 @@ def _measure_share(
 
 
 def measure_in_memory(
-    task: Task, rows: range, methods: Sequence[str], config: BenchmarkConfig, absent: Any, shown: Any
+    task: Task,
+    rows: range,
+    methods: Sequence[str],
+    config: BenchmarkConfig,
+    absent: Collection[str],
+    shown: Collection[int],
 ) -> BatchResult:
     """Measures some samples; where memory does not hold them, half of them at a time."""
     try:
@@ -155,20 +161,7 @@ def measure_in_memory(
             halves.append(measure_in_memory(task, half, methods, config, absent, shown))
     if not halves:
         raise BadImage(f"none of {len(rows)} {task.unit}s can be read")
-    return _joined(halves)
-
-
-def _joined(parts: Sequence[BatchResult]) -> BatchResult:
-    first = parts[0]
-    details = [part.details for part in parts if part.details is not None]
-    return BatchResult(
-        [key for part in parts for key in part.ids],
-        {name: [value for part in parts for value in part.samples[name]] for name in first.samples},
-        {key: np.concatenate([part.values[key] for part in parts], axis=1) for key in first.values},
-        {name: error for part in reversed(parts) for name, error in part.errors.items()},
-        {key: shown for part in parts for key, shown in part.gallery.items()},
-        pa.concat_tables(details) if details else None,
-    )
+    return joined(halves)
 
 
 class _Arrivals:
@@ -186,7 +179,7 @@ def _apart(task: Task, config: BenchmarkConfig, methods: tuple[str, ...], folder
     """Cost and sanity on a few samples: measured once by the first process, kept in `folder`."""
     paths = {name: folder / f"{name}.json" for name in ("costs", "sanity")}
     if not config.cost_samples:
-        return dict.fromkeys(paths, {})
+        return {name: {} for name in paths}
     if world.first and any(read_json(path) is None for path in paths.values()):
         batch = _few(task, config.cost_samples)
         if read_json(paths["costs"]) is None:

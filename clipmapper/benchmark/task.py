@@ -1,12 +1,13 @@
 """What tells one benchmark from another: how samples become inputs and a target, what is scored, and by what."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from clipmapper.benchmark.published import Published
@@ -199,6 +200,10 @@ class Task(ABC):
     def details(self, batch: Batch, explained: Explained, config: BenchmarkConfig) -> Any:
         """Returns a pyarrow Table to be kept beside the values, or None."""
         return None
+
+    def pictures(self, batch: Batch, explained: Explained) -> Iterator[tuple[Figure, str]]:
+        """Yields a picture of each sample under all methods, for logs, and what is said below it."""
+        yield from ()
 
     def explanations(self, batch: Batch, explained: Explained, place: int) -> dict[str, Explanation]:
         """Returns what the report shows of one sample of the batch, by method."""

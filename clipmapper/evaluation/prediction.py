@@ -1,25 +1,99 @@
-"""A trained model's predictions for every row of a data set."""
+"""A model's predictions for many rows of a data set, shared by the processes that were launched together."""
 
-from collections.abc import Sequence
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
 from torch.utils.data import Subset
+from tqdm import tqdm
 
-from clipmapper.config import DataConfig
+from clipmapper.config import DataConfig, OptimizerConfig
 from clipmapper.data.batches import Batches, Texts, loader
-from clipmapper.training.tasks import MapperTask
+from clipmapper.data.images import BadImage
+from clipmapper.data.vqa import Questions
+from clipmapper.explain.models.base import VQAModel, prepare_questions
+from clipmapper.explain.models.mapper import MapperModel
+from clipmapper.files import write_json
+from clipmapper.processes import World, launched, wait
+from clipmapper.training.tasks import MapperTask, VQATask
+
+Predictions = dict[int, Any]  # by row
+AT_ONCE = 64  # questions that a model without a feature cache answers at once
+
+
+def shared(
+    folder: Path, predict: Callable[[Sequence[int]], Predictions], rows: Sequence[int], world: World | None = None
+) -> Predictions:
+    """Returns the predictions for all rows to the first process, and to each other one those of its share.
+
+    Args:
+        folder: where the processes leave their shares for the first one; it goes afterwards.
+        predict: the predictions for some rows, without those that cannot be read.
+        rows: all rows.
+        world: the processes; by default those that were launched together.
+    """
+    world = world or launched()
+    own = predict(world.share(rows))
+    if world.size == 1:
+        return own
+    paths = [folder / f"{rank}-of-{world.size}.json" for rank in range(world.size)]
+    if not world.first:
+        write_json(paths[world.rank], list(own.items()))
+        return own
+    wait(lambda: 1 + sum(path.is_file() for path in paths[1:]), world.size, "shares of the answers")
+    others = [dict(map(tuple, json.loads(path.read_text()))) for path in paths[1:]]
+    shutil.rmtree(folder, ignore_errors=True)
+    return {row: value for part in (own, *others) for row, value in part.items()}
+
+
+def answers_of(model: VQAModel, questions: Questions, data: DataConfig, rows: Sequence[int]) -> dict[int, int]:
+    """Returns the likeliest answer's label for the rows that can be read."""
+    if isinstance(model, MapperModel):
+        questions.encode_once(model.model.clip, data)
+        usable = set(rows)
+        places = [place for place, row in enumerate(questions.rows.tolist()) if row in usable]
+        task = VQATask(model.model, OptimizerConfig(), seed=0, extra={})
+        parts = predictions(task, questions, data, model.device, places)
+        pairs = [torch.stack(part, dim=1) for part in parts]  # rows and labels
+        return dict(map(tuple, torch.cat(pairs).tolist())) if pairs else {}
+    labels: dict[int, int] = {}
+    for start in tqdm(range(0, len(rows), AT_ONCE), desc="answering", unit="batch"):
+        try:
+            prepared = prepare_questions(model, questions, rows[start : start + AT_ONCE])
+        except BadImage:
+            continue
+        likeliest = model.logits(prepared.inputs).argmax(dim=1).tolist()
+        labels |= zip(prepared.records["row"], likeliest, strict=True)
+    return labels
 
 
 def predictions(
-    task: MapperTask, texts: Texts, data: DataConfig, accelerator: str, rows: Sequence[int] | None = None
+    task: MapperTask, texts: Texts, data: DataConfig, device: torch.device, places: Sequence[int] | None = None
 ) -> list[Any]:
-    """What `task.predict_step` gives for each batch, in order; of `rows` of `texts`, by default all."""
-    chosen = texts if rows is None else Subset(texts, rows)
+    """Returns what `task.predict_step` gives for each batch, in order.
+
+    Args:
+        task: the model in its task.
+        texts: the data set.
+        data: how it is read.
+        device: where the model computes.
+        places: places among the usable rows; None for all.
+    """
+    subset = texts if places is None else Subset(texts, places)
+    count = len(texts) if places is None else len(places)
+    if not count:
+        return []
     trainer = pl.Trainer(
-        accelerator=accelerator, devices=1, logger=False, callbacks=[TQDMProgressBar(refresh_rate=10)],
-        enable_model_summary=False, enable_checkpointing=False,
-    )  # fmt: skip
-    count = len(texts) if rows is None else len(rows)
-    return trainer.predict(task, loader(chosen, Batches(count, data.batch_size, None), data.workers)) or []
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        logger=False,
+        callbacks=[TQDMProgressBar(refresh_rate=10)],
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    return trainer.predict(task, loader(subset, Batches(count, data.batch_size, None), data.workers)) or []

@@ -1,12 +1,13 @@
 """Answers to questions about images: what removing patches and words does to them, and where relevance falls."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from clipmapper.benchmark import published
@@ -21,8 +22,10 @@ from clipmapper.data.vqa import Questions
 from clipmapper.explain.models.base import VQAModel, prepare_questions
 from clipmapper.models.fingerprint import weights_fingerprint
 from xai.explain import Lrp, explain_recording
+from xai.figures.render import compare
 from xai.metrics.protocols import Protocol, named
 from xai.report.data import Column, Explanation, Sample
+from xai.results.captions import rows_of
 from xai.results.relevance import Relevance
 
 MODALITIES = {"image": "objects", "text": "words"}  # and what of them is relevant
@@ -117,6 +120,15 @@ class AnswersTask(Task):
             columns += location_columns(modality, what, f"the {what} that decide")
         share = "share of the positive relevance that is on the image; the rest is on the words"
         return [*columns, Column(SHARE, "on image", "modality share", None, share)]
+
+    def pictures(self, batch: Batch, explained: Explained) -> Iterator[tuple[Figure, str]]:
+        columns = self.samples(batch, explained)
+        words = explained.recorded.words  # type: ignore[attr-defined]
+        shown = [relevance.with_words(words) for relevance in explained.shown.values()]
+        for i, row in enumerate(columns["data_row"] if shown else []):
+            caption = f"{columns['question'][i]} {columns['predicted'][i]} (right: {columns['answer'][i]})"
+            image = load_image(self.questions.source(row))
+            yield compare([rows_of(r, [i]) for r in shown], [image], self.model.geometry, [caption]), caption
 
     def explanations(self, batch: Batch, explained: Explained, place: int) -> dict[str, Explanation]:
         words = explained.recorded.words  # type: ignore[attr-defined]

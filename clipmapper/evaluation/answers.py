@@ -1,0 +1,156 @@
+"""Official VQA accuracy of a model, its baselines beside it, and the file the VQA evaluation server takes."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from clipmapper.benchmark.run import run as benchmark
+from clipmapper.benchmark.tasks.answers import AnswersTask, choose
+from clipmapper.config import DataConfig, ModelSource
+from clipmapper.data.answers import AnswerVocabulary, vqa_accuracy
+from clipmapper.data.files import column
+from clipmapper.data.records import load_split
+from clipmapper.data.vqa import ANSWER_TYPES, Questions
+from clipmapper.evaluation.command import EvaluationSettings
+from clipmapper.evaluation.gallery import save_gallery
+from clipmapper.evaluation.prediction import answers_of, shared
+from clipmapper.explain.models.base import VQAModel
+from clipmapper.explain.models.load import load_model
+from clipmapper.files import write_json
+from clipmapper.processes import launched
+from clipmapper.training.run import BASELINES
+
+UNANSWERED = "yes"  # what the evaluation server gets for a question whose image cannot be read
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The answers to the questions of a split: row -> answer, and the official accuracy of each, 0 to 1."""
+
+    questions: Questions
+    answers: dict[int, str]
+    accuracy: dict[int, float]
+
+
+def evaluate_answers(
+    model: VQAModel, source: ModelSource, data: DataConfig, settings: EvaluationSettings, output: Path
+) -> dict[str, Any]:
+    """Writes metrics.json, predictions.json and examples.png, or of a test split the file for the evaluation server.
+
+    The processes that were launched together share the questions; the first one alone writes.
+    """
+    first, test = launched().first, settings.split.startswith("test")
+    if test and settings.benchmark is not None:
+        raise ValueError(f"--split {settings.split} has no answers: explainers are compared on val or train")
+    questions = load_questions(model, data, settings.split)
+    answered = answer_split(model, questions, data, output / "answers")
+    if test:
+        path = output / f"vqa_{settings.split}_results.json"
+        if first:
+            write_json(path, server_results(answered))
+            print(f"for the VQA evaluation server: {path}")
+        return {}
+    blind = {}
+    for name, path in baseline_checkpoints(source.name).items():
+        baseline = load_model(ModelSource(str(path))).to(model.device)
+        blind[name] = answer_split(baseline, questions, data, output / f"answers-{name}")
+    metrics = summary(answered, blind)
+    if first:
+        write_answers(output, answered, metrics)
+    if settings.benchmark is not None:
+        rows = [row for row in questions.rows.tolist() if questions.has_answers(row)]
+        images = column(questions.records, "image_id").to_numpy()[rows]
+        picked = [rows[i] for i in choose(images, settings.benchmark.samples, settings.benchmark.seed)]
+        root = data.root if data.hub is None else None
+        task = AnswersTask(model, questions, picked, settings.benchmark, root)
+        metrics |= {"explainers": benchmark(task, settings.benchmark, output).metrics}
+        if first:
+            write_json(output / "metrics.json", metrics)
+            say_written(output, "values.parquet", "samples.parquet", "curves.png", "report.html")
+    return metrics
+
+
+def load_questions(model: VQAModel, data: DataConfig, split: str) -> Questions:
+    """Returns a split with the answers scored as the model's own."""
+    records, root = load_split(data, split, AnswerVocabulary(tuple(model.answers)))
+    return Questions(records, root, len(model.answers), model.clip)
+
+
+def answer_split(model: VQAModel, questions: Questions, data: DataConfig, folder: Path) -> Answered:
+    """Answers every question of the split whose image can be read; each process its share, told to the first in `folder`."""
+    labels = shared(folder, lambda rows: answers_of(model, questions, data, rows), range(len(questions.records)))
+    answers = {row: model.answers[label] for row, label in labels.items()}
+    annotated = questions.records.select_columns(["answers"])
+    accuracy = {
+        row: vqa_accuracy(answer, annotators)
+        for row, answer in answers.items()
+        if (annotators := annotated[row]["answers"])
+    }
+    return Answered(questions, answers, accuracy)
+
+
+def baseline_checkpoints(checkpoint: str) -> dict[str, Path]:
+    """Returns the blind models that were trained beside the checkpoint's run, by name."""
+    folder = Path(checkpoint).parent.parent / "floors"
+    paths = {name: folder / name / "checkpoints" / "best.ckpt" for name in BASELINES}
+    return {name: path for name, path in paths.items() if path.is_file()}
+
+
+def write_answers(output: Path, answered: Answered, metrics: dict[str, Any]) -> None:
+    write_json(output / "metrics.json", metrics)
+    write_json(output / "predictions.json", server_results(answered))
+    save_gallery(output / "examples.png", answered.questions, answered.answers)
+    print(table(metrics))
+    say_written(output, "metrics.json", "predictions.json", "examples.png")
+
+
+def say_written(output: Path, *names: str) -> None:
+    print(f"written: {', '.join(str(output / name) for name in names)}", flush=True)
+
+
+def summary(answered: Answered, blind: Mapping[str, Answered]) -> dict[str, Any]:
+    """Everything in metrics.json; accuracies in percent."""
+    records = answered.questions.records
+    return {
+        "accuracy": by(answered, "answer_type", ANSWER_TYPES),
+        "floors": {name: by(floor, "answer_type", ())["overall"] for name, floor in blind.items()},
+        "accuracy_by_question_type": by(answered, "question_type"),
+        "floors_by_question_type": {name: by(floor, "question_type") for name, floor in blind.items()},
+        "questions": len(answered.accuracy),
+        "skipped": answered.questions.skipped() | {"without answers": len(records) - len(answered.accuracy)},
+    }
+
+
+def by(answered: Answered, column: str, names: tuple[str, ...] | None = None) -> dict[str, float]:
+    """Mean accuracy in percent, overall and for each value of a column (of `names` those that occur)."""
+    values = answered.questions.records[column]
+    groups: dict[str, list[float]] = defaultdict(list)
+    for row, accuracy in answered.accuracy.items():
+        groups["overall"].append(accuracy)
+        groups[values[row]].append(accuracy)
+    chosen = ["overall", *(sorted(groups.keys() - {"overall", ""}) if names is None else names)]
+    return {name: round(100 * fmean(groups[name]), 2) for name in chosen if groups[name]}
+
+
+def server_results(answered: Answered) -> list[dict[str, Any]]:
+    """One entry a question, as the VQA evaluation server takes them."""
+    return [
+        {"question_id": question, "answer": answered.answers.get(row, UNANSWERED)}
+        for row, question in enumerate(answered.questions.records["question_id"])
+    ]
+
+
+def table(metrics: Mapping[str, Any]) -> str:
+    """The accuracies as text, with the floors beside them."""
+    floors = metrics["floors_by_question_type"]
+    lines = [" ".join(["accuracy in %".ljust(24), "model".rjust(8), *(name.rjust(14) for name in floors)])]
+    types = metrics["accuracy_by_question_type"]
+    for name, value in {**metrics["accuracy"], **types}.items():
+        beside = (f"{floor[name]:14.1f}" if name in floor else " " * 14 for floor in floors.values())
+        lines.append(" ".join([name.ljust(24), f"{value:8.1f}", *beside]))
+    skipped = ", ".join(f"{count} {reason}" for reason, count in metrics["skipped"].items() if count)
+    lines.append(f"{metrics['questions']} questions{f'; left out: {skipped}' if skipped else ''}")
+    return "\n".join(lines)

@@ -1,0 +1,173 @@
+"""The command line of `evaluate.py`: only what acts, and a word on where the rest belongs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import yaml
+
+from clipmapper.benchmark.settings import BenchmarkConfig
+from clipmapper.cli import Parser, config_path, named
+from clipmapper.config import DataConfig, DecodingConfig, ModelConfig, ModelSource
+
+DESCRIPTION = """Evaluates models on a data set: answers or captions, and with --benchmark.methods the explainers of them. The
+benchmarks of the papers on models of images or text alone: evaluate.py imagenet, segmentation, detr or rationales, each with
+its own --help."""
+ALIASES = {  # other names of options; they stay
+    "--checkpoint": "--model",
+    "--explainers": "--benchmark.methods",
+    "--protocol": "--benchmark.protocol",
+    "--samples": "--benchmark.samples",
+}
+ELSEWHERE = {  # options of training that have another name here
+    "--trainer.accelerator": "--accelerator",
+    "--run.seed": "--benchmark.seed",
+    "--run.dir": "--output",
+    "--explain.methods": "--benchmark.methods",
+    "--explain.protocol": "--benchmark.protocol",
+    "--explain.samples": "--benchmark.samples",
+    "--explain.batch_size": "--benchmark.batch_size",
+    "--explain.pictures": "--benchmark.gallery",
+    "--explain.reference_models": "--model, once for each",
+}
+TRAINING = ("--optimizer.", "--trainer.", "--run.", "--explain.", "--model.")
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What is evaluated, on what, and how.
+
+    Attributes:
+        models: what is evaluated, one after the other.
+        output: folder for the results; with several models each has a folder in it.
+        split: of the data.
+        accelerator: where to compute.
+        model: that of --config, which a checkpoint must fit; None without.
+        data: what the command line and --config say of the data.
+        decoding: how captions are written.
+        judge: another CLIP that scores captions, None for the model's own.
+        benchmark: how explainers are compared; None for not at all.
+        given: the options on the command line, by name.
+    """
+
+    models: list[ModelSource]
+    output: Path
+    split: str
+    accelerator: str
+    model: ModelConfig | None
+    data: dict[str, Any]
+    decoding: DecodingConfig
+    judge: str | None
+    benchmark: BenchmarkConfig | None
+    given: frozenset[str]
+
+
+def evaluation_parser() -> Parser:
+    """Returns the parser of `evaluate.py`."""
+    parser = Parser(prog="evaluate.py", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("--config", type=str, help="name below configs/, or a YAML file, whose data is taken")
+    what = "what to evaluate: a checkpoint, a shipped name (shapes-b-vqa), a saved folder, a hub id, or open_clip's MODEL:WEIGHTS"
+    more = "; a mapping {name: DIR, regions: FILE, answers: FILE} says more. May be given several times"
+    parser.add_argument("--model", type=list[str], action="append", help=what + more)
+    parser.add_argument("--output", type=Path, help="folder for the results")
+    parser.add_argument("--split", type=Literal["val", "train", "test", "test-dev"], default="val")
+    parser.add_argument("--accelerator", type=Literal["auto", "cpu", "gpu"], default="auto", help="where to compute")
+    parser.add_argument("--judge", type=str, help="another CLIP that scores captions: open_clip's MODEL:WEIGHTS")
+    parser.add_class_arguments(DataConfig, "data")
+    parser.add_class_arguments(DecodingConfig, "decoding")
+    parser.add_class_arguments(BenchmarkConfig, "benchmark")
+    return parser
+
+
+def parse_evaluation(arguments: Sequence[str], configs: Path) -> EvaluationSettings:
+    """Returns what the command line asks for; leaves with a message where it asks for what does not act.
+
+    Args:
+        arguments: the words after the program's name.
+        configs: the folder of named configurations.
+    """
+    parser = evaluation_parser()
+    words, models = with_full_names(arguments, parser)
+    configuration = _configuration(parser, words, configs)
+    parsed = parser.parse_args(words)
+    for name, there in (("--model", models), ("--output", parsed.output)):
+        if not there:
+            parser.error(f"{name} is missing")
+    given = frozenset(word.partition("=")[0] for word in words if word.startswith("--"))
+    settings = sorted(name for name in given if name.startswith("--benchmark."))
+    if settings and "--benchmark.methods" not in given:
+        parser.error(
+            f"{settings[0]} acts only where explainers are compared: give --benchmark.methods too (all, or names)"
+        )
+    explicit = yaml.safe_load(parser.dump(parser.parse_args(words, defaults=False), skip_unset=False))
+    try:
+        return EvaluationSettings(
+            models=[ModelSource.parse(text) for text in models],
+            output=parsed.output,
+            split=parsed.split,
+            accelerator=parsed.accelerator,
+            model=ModelConfig(**configuration["model"]) if configuration.get("model") else None,
+            data=merged(configuration.get("data", {}), explicit.get("data", {})),
+            decoding=DecodingConfig(**parsed.decoding.as_dict()),
+            judge=parsed.judge,
+            benchmark=BenchmarkConfig(**parsed.benchmark.as_dict()) if settings else None,
+            given=given,
+        )
+    except (ValueError, TypeError) as error:
+        parser.error(str(error))
+
+
+def merged(values: Any, over: Any) -> Any:
+    """Returns nested mappings with those of `over` in their places."""
+    if not isinstance(values, dict) or not isinstance(over, dict):
+        return over
+    return {**values, **{name: merged(values.get(name), value) for name, value in over.items()}}
+
+
+def with_full_names(
+    arguments: Sequence[str], parser: Parser, aliases: dict[str, str] = ALIASES
+) -> tuple[list[str], list[str]]:
+    """Returns the words without the models, and the models; leaves with a message on options that act in training alone."""
+    words: list[str] = []
+    models: list[str] = []
+    expects_model = False
+    for word in arguments:
+        if expects_model:
+            models.append(word)
+            expects_model = False
+            continue
+        name, equals, value = word.partition("=")
+        name = aliases.get(name, name)
+        _refuse_training(parser, name)
+        if name == "--model" and equals:
+            models.append(value)
+        elif name == "--model":
+            expects_model = True
+        else:
+            words.append(name + equals + value)
+    return words, models
+
+
+def _refuse_training(parser: Parser, name: str) -> None:
+    if name in ELSEWHERE:
+        _leave(parser, f"{name} acts in training alone; here it is {ELSEWHERE[name]}")
+    if name.startswith(TRAINING):
+        _leave(parser, f"{name} acts in training alone; leave it out")
+
+
+def _leave(parser: Parser, message: str) -> NoReturn:
+    parser.error(message)
+
+
+def _configuration(parser: Parser, words: Sequence[str], configs: Path) -> dict[str, Any]:
+    """The sections of the file of --config."""
+    name = next((w.removeprefix("--config=") for w in words if w.startswith("--config=")), None)
+    if name is None and "--config" in words[:-1]:
+        name = words[list(words).index("--config") + 1]
+    if name is None:
+        return {}
+    try:
+        return yaml.safe_load(config_path(name, configs).read_text()) or {}
+    except ValueError as error:
+        parser.error(f"{error}. Configurations: {', '.join(named(configs))}")
