@@ -14,7 +14,6 @@ from benchmarks.timing import Run, in_turn
 from clipmapper.models.clip import SHAPES_CLIP
 from xai import adapter_for, explain, explain_recording, given, record, similarity
 from xai.explain import METHODS, lrp_of
-from xai.explainers import RUN_AGAIN
 
 TOGETHER: list[tuple[str, dict[str, Any]]] = [  # one backward pass serves them all
     ("raw_attention", {}),
@@ -75,6 +74,6 @@ def _alone(quick: bool) -> list[Entry]:
 
 
 def _kind(method: str) -> str:
-    if method in RUN_AGAIN:
+    if METHODS[method].passes == "many":
         return "4 further passes each way"
     return "recorded with rules" if lrp_of(method) else ""

@@ -1,8 +1,8 @@
 """Explains the attention models of others and ours: one recording of a forward pass, many methods."""
 
 from xai.adapters import adapter_for
-from xai.explain import METHODS, explain, explain_recording
-from xai.explainers import EXPLAINERS
+from xai.explain import explain, explain_each, explain_recording, explain_tape
+from xai.explainers import EXPLAINERS, METHODS, Method, register
 from xai.lrp.mode import PropagationError
 from xai.recording.adapter import Adapter, Layout, Site
 from xai.recording.assemble import RecordingError
@@ -15,6 +15,7 @@ __all__ = [
     "METHODS",
     "Adapter",
     "Layout",
+    "Method",
     "PropagationError",
     "RecordingError",
     "Relevance",
@@ -24,10 +25,13 @@ __all__ = [
     "detection",
     "difference",
     "explain",
+    "explain_each",
     "explain_recording",
+    "explain_tape",
     "given",
     "predicted",
     "record",
+    "register",
     "similarity",
     "token",
 ]

@@ -1,5 +1,6 @@
 """From a model and its inputs to relevance in one call."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Literal, TypeVar
@@ -9,12 +10,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from xai.adapters import adapter_for
-from xai.explainers import EXPLAINERS, IGNORE_TARGET, LRP_EXPLAINERS, PIXEL_EXPLAINERS, RULES
 from xai.explainers.algebra import readout_scores
+from xai.explainers.registry import METHODS, Method, as_method
 from xai.lrp.conservation import Conservation, conservation
 from xai.lrp.mode import PropagationError
 from xai.lrp.modified_gradient import with_gamma
 from xai.recording.adapter import Adapter
+from xai.recording.assemble import RecordingError
 from xai.recording.record import record
 from xai.recording.recording import Recording, Score
 from xai.results.relevance import Relevance
@@ -22,79 +24,155 @@ from xai.targets import predicted
 
 T = TypeVar("T")
 Lrp = Literal["tokens", "pixels"] | None  # the rules for relevance with which a pass is recorded
+Named = str | Method | Callable[..., Tensor]  # how a method may be given
+RAISED = (ValueError, TypeError, RuntimeError, ArithmeticError, PropagationError, RecordingError)  # by methods
 
-METHODS = {**EXPLAINERS, **LRP_EXPLAINERS, **PIXEL_EXPLAINERS}
+log = logging.getLogger("xai")
 
 
 def explain(
     model: nn.Module,
     inputs: Mapping[str, Any] | Sequence[Any] | Tensor,
-    method: str = "wra",
+    method: Named = "wra",
     target: Score | None = None,
     adapter: Adapter | None = None,
     check: bool | float = False,
     dtype: torch.dtype | None = None,
     **options: Any,
 ) -> Relevance:
-    """Relevance of the inputs for `target`, by default the predicted class, by one of `METHODS` with its options.
+    """Computes how much each input token matters for a target.
 
-    `inputs` are the arguments of the model's forward, by name or in order. With `check`, of an LRP method, the result has
-    the `conservation` of relevance, layer by layer; True is the tolerance of the method's rules. With `dtype`, a copy of the
-    model in that type is explained: LRP is best in float64 (docs/lrp.md).
+    Args:
+        model: an attention model; its mode, parameters and hooks are left as they were.
+        inputs: the arguments of the model's forward, by name or in order, with a batch of B samples.
+        method: a name of `xai.METHODS`, "module:function", a `Method`, or a function (recording, target, **options) to a
+            map [B, T, T] or scores [B, T].
+        target: from the model's outputs to one number a sample, [B]; None for the predicted class.
+        adapter: where the model's attentions are; None for a known family's own.
+        check: of a method that propagates relevance, adds the `conservation` of relevance layer by layer to the result; a
+            number is the share that a layer may lose, True the tolerance of the method's rules.
+        dtype: a copy of the model in this type is explained; LRP is best in float64 (docs/lrp.md).
+        options: of the method.
 
-    Raises ValueError for an unknown method, TypeError for a model without adapter, RecordingError for one whose attentions
-    cannot be recorded, PropagationError for one with an operation that has no rule, and if a layer loses more relevance
-    than the tolerance.
+    Returns:
+        Scores [B, tokens] for each modality.
+
+    Raises:
+        ValueError: an unknown method, or a target that is not one finite number a sample.
+        TypeError: a model without adapter.
+        RecordingError: attentions that cannot be recorded; names the module.
+        PropagationError: an operation that has no rule, or a layer that loses more relevance than the tolerance.
+
+    Example:
+        >>> import torch
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> from xai import explain, given
+        >>> sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+        >>> model = ViTForImageClassification(ViTConfig(image_size=32, patch_size=8, **sizes))
+        >>> relevance = explain(model, {"pixel_values": torch.rand(1, 3, 32, 32)}, method="genatt", target=given(1))
+        >>> relevance.map("image").shape
+        torch.Size([1, 4, 4])
     """
-    _check(method)
+    known = as_method(method)
     if dtype is not None:
         model, inputs = deepcopy(model).to(dtype), tree_map(lambda value: _cast(value, dtype), inputs)
-    with record(model, adapter or adapter_for(model), lrp_of(method)) as recorder:
+    with record(model, adapter or adapter_for(model), lrp_of(known)) as recorder:
         if isinstance(inputs, Mapping):
             model(**inputs)
         else:
             model(*([inputs] if isinstance(inputs, Tensor) else inputs))
-    return explain_recording(recorder.recording, method, target, check, **options)
+    return explain_recording(recorder.recording, known, target, check, **options)
 
 
 def explain_recording(
-    recording: Recording, method: str = "wra", target: Score | None = None, check: bool | float = False, **options: Any
+    recording: Recording,
+    method: Named = "wra",
+    target: Score | None = None,
+    check: bool | float = False,
+    **options: Any,
 ) -> Relevance:
-    """As `explain`, of a pass already recorded: methods share its forward pass, and those of one target its backward.
+    """Computes relevance from a pass already recorded: methods share its forward pass, and those of one target its backward.
 
-    LRP methods need a recording recorded with `lrp="tokens"`, `pixel_lrp` one with `lrp="pixels"`.
+    Args:
+        recording: one forward pass; methods with rules need `record(..., lrp="tokens")`, `pixel_lrp` `lrp="pixels"`.
+        method: as of `explain`.
+        target: as of `explain`.
+        check: as of `explain`.
+        options: of the method.
+
+    Returns:
+        As `explain`.
+
+    Raises:
+        ValueError, PropagationError: as `explain`.
+
+    Example:
+        >>> import torch
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> from xai import adapter_for, explain_recording, given, record
+        >>> sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+        >>> model = ViTForImageClassification(ViTConfig(image_size=32, patch_size=8, **sizes))
+        >>> with record(model, adapter_for(model)) as recorder:
+        ...     logits = model(torch.rand(1, 3, 32, 32)).logits
+        >>> [explain_recording(recorder.recording, name, given(0)).method for name in ("wra", "rollout")]
+        ['wra', 'rollout']
     """
-    _check(method)
-    target = target or predicted()
+    known, target = as_method(method), target or predicted()
     recording.score(target)
-    kept = _kept(recording, method, target, check, options) if check is not False else None
-    if method in PIXEL_EXPLAINERS:
-        return _of_pixels(PIXEL_EXPLAINERS[method](recording, target, **options), method, options, target, kept)
-    scores = readout_scores(recording, METHODS[method](recording, target, **options), target).detach()
-    name = None if method in IGNORE_TARGET else _name(target)
-    return _of_tokens(recording, scores, method, options, name, kept)
+    kept = _conservation(recording, known, target, check, options) if check is not False else None
+    scores = known.function(recording, target, **options)
+    name = None if known.class_agnostic else _name(target)
+    if known.start == "pixels":
+        return _of_pixels(scores, known.name, options, name, kept)
+    return _of_tokens(recording, readout_scores(recording, scores, target).detach(), known.name, options, name, kept)
+
+
+explain_tape = explain_recording  # the name until 0.1
 
 
 def explain_each(
-    recording: Recording, methods: Sequence[str], target: Score | None = None
+    recording: Recording, methods: Sequence[Named], target: Score | None = None, cheap: bool = False
 ) -> tuple[dict[str, Relevance], dict[str, str]]:
-    """By several methods; the scores of one that raises are NaN, so that it costs the others nothing, and why is told second."""
-    found: dict[str, Relevance] = {}
+    """Computes relevance by several methods, of which one that fails costs the others nothing.
+
+    Args:
+        recording: one forward pass.
+        methods: as of `explain`.
+        target: as of `explain`.
+        cheap: takes the methods' options of a rough but faster run.
+
+    Returns:
+        The relevance by method, NaN for one that failed, and why those failed. Each failure is logged with its traceback.
+
+    Raises:
+        torch.OutOfMemoryError: there is not enough memory; that is no failure of a method.
+    """
+    relevances: dict[str, Relevance] = {}
     errors: dict[str, str] = {}
-    for method in methods:
+    for known in map(as_method, methods):
         try:
-            found[method] = explain_recording(recording, method, target)
-        except Exception as error:
-            errors[method] = f"{type(error).__name__}: {error}"
+            options = known.cheap if cheap else {}
+            relevances[known.name] = explain_recording(recording, known, target, **options)
+        except torch.OutOfMemoryError:
+            raise
+        except RAISED as error:
+            _log_once(known.name, error)
+            errors[known.name] = f"{type(error).__name__}: {error}"
             nothing = torch.full(recording.mask.shape, torch.nan, device=recording.mask.device)
-            found[method] = _of_tokens(recording, nothing, method, {}, None)
-    return found, errors
+            relevances[known.name] = _of_tokens(recording, nothing, known.name, {}, None)
+    return relevances, errors
 
 
-def record_for(methods: Sequence[str], recorded: Callable[[Lrp], T]) -> T:
-    """What `recorded` gives for the `lrp` that the methods need; without, where the model has operations without rules.
+def record_for(methods: Sequence[Named], recorded: Callable[[Lrp], T]) -> T:
+    """Records one pass for several methods.
 
-    The methods that need rules then say so by themselves.
+    Args:
+        methods: as of `explain`.
+        recorded: records for the `lrp` that it is given.
+
+    Returns:
+        What `recorded` returns for the rules that the methods need; without rules, where the model has operations that
+        have none. Methods that need rules then fail by themselves.
     """
     try:
         return recorded(lrp_of(*methods))
@@ -102,31 +180,36 @@ def record_for(methods: Sequence[str], recorded: Callable[[Lrp], T]) -> T:
         return recorded(None)
 
 
-def lrp_of(*methods: str) -> Lrp:
-    """The `lrp` with which to record for some methods."""
-    if PIXEL_EXPLAINERS.keys() & set(methods):
-        return "pixels"
-    return "tokens" if LRP_EXPLAINERS.keys() & set(methods) else None
+def lrp_of(*methods: Named) -> Lrp:
+    """Returns the `lrp` with which to record for some methods."""
+    starts = {as_method(method).start for method in methods}
+    return "pixels" if "pixels" in starts else "tokens" if "tokens" in starts else None
 
 
-def _check(method: str) -> None:
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+_logged: set[tuple[str, str]] = set()
+
+
+def _log_once(name: str, error: Exception) -> None:
+    key = name, f"{type(error).__name__}: {error}"
+    if key not in _logged:
+        _logged.add(key)
+        log.warning("method %s failed: %s", name, error, exc_info=error)
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def _kept(
-    recording: Recording, method: str, target: Score, check: bool | float, options: Mapping[str, Any]
+def _conservation(
+    recording: Recording, method: Method, target: Score, check: bool | float, options: Mapping[str, Any]
 ) -> Conservation:
-    if method not in RULES:
-        raise ValueError(f"check is for methods that propagate relevance: {', '.join(RULES)}")
-    rules = with_gamma(RULES[method], options.get("gamma", 0.0))
-    found = conservation(recording, target, rules)
-    found.check(rules.tolerance if check is True else check)
-    return found
+    if method.rules is None:
+        with_rules = ", ".join(name for name, known in METHODS.items() if known.rules is not None)
+        raise ValueError(f"check is for methods that propagate relevance: {with_rules}")
+    rules = with_gamma(method.rules, options.get("gamma", 0.0))
+    flow = conservation(recording, target, rules)
+    flow.check(rules.tolerance if check is True else check)
+    return flow
 
 
 def _name(target: Score) -> str:
@@ -150,7 +233,7 @@ def _of_tokens(
 
 
 def _of_pixels(
-    scores: Tensor, method: str, options: dict[str, Any], target: Score, kept: Conservation | None
+    scores: Tensor, method: str, options: dict[str, Any], target: str | None, kept: Conservation | None
 ) -> Relevance:
     """Pixels as the tokens of a modality of that name."""
     flat = scores.flatten(1)
@@ -158,5 +241,5 @@ def _of_pixels(
     grid = (int(scores.shape[1]), int(scores.shape[2]))
     everywhere, nowhere = {"pixels": mask}, {"pixels": ~mask}
     return Relevance(
-        {"pixels": flat}, everywhere, nowhere, {"pixels": grid}, method, options, _name(target), conservation=kept
+        {"pixels": flat}, everywhere, nowhere, {"pixels": grid}, method, options, target, conservation=kept
     )

@@ -13,7 +13,13 @@ from golden import Case, Golden, minmax
 from torch import Tensor
 
 from xai import Target, adapter_for, given, record, similarity
-from xai.explainers import attention_gradcam, full_lrp, genatt, partial_lrp, pixel_lrp, raw_attention, rollout, transatt
+from xai.explainers.attention_gradcam import attention_gradcam
+from xai.explainers.genatt import genatt
+from xai.explainers.input_relevance import full_lrp, pixel_lrp
+from xai.explainers.partial_lrp import partial_lrp
+from xai.explainers.raw_attention import raw_attention
+from xai.explainers.rollout import rollout
+from xai.explainers.transatt import transatt
 from xai.lrp.positive import TRANSATT
 from xai.lrp.relevances import relevances
 from xai.recording.recording import Event, Recording, Score

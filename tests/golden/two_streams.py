@@ -7,7 +7,13 @@ from golden import Case, Golden, minmax
 from single_stream import Method, attention_relevances, gradients, maps, recorded_pass, targets_of, transformers_model
 
 from xai import detection
-from xai.explainers import attention_gradcam, genatt, genatt_lrp, partial_lrp, raw_attention, rollout, transatt
+from xai.explainers.attention_gradcam import attention_gradcam
+from xai.explainers.genatt import genatt
+from xai.explainers.genatt_lrp import genatt_lrp
+from xai.explainers.partial_lrp import partial_lrp
+from xai.explainers.raw_attention import raw_attention
+from xai.explainers.rollout import rollout
+from xai.explainers.transatt import transatt
 from xai.recording.recording import Event, Recording
 
 BOTH: dict[str, Method] = {

@@ -6,15 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from xai.explainers import (
-    attcat,
-    grad_eclip,
-    input_gradient,
-    integrated_gradients,
-    legrad,
-    smoothgrad,
-    tokentm,
-)
+from xai.explainers.attcat import attcat
+from xai.explainers.grad_eclip import grad_eclip
+from xai.explainers.input_gradient import input_gradient
+from xai.explainers.integrated_gradients import integrated_gradients
+from xai.explainers.legrad import legrad
+from xai.explainers.smoothgrad import smoothgrad
+from xai.explainers.tokentm import tokentm
 from xai.recording.recording import Event, Recording
 
 from .conftest import ORDERS

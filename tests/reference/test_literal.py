@@ -7,7 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from xai.explainers import attention_gradcam, genatt, interaction, raw_attention, rollout, wra
+from xai.explainers.attention_gradcam import attention_gradcam
+from xai.explainers.genatt import genatt
+from xai.explainers.interaction import interaction
+from xai.explainers.raw_attention import raw_attention
+from xai.explainers.rollout import rollout
+from xai.explainers.wra import wra
 from xai.recording.recording import Event, Gradient, Gradients, Recording
 
 Matrix = list[list[float]]

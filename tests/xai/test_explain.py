@@ -27,7 +27,7 @@ from xai import (
 )
 from xai.adapters import ADAPTERS
 from xai.explain import explain_each, record_for
-from xai.explainers import IGNORE_TARGET, RUN_AGAIN
+from xai.explainers import METHODS
 from xai.explainers.algebra import readout_weights
 from xai.lrp.mode import PropagationError
 
@@ -66,7 +66,7 @@ def test_methods_that_ignore_the_target_are_tagged(bert: Family) -> None:
         bert.model(**bert.inputs)
     for method in EXPLAINERS:
         one, other = (explain_recording(recorder.recording, method, given(label)).scores["text"] for label in (0, 1))
-        assert torch.equal(one, other) == (method in IGNORE_TARGET)
+        assert torch.equal(one, other) == METHODS[method].class_agnostic
 
 
 def test_one_backward_pass_serves_all_methods(bert: Family, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def test_one_backward_pass_serves_all_methods(bert: Family, monkeypatch: pytest.
     with record(bert.model, adapter_for(bert.model)) as recorder:
         bert.model(**bert.inputs)
     target = predicted()
-    for method in EXPLAINERS.keys() - RUN_AGAIN:
+    for method in (name for name in EXPLAINERS if METHODS[name].passes == "one"):
         explain_recording(recorder.recording, method, target)
     assert len(calls) == 1
     explain_recording(recorder.recording, "wra", given(0))
@@ -173,7 +173,7 @@ def off_target(output: Any) -> Tensor:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "wrra"}, "unknown method 'wrra'; known: raw_attention"),
+        ({"method": "wrra"}, "unknown method 'wrra'; did you mean 'wra'"),
         ({"last": 3}, "last is 3; this recording has 2 layers"),
         ({"target": off_target}, "no gradient"),
         ({"target": lambda output: output.logits}, r"one number a sample, shape \[2\], but is \[2, 3\]"),

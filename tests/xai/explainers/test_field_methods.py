@@ -11,11 +11,13 @@ from captum.attr import IntegratedGradients
 from torch import Tensor, nn
 
 from xai import EXPLAINERS, Adapter, Layout, Site, adapter_for, detection, explain, given, predicted, record, token
-from xai.explainers import grad_eclip, input_gradient, integrated_gradients, smoothgrad, tokentm
 from xai.explainers.algebra import readout_scores
-from xai.explainers.integrated_gradients import gauss_legendre
+from xai.explainers.grad_eclip import grad_eclip
+from xai.explainers.input_gradient import input_gradient
+from xai.explainers.integrated_gradients import gauss_legendre, integrated_gradients
+from xai.explainers.smoothgrad import smoothgrad
 from xai.explainers.states import embedding, embeddings, gradients
-from xai.explainers.tokentm import transformation
+from xai.explainers.tokentm import tokentm, transformation
 from xai.recording.adapter import at
 from xai.recording.recording import Recording
 from xai.recording.rerun import Rerun

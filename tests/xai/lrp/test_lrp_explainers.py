@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xai import EXPLAINERS, Relevance, adapter_for, difference, explain, explain_recording, given, record, similarity
-from xai.explainers import LRP_EXPLAINERS, RUN_AGAIN
+from xai.explainers import METHODS
 from xai.explainers.genatt_lrp import genatt_lrp
 from xai.explainers.partial_lrp import partial_lrp
 from xai.explainers.transatt import transatt
@@ -21,6 +21,9 @@ from ..conftest import Family, build
 from .streams import recorded_pass, target, two_streams
 
 PLAIN_SOFTMAX = ("lxmert", "visualbert")  # they do not show the values that some methods need
+
+LRP_EXPLAINERS = [name for name, method in METHODS.items() if method.start == "tokens"]
+MANY = [name for name, method in METHODS.items() if method.passes == "many"]
 
 
 def joint(result: Any) -> torch.Tensor:
@@ -60,7 +63,7 @@ def test_methods_differ(name: str) -> None:
     family = build(name)
     with record(family.model, adapter_for(family.model), "tokens") as recorder:
         family.model(**family.inputs)
-    left_out = {*RUN_AGAIN, *(("tokentm", "grad_eclip") if name in PLAIN_SOFTMAX else ())}
+    left_out = {*MANY, *(("tokentm", "grad_eclip") if name in PLAIN_SOFTMAX else ())}
     methods = [method for method in (*EXPLAINERS, *LRP_EXPLAINERS) if method not in left_out]
     found = {method: joint(explain_recording(recorder.recording, method, family.target)) for method in methods}
     for one, other in combinations(found, 2):

@@ -1,0 +1,163 @@
+"""The methods there are, each with what a caller must know of it before it runs."""
+
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+from torch import Tensor
+
+from xai.explainers.attcat import attcat
+from xai.explainers.attention_gradcam import attention_gradcam
+from xai.explainers.genatt import genatt
+from xai.explainers.genatt_lrp import genatt_lrp
+from xai.explainers.grad_eclip import grad_eclip
+from xai.explainers.input_gradient import input_gradient
+from xai.explainers.input_relevance import attn_lrp, cp_lrp, full_lrp, pixel_lrp
+from xai.explainers.integrated_gradients import integrated_gradients
+from xai.explainers.interaction import interaction
+from xai.explainers.legrad import legrad
+from xai.explainers.partial_lrp import partial_lrp
+from xai.explainers.random import random
+from xai.explainers.raw_attention import raw_attention
+from xai.explainers.rollout import rollout
+from xai.explainers.smoothgrad import smoothgrad
+from xai.explainers.tokentm import tokentm
+from xai.explainers.transatt import transatt
+from xai.explainers.wra import wra
+from xai.lrp.modified_gradient import ATTN_LRP, CP_LRP
+from xai.lrp.positive import TRANSATT
+from xai.lrp.propagation import Rules
+
+ENTRY_POINTS = "xai.explainers"  # the group by which installed packages add methods
+
+
+@dataclass(frozen=True)
+class Method:
+    """An explainer.
+
+    Attributes:
+        name: by which `explain` knows it.
+        function: from (recording, target, **options) to a map [B, T, T], or scores [B, T]; of pixels [B, rows, columns].
+        source: paper and equation.
+        rules: by which it propagates relevance; None for a method that does not.
+        start: where relevance ends, "tokens" or "pixels", so what the recording must hold; None without rules.
+        class_agnostic: whether the relevance is the same whatever is explained.
+        signed: whether tokens can speak against the target.
+        passes: "one" recorded pass, or "many" passes of the model.
+        cheap: options of a rough but faster run.
+
+    Example:
+        >>> from xai.explainers.registry import method_named
+        >>> method_named("rollout").class_agnostic
+        True
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    source: str = ""
+    rules: Rules | None = None
+    start: Literal["tokens", "pixels"] | None = None
+    class_agnostic: bool = False
+    signed: bool = False
+    passes: Literal["one", "many"] = "one"
+    cheap: dict[str, Any] = field(default_factory=dict)
+
+
+METHODS: dict[str, Method] = {}
+
+
+def register(method: Method) -> Method:
+    """Adds a method by its name; raises ValueError if another one has it.
+
+    Returns:
+        The method.
+    """
+    if METHODS.get(method.name, method) != method:
+        raise ValueError(f"there is a method {method.name!r} already; give yours another name")
+    METHODS[method.name] = method
+    return method
+
+
+def method_named(name: str) -> Method:
+    """Returns the method of a name.
+
+    Args:
+        name: that of a registered method, of an entry point of the group `xai.explainers` of an installed package, or
+            `module:function`, where the function is an explainer or the name a `Method`.
+
+    Raises:
+        ValueError: there is no such method; names the nearest one.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    if ":" in name:
+        return register(_imported(name))
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name == name:
+            return register(_as_method(point.load(), name))
+    near = difflib.get_close_matches(name, METHODS, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(METHODS)}"
+    raise ValueError(f"unknown method {name!r}; {hint} Your own is named module:function")
+
+
+def as_method(method: "str | Method | Callable[..., Tensor]") -> Method:
+    """Returns a method from its name, from itself, or from a function `(recording, target, **options)`."""
+    if isinstance(method, Method):
+        return method
+    return method_named(method) if isinstance(method, str) else _as_method(method, _name_of(method))
+
+
+def _imported(name: str) -> Method:
+    module, _, attribute = name.partition(":")
+    try:
+        return _as_method(getattr(importlib.import_module(module), attribute), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"method {name!r} cannot be imported ({error}); give module:function") from error
+
+
+def _as_method(value: Any, name: str) -> Method:
+    if isinstance(value, Method):
+        return value
+    if not callable(value):
+        raise ValueError(f"method {name!r} is a {type(value).__name__}; give a function (recording, target, **options)")
+    return Method(name, value)
+
+
+def _name_of(function: Any) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+for _method in (
+    Method("raw_attention", raw_attention, "GenAtt §4.2, the last layer's attention", class_agnostic=True),
+    Method("rollout", rollout, "Abnar & Zuidema 2020", class_agnostic=True),
+    Method("attention_gradcam", attention_gradcam, "GenAtt §4.2; Selvaraju et al. 2017"),
+    Method("genatt", genatt, "GenAtt eq. 5 to 11"),
+    Method("wra", wra, "WRA eq. 11 to 19"),
+    Method("interaction", interaction, "WRA §3.3"),
+    Method("legrad", legrad, "Bousselham et al. 2024"),
+    Method("grad_eclip", grad_eclip, "Zhao et al. 2024"),
+    Method("attcat", attcat, "Qiang et al. 2022", signed=True),
+    Method("tokentm", tokentm, "Wu et al. 2024"),
+    Method("input_gradient", input_gradient, "gradient times input; Shrikumar et al. 2016", signed=True),
+    Method(
+        "integrated_gradients",
+        integrated_gradients,
+        "Sundararajan et al. 2017",
+        signed=True,
+        passes="many",
+        cheap={"steps": 8},
+    ),
+    Method("smoothgrad", smoothgrad, "Smilkov et al. 2017", signed=True, passes="many", cheap={"samples": 5}),
+    Method("random", random, "uniform scores", class_agnostic=True),
+    Method("partial_lrp", partial_lrp, "Voita et al. 2019; TransAtt §4", TRANSATT, "tokens", signed=True),
+    Method("full_lrp", full_lrp, "Binder et al. 2016; TransAtt §4", TRANSATT, "tokens", signed=True),
+    Method("transatt", transatt, "TransAtt eq. 13 and 14", TRANSATT, "tokens"),
+    Method("genatt_lrp", genatt_lrp, "GenAtt §3, with LRP", TRANSATT, "tokens"),
+    Method("attn_lrp", attn_lrp, "Achtibat et al. 2024", ATTN_LRP, "tokens", signed=True),
+    Method("cp_lrp", cp_lrp, "Ali et al. 2022", CP_LRP, "tokens", signed=True),
+    Method("pixel_lrp", pixel_lrp, "Binder et al. 2016; TransAtt §4", TRANSATT, "pixels", signed=True),
+):
+    register(_method)
