@@ -27,7 +27,7 @@ from clipmapper.data.records import Records, load_records
 from clipmapper.data.shapes.write import ShapesConfig, write_shapes
 from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
-from clipmapper.training.logs import make_loggers, quiet_lightning
+from clipmapper.logs import make_loggers, quiet_lightning
 from clipmapper.training.optimizer import make_optimizer, rate
 from clipmapper.training.run import callbacks, task_and_data
 from clipmapper.training.tasks import VQATask

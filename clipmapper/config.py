@@ -4,6 +4,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+import yaml
+
 from clipmapper.data.shapes.write import ShapesConfig
 from clipmapper.errors import unknown
 
@@ -204,39 +206,63 @@ class RunConfig:
 
 
 @dataclass
-class ReferenceConfig:
-    """A model that is explained beside the trained one.
+class ModelSource:
+    """A model, wherever it is kept.
 
     Attributes:
-        name: clipmapper: a checkpoint, saved folder, shipped name or hub id; lxmert, visualbert: a saved folder or hub id;
-            clip: open_clip's MODEL:WEIGHTS.
-        kind: clipmapper, lxmert, visualbert, or clip (zero-shot).
+        name: a CLIPMapper: a checkpoint, saved folder, shipped name or hub id; LXMERT, VisualBERT: a saved folder or hub id;
+            CLIP without training: open_clip's MODEL:WEIGHTS.
+        kind: clipmapper, lxmert, visualbert, or clip (zero-shot); null finds it from what is there.
         regions: lxmert, visualbert: table of the images' regions (TSV), or a folder with an npz file for each image.
         tokenizer: lxmert, visualbert: where its tokenizer is, if not beside the model.
         answers: the answers in the order of the model's labels (label2ans JSON list), if its config.json does not name
-            them; of clip those it chooses from, null for the run's commonest.
+            them; of clip those it chooses from, null for the commonest of the data.
         candidates: clip: how many answers it chooses from.
     """
 
     name: str
-    kind: str = "clipmapper"
+    kind: str | None = None
     regions: Path | None = None
     tokenizer: str | None = None
     answers: Path | None = None
     candidates: int = 100
 
     def __post_init__(self) -> None:
-        _require(self.candidates > 0, "explain.reference_models: candidates", self.candidates, "above 0")
+        _require(self.candidates > 0, f"{self.name}: candidates", self.candidates, "above 0")
+        self.regions, self.answers = (None if path is None else Path(path) for path in (self.regions, self.answers))
+
+    @classmethod
+    def parse(cls, text: str) -> "ModelSource":
+        """Reads a name, or a YAML mapping such as {name: DIR, regions: regions.tsv}.
+
+        Raises:
+            ValueError: a mapping without a name, or with another option.
+        """
+        if not text.lstrip().startswith("{"):
+            return cls(text)
+        try:
+            values = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--model {text}: no YAML mapping ({error})") from error
+        for name in values:
+            if name not in (known := [f.name for f in fields(cls)]):
+                raise ValueError(f"--model {text}: {unknown('option', name, known)}")
+        if "name" not in values:
+            raise ValueError(f"--model {text} has no name; give a folder, a hub id, a shipped name or MODEL:WEIGHTS")
+        return cls(**values)
 
     @property
     def label(self) -> str:
-        """Its name in the logs."""
-        return self.name if self.kind == "clipmapper" else f"{self.kind}:{self.name}"
+        """Its name in logs and tables."""
+        return self.name if self.kind in (None, "clipmapper") else f"{self.kind}:{self.name}"
 
-    def chosen(self) -> list[str]:
-        """The options that are not left as they are."""
+    def options(self) -> list[str]:
+        """Returns the options that are not left as they are."""
         own = {"name", "kind"}
         return [f.name for f in fields(self) if f.name not in own and getattr(self, f.name) != f.default]
+
+
+ReferenceConfig = ModelSource  # its name as a reference model in training
 
 
 @dataclass
@@ -261,7 +287,7 @@ class ExplainConfig:
     batch_size: int = 16
     seconds: float | None = 60.0
     pictures: int = 4
-    reference_models: list[str | ReferenceConfig] = field(default_factory=list)
+    reference_models: list[str | ModelSource] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in ("every", "pictures"):
@@ -272,8 +298,8 @@ class ExplainConfig:
         _require(len({*labels}) == len(labels), "explain.reference_models", labels, "different models")
 
     @property
-    def references(self) -> list[ReferenceConfig]:
-        return [ReferenceConfig(model) if isinstance(model, str) else model for model in self.reference_models]
+    def references(self) -> list[ModelSource]:
+        return [ModelSource(model) if isinstance(model, str) else model for model in self.reference_models]
 
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from clipmapper.training.checkpoints import read_checkpoint
-from clipmapper.training.tasks import model_from_checkpoint
+from clipmapper.models.clip_mapper import CLIPMapper
 
 
 def export(checkpoint: Path, folder: Path, half: bool = False) -> None:
@@ -14,7 +13,7 @@ def export(checkpoint: Path, folder: Path, half: bool = False) -> None:
         folder: where the files go.
         half: store the weights in half precision.
     """
-    model = model_from_checkpoint(read_checkpoint(checkpoint), str(checkpoint))
+    model = CLIPMapper.from_pretrained(checkpoint)
     for name, part in model.named_children():
         if half and name != "clip":
             part.half()

@@ -19,7 +19,7 @@ from xai.recording.adapter import Adapter
 from xai.recording.assemble import RecordingError
 from xai.recording.record import record
 from xai.recording.recording import Recording, Score
-from xai.results.relevance import Relevance
+from xai.results.relevance import ModalityRelevance, Relevance
 from xai.targets import predicted
 
 T = TypeVar("T")
@@ -222,24 +222,23 @@ def _of_tokens(
     method: str,
     options: dict[str, Any],
     target: str | None,
-    kept: Conservation | None = None,
+    flow: Conservation | None = None,
 ) -> Relevance:
-    """Scores [B, N] over the joint sequence, modality by modality."""
-    by_modality, mask, special = (
-        {modality: joint[:, where] for modality, where in recording.modalities.items()}
-        for joint in (scores, recording.mask, recording.special)
-    )
-    return Relevance(by_modality, mask, special, recording.grids, method, options, target, conservation=kept)
+    """Scores [B, T] over the joint sequence, modality by modality."""
+    parts = {
+        name: ModalityRelevance(
+            scores[:, where], recording.mask[:, where], recording.special[:, where], recording.grids.get(name)
+        )
+        for name, where in recording.modalities.items()
+    }
+    return Relevance(parts, method, options, target, flow)
 
 
 def _of_pixels(
-    scores: Tensor, method: str, options: dict[str, Any], target: str | None, kept: Conservation | None
+    scores: Tensor, method: str, options: dict[str, Any], target: str | None, flow: Conservation | None
 ) -> Relevance:
     """Pixels as the tokens of a modality of that name."""
     flat = scores.flatten(1)
     mask = torch.ones_like(flat, dtype=torch.bool)
-    grid = (int(scores.shape[1]), int(scores.shape[2]))
-    everywhere, nowhere = {"pixels": mask}, {"pixels": ~mask}
-    return Relevance(
-        {"pixels": flat}, everywhere, nowhere, {"pixels": grid}, method, options, target, conservation=kept
-    )
+    part = ModalityRelevance(flat, mask, ~mask, (int(scores.shape[1]), int(scores.shape[2])))
+    return Relevance({"pixels": part}, method, options, target, flow)

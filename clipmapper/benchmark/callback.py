@@ -24,8 +24,8 @@ from clipmapper.benchmark.task import Task
 from clipmapper.benchmark.tasks.held_out import held_out_task
 from clipmapper.config import ExplainConfig, ModelSource
 from clipmapper.data.images import BadImage
+from clipmapper.logs import log_examples, log_table
 from clipmapper.processes import World, all_gathered
-from clipmapper.training.logs import log_examples, log_table
 
 TRAINED = "trained"  # the name of the model in training beside the reference models
 
@@ -145,7 +145,7 @@ class ExplainabilityCallback(Callback):
 
     def _explain(self, task: Task, trainer: pl.Trainer) -> Explanations:
         """Measures this process's share, batch by batch until the time is up, at least one batch; gathers all shares."""
-        start, parts = time.monotonic(), []
+        start, parts = time.monotonic(), list[BatchResult]()
         batches = World(trainer.global_rank, trainer.world_size).share(plan(len(task), self.config.batch_size, None))
         for rows in batches:
             if parts and self.config.seconds is not None and time.monotonic() - start > self.config.seconds:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 from clipmapper.benchmark.task import Batch, Task
-from xai.explain import METHOD_ERRORS, explain_recording, record_for
+from xai.explain import explain_each, record_for
 
 
 @dataclass
@@ -45,11 +45,11 @@ def costs(task: Task, batch: Batch, methods: Sequence[str]) -> dict[str, dict[st
 
 
 def _alone(task: Task, batch: Batch, method: str) -> Cost:
-    cost = Cost()
+    cost, errors = Cost(), dict[str, str]()
 
     def work() -> None:
         recorded = record_for([method], partial(task.record, batch))
-        explain_recording(recorded.recording, method, recorded.target)
+        errors.update(explain_each(recorded.recording, [method], recorded.target)[1])
 
     counter = task.module.register_forward_hook(partial(_count, cost))
     device = next(task.module.parameters()).device
@@ -61,11 +61,9 @@ def _alone(task: Task, batch: Batch, method: str) -> Cost:
         cost.seconds = (time.perf_counter() - start) / len(batch.ids)
         counter.remove()
         cost.megabytes = peak(work, device) / 2**20  # again: to watch memory takes time
-    except METHOD_ERRORS as error:
-        return Cost(reason=f"{type(error).__name__}: {error}")
     finally:
         counter.remove()
-    return cost
+    return Cost(reason=next(iter(errors.values()))) if errors else cost
 
 
 def _count(cost: Cost, module: nn.Module, args: tuple, output: Any) -> None:

@@ -34,7 +34,7 @@ def curves(task: Task, results: Results) -> Figure | None:
     across = min(ACROSS, len(methods))
     rows = ceil(len(methods) / across)
     figure = Figure(figsize=(2.3 * across + 0.6, (1.9 * rows + 0.7) * len(stems) + 0.3), layout="constrained")
-    blocks = np.atleast_1d(figure.subfigures(len(stems), 1))
+    blocks = figure.subfigures(len(stems), 1, squeeze=False)[:, 0]
     for stem, block in zip(stems, blocks, strict=True):
         _block(block, (rows, across), task, stem, intervals, results.rows, methods, gains[f"{stem}/{GAIN}"])
     handles, names = blocks[0].axes[0].get_legend_handles_labels()

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pandas as pd
 import torch
-from scipy.stats import rankdata
 
 from xai.metrics.sanity import rank_correlation
 
@@ -128,7 +128,7 @@ def text(beside: Mapping[str, Any]) -> str:
 def _compared(pairs: Mapping[str, tuple[float, float]], better: Better) -> dict[str, Any]:
     scores = torch.tensor(list(pairs.values()), dtype=torch.float64).T  # [ours and published, methods]
     spearman = rank_correlation(scores[0], scores[1], torch.ones(len(pairs), dtype=torch.bool)).item()
-    ranks = rankdata(scores if better == "lower" else -scores, axis=1).T.tolist()
+    ranks = pd.DataFrame(pairs.values()).rank(ascending=better == "lower").to_numpy().tolist()
     methods = {
         name: {"ours": ours, "published": theirs, "our_rank": rank[0], "published_rank": rank[1]}
         for (name, (ours, theirs)), rank in zip(pairs.items(), ranks, strict=True)

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from tqdm import tqdm
-from xai.explainers.registry import METHODS, method_named
 
 from clipmapper.benchmark import page, plots, table
 from clipmapper.benchmark.cost import costs
@@ -23,6 +22,7 @@ from clipmapper.benchmark.summary import summarise, with_inverted
 from clipmapper.benchmark.task import Task
 from clipmapper.data.images import BadImage
 from clipmapper.processes import World, launched, wait
+from xai.explainers.registry import METHODS, method_named
 from xai.report.build import write_report
 from xai.report.data import Report
 

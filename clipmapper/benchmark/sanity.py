@@ -8,11 +8,12 @@ from math import isfinite
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
-from xai.explainers.registry import method_named
 
 from clipmapper.benchmark.task import Batch, Recorded, Task
-from xai.explain import METHOD_ERRORS, explain_recording, record_for
+from xai.explain import explain_each, record_for
+from xai.explainers.registry import method_named
 from xai.metrics.sanity import noisy_output, randomisation
+from xai.recording.recording import Score
 
 NOISE = 0.05  # of the range of a sample's embeddings
 REGIONS = ("visn_fc", "visual_projection")  # the modules by which LXMERT and VisualBERT embed regions
@@ -33,7 +34,7 @@ def sanity(task: Task, batch: Batch, methods: Sequence[str], draws: int) -> Corr
     if not methods:
         return {}
     groups, embeddings = task.parameter_groups(), embedding_modules(task.module)
-    own = task.record(batch, None)
+    own, names = task.record(batch, None), [method_named(name).name for name in methods]
     content = own.recording.mask & ~own.recording.special
     bar = tqdm(desc="sanity", unit="pass", total=draws * (1 + len(groups)))
 
@@ -43,7 +44,7 @@ def sanity(task: Task, batch: Batch, methods: Sequence[str], draws: int) -> Corr
             for i, module in enumerate(embeddings):
                 stack.enter_context(noisy_output(module, NOISE, seed=len(embeddings) * draw + i))
             noisy = record_for(methods, partial(task.record, batch))
-            return torch.stack([_relevance(noisy, name, own) for name in methods])
+            return _relevances(noisy, names, own.target)
 
     with bar:
         correlations = randomisation(
@@ -63,13 +64,10 @@ def embedding_modules(module: nn.Module) -> list[nn.Module]:
     return [*convolutions, *tables, *regions]
 
 
-def _relevance(noisy: Recorded, method: str, own: Recorded) -> Tensor:
-    """[B, T], NaN of a method that raises."""
-    try:
-        relevance = explain_recording(noisy.recording, method, own.target, **method_named(method).cheap)
-        return torch.cat([scores.float() for scores in relevance.scores.values()], dim=1)
-    except METHOD_ERRORS:  # its row says why
-        return torch.full(own.recording.mask.shape, torch.nan, device=own.recording.mask.device)
+def _relevances(noisy: Recorded, methods: Sequence[str], target: Score) -> Tensor:
+    """[methods, B, T], NaN of a method that fails: its row says why."""
+    relevances, _ = explain_each(noisy.recording, methods, target, cheap=True)
+    return torch.stack([torch.cat([s.float() for s in relevances[name].scores.values()], dim=1) for name in methods])
 
 
 def _number(value: float) -> float | None:

@@ -142,7 +142,7 @@ def long_table(result: BatchResult, rows: Sequence[str], steps: Mapping[str, Seq
         at = np.broadcast_to(methods[:, None, None], shape).ravel(), np.broadcast_to(samples[:, None], shape).ravel()
         share = pa.array(np.broadcast_to(shares, shape).ravel(), from_pandas=True)
         flat = pa.array(values.astype(np.float32).ravel())
-        parts.append((at[0], at[1], np.full(flat.__len__(), number, np.int32), share, flat))
+        parts.append((at[0], at[1], np.full(len(flat), number, np.int32), share, flat))
     if not parts:
         return SCHEMA.empty_table()
     method, sample, metric = (np.concatenate([part[i] for part in parts]) for i in (0, 1, 2))
@@ -155,16 +155,17 @@ def long_table(result: BatchResult, rows: Sequence[str], steps: Mapping[str, Seq
 def arrays(table: pa.Table, rows: Sequence[str], samples: Sequence[int]) -> dict[str, np.ndarray]:
     """Returns by metric the values [rows, samples], or [rows, samples, steps], of a long table."""
     frame = table.to_pandas()
-    row = frame["method"].map({name: i for i, name in enumerate(rows)}).to_numpy(dtype=np.int64)
+    line = frame["method"].map({name: i for i, name in enumerate(rows)}).to_numpy(dtype=np.int64)
     column = frame["sample"].map({key: i for i, key in enumerate(samples)}).to_numpy(dtype=np.int64)
-    values: dict[str, np.ndarray] = {}
-    for metric, places in frame.groupby("metric", sort=False, observed=True).indices.items():
-        step = frame["step"].to_numpy()[places]
-        distinct, at = np.unique(step, return_inverse=True)  # a metric that is one number has NaN alone
-        array = np.full((len(rows), len(samples), len(distinct)), np.nan, dtype=np.float64)
-        array[row[places], column[places], at] = frame["value"].to_numpy()[places]
-        values[str(metric)] = array[..., 0] if np.isnan(distinct).any() else array
-    return values
+    step, value = frame["step"].to_numpy(), frame["value"].to_numpy()
+    by_metric: dict[str, np.ndarray] = {}
+    by_group: Mapping[Any, Any] = frame.groupby("metric", sort=False, observed=True).indices
+    for metric, places in by_group.items():
+        shares, at = np.unique(step[places], return_inverse=True)  # of a metric that is one number NaN alone
+        array = np.full((len(rows), len(samples), len(shares)), np.nan)
+        array[line[places], column[places], at] = value[places]
+        by_metric[str(metric)] = array[..., 0] if np.isnan(shares).any() else array
+    return by_metric
 
 
 def gallery_table(gallery: Mapping[int, Mapping[str, Explanation]]) -> pa.Table:

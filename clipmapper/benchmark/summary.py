@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from xai.explainers.registry import method_named
 
 from clipmapper.benchmark import published
 from clipmapper.benchmark.measure import RANDOM
 from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.store import Results
 from clipmapper.benchmark.task import Task
+from xai.explainers.registry import method_named
 from xai.metrics.protocols import DIRECTIONS, area
 from xai.metrics.resampling import interval_of
 from xai.metrics.statistics import Comparison, Interval, compare, holm, mean_interval
@@ -99,7 +99,7 @@ def with_inverted(task: Task, results: Results) -> Results:
     turned = {}
     for key, array in results.values.items():
         stem, _, direction = key.rpartition("/")
-        other = f"{stem}/{DIRECTIONS[1 - DIRECTIONS.index(direction)]}" if array.ndim == 3 else ""  # type: ignore[arg-type]
+        other = f"{stem}/{DIRECTIONS[1 - DIRECTIONS.index(direction)]}" if array.ndim == 3 else ""
         row = results.values[other][best] if other else np.full_like(array[0], np.nan)
         turned[key] = np.concatenate([array, row[None]])
     return replace(results, rows=(*results.rows, results.rows[best] + INVERTED), values=turned)

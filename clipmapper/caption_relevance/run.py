@@ -38,12 +38,12 @@ from clipmapper.caption_relevance.summary import (
 )
 from clipmapper.comparison.curves import save
 from clipmapper.comparison.parts import Parts, keep, known
-from clipmapper.data.features import weights_fingerprint
 from clipmapper.data.images import load_image
 from clipmapper.explain.answers import preprocessing
 from clipmapper.explain.weights import METRICS, caption_weights
 from clipmapper.models.clip import FrozenCLIP
 from clipmapper.models.clip_mapper import CLIPMapper
+from clipmapper.models.fingerprint import weights_fingerprint
 from xai.files import replacing
 from xai.report.build import write_report
 from xai.report.data import Sample

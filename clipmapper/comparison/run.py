@@ -17,10 +17,10 @@ from clipmapper.comparison.measure import Measured, joined, measure, truth_of
 from clipmapper.comparison.parts import Parts, from_table, keep, known, read
 from clipmapper.comparison.sanity import sanity
 from clipmapper.comparison.summary import bands, report, summary, values, with_inverted
-from clipmapper.data.features import weights_fingerprint
 from clipmapper.data.images import BadImage
 from clipmapper.data.vqa import Questions
 from clipmapper.models.clip_mapper import CLIPMapper
+from clipmapper.models.fingerprint import weights_fingerprint
 from clipmapper.processes import World, launched, own_device, wait
 from xai.files import replacing
 from xai.report.build import write_report

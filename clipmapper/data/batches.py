@@ -36,10 +36,12 @@ class Texts(Dataset):
 
     text = "text"
 
-    def __init__(self, records: Records, root: Path | None, clip: FrozenCLIP) -> None:
+    def __init__(self, records: Records, root: Path | None, clip: FrozenCLIP | None) -> None:
         self.records, self.missing = without_missing_images(records, root)
         self.images = Images(self.records, root)
-        self.tokenizer, self.preprocess = clip.tokenizer, clip.preprocess
+        # Without a CLIP the records and their images are there, but no batches.
+        self.tokenizer: Any = None if clip is None else clip.tokenizer
+        self.preprocess: Any = None if clip is None else clip.preprocess
         self.rows = np.arange(len(self.records))  # usable ones; the cache takes those of unreadable images out
         self.unreadable: dict[int, str] = {}  # image -> what is wrong with it
         self._cache: FeatureCache | None = None

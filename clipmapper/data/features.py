@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float, Float16
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -26,16 +26,6 @@ Batch = tuple[list[str], Tensor | None, dict[str, str]]  # keys, their inputs [B
 
 STALE_SECONDS = 24 * 3600
 SEEN_SECONDS = 180.0  # NFS shows a directory as it was up to a minute ago
-
-
-def weights_fingerprint(module: nn.Module) -> str:
-    """16 hex digits over names, shapes, dtypes and bytes of all parameters and buffers; the same on every device."""
-    digest = hashlib.sha256()
-    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    for name, tensor in sorted(named, key=lambda item: item[0]):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
 
 
 class FeatureCache:

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset as Records
 
 from clipmapper.config import DataConfig
 from clipmapper.data.batches import Batch, Data, Texts
+from clipmapper.data.files import column
 from clipmapper.data.records import Records as Splits
 from clipmapper.models.clip import FrozenCLIP
 
@@ -19,10 +21,15 @@ class Questions(Texts):
 
     text = "question"
 
-    def __init__(self, records: Records, root: Path | None, answers: int, clip: FrozenCLIP) -> None:
+    def __init__(self, records: Records, root: Path | None, answers: int, clip: FrozenCLIP | None) -> None:
         super().__init__(records, root, clip)
         self.answers = answers
         self._truth = self.records.select_columns(["answer_type", "labels", "scores"])
+
+    def annotated(self) -> list[int]:
+        """Returns the usable rows that have answers of annotators."""
+        counts = pc.list_value_length(column(self.records, "answers")).to_numpy()
+        return self.rows[counts[self.rows] > 0].tolist()
 
     def fields(self, rows: np.ndarray) -> Batch:
         entries = self._truth[rows]

@@ -16,10 +16,11 @@ from clipmapper.data.records import load_split
 from clipmapper.data.vqa import ANSWER_TYPES, Questions
 from clipmapper.evaluation.command import EvaluationSettings
 from clipmapper.evaluation.gallery import save_gallery
-from clipmapper.evaluation.prediction import answers_of, shared
+from clipmapper.evaluation.prediction import answers_of, mapper_of, shared
 from clipmapper.explain.models.base import VQAModel
-from clipmapper.explain.models.load import load_model
+from clipmapper.explain.models.mapper import MapperModel
 from clipmapper.files import write_json
+from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.processes import launched
 from clipmapper.training.run import BASELINES
 
@@ -36,7 +37,7 @@ class Answered:
 
 
 def evaluate_answers(
-    model: VQAModel, source: ModelSource, data: DataConfig, settings: EvaluationSettings, output: Path
+    model: VQAModel | CLIPMapper, source: ModelSource, data: DataConfig, settings: EvaluationSettings, output: Path
 ) -> dict[str, Any]:
     """Writes metrics.json, predictions.json and examples.png, or of a test split the file for the evaluation server.
 
@@ -45,6 +46,7 @@ def evaluate_answers(
     first, test = launched().first, settings.split.startswith("test")
     if test and settings.benchmark is not None:
         raise ValueError(f"--split {settings.split} has no answers: explainers are compared on val or train")
+    device = next((model if isinstance(model, CLIPMapper) else model.module).parameters()).device
     questions = load_questions(model, data, settings.split)
     answered = answer_split(model, questions, data, output / "answers")
     if test:
@@ -55,16 +57,20 @@ def evaluate_answers(
         return {}
     blind = {}
     for name, path in baseline_checkpoints(source.name).items():
-        baseline = load_model(ModelSource(str(path))).to(model.device)
-        blind[name] = answer_split(baseline, questions, data, output / f"answers-{name}")
+        baseline = CLIPMapper.from_pretrained(path).to(device)
+        blind[name] = answer_split(
+            baseline, load_questions(baseline, data, settings.split), data, output / f"answers-{name}"
+        )
     metrics = summary(answered, blind)
     if first:
         write_answers(output, answered, metrics)
     if settings.benchmark is not None:
-        rows = [row for row in questions.rows.tolist() if questions.has_answers(row)]
+        rows = questions.annotated()
         images = column(questions.records, "image_id").to_numpy()[rows]
         picked = [rows[i] for i in choose(images, settings.benchmark.samples, settings.benchmark.seed)]
         root = data.root if data.hub is None else None
+        if isinstance(model, CLIPMapper):
+            model = MapperModel(model)  # which says why it cannot be explained
         task = AnswersTask(model, questions, picked, settings.benchmark, root)
         metrics |= {"explainers": benchmark(task, settings.benchmark, output).metrics}
         if first:
@@ -73,13 +79,14 @@ def evaluate_answers(
     return metrics
 
 
-def load_questions(model: VQAModel, data: DataConfig, split: str) -> Questions:
+def load_questions(model: VQAModel | CLIPMapper, data: DataConfig, split: str) -> Questions:
     """Returns a split with the answers scored as the model's own."""
     records, root = load_split(data, split, AnswerVocabulary(tuple(model.answers)))
-    return Questions(records, root, len(model.answers), model.clip)
+    mapper = mapper_of(model)
+    return Questions(records, root, len(model.answers), None if mapper is None else mapper.clip)
 
 
-def answer_split(model: VQAModel, questions: Questions, data: DataConfig, folder: Path) -> Answered:
+def answer_split(model: VQAModel | CLIPMapper, questions: Questions, data: DataConfig, folder: Path) -> Answered:
     """Answers every question of the split whose image can be read; each process its share, told to the first in `folder`."""
     labels = shared(folder, lambda rows: answers_of(model, questions, data, rows), range(len(questions.records)))
     answers = {row: model.answers[label] for row, label in labels.items()}

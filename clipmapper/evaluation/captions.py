@@ -1,21 +1,22 @@
 """The captions of a checkpoint: all metrics beside two floors, the COCO results file, and on Shapes the check of truth."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from clipmapper.caption_relevance.measure import caption_images
-from clipmapper.caption_relevance.run import BATCH, Plan, compare
-from clipmapper.cli import EvaluationSettings
-from clipmapper.comparison.explained import chosen
+from clipmapper.benchmark.measure import RANDOM
+from clipmapper.benchmark.run import run as benchmark
+from clipmapper.benchmark.settings import BenchmarkConfig
+from clipmapper.benchmark.tasks.captions import CaptionsTask
 from clipmapper.config import DataConfig, OptimizerConfig
 from clipmapper.data.captions import Captions
 from clipmapper.data.records import load_caption_split
 from clipmapper.data.shapes.scene import Scene
+from clipmapper.evaluation.command import EvaluationSettings
 from clipmapper.evaluation.gallery import save_captions
 from clipmapper.evaluation.prediction import predictions
 from clipmapper.files import write_json
@@ -23,7 +24,9 @@ from clipmapper.metrics.caption_truth import scenes_of, truth
 from clipmapper.metrics.captions import clip_scores, coco_results, embed_images, score
 from clipmapper.models.clip import FrozenCLIP
 from clipmapper.models.clip_mapper import CLIPMapper
+from clipmapper.processes import launched
 from clipmapper.training.tasks import CaptionTask
+from xai.explainers.registry import METHODS
 
 CANDIDATES, JUDGED = 100, 100  # captions tried as the one for all, and training images they are tried on
 
@@ -41,11 +44,10 @@ class Captioned:
         return [ids[row] for row in self.captions]
 
 
-def evaluate_captions(model: CLIPMapper, data: DataConfig, settings: EvaluationSettings) -> None:
-    """Writes metrics.json, captions.json and examples.png. Raises MissingData, BadData, ValueError."""
-    methods = () if settings.explainers is None else chosen(settings.explainers)
-    if methods and settings.samples < 2:
-        raise ValueError(f"--samples is {settings.samples}: explainers of captions are compared on 2 images at least")
+def evaluate_captions(
+    model: CLIPMapper, data: DataConfig, settings: EvaluationSettings, output: Path
+) -> dict[str, Any]:
+    """Writes metrics.json, captions.json and examples.png; raises MissingData, BadData, ValueError."""
     captioned = caption_split(model, data, settings)
     train = load_caption_split(data, "train")[0]["caption"]
     floors = {
@@ -65,38 +67,39 @@ def evaluate_captions(model: CLIPMapper, data: DataConfig, settings: EvaluationS
         "skipped": captioned.split.skipped(),
         "decoding": asdict(settings.decoding),
     }
-    settings.output.mkdir(parents=True, exist_ok=True)
-    write_json(settings.output / "metrics.json", summary)
-    write_json(settings.output / "captions.json", coco_results(captioned.image_ids, captioned.captions.values()))
-    save_captions(settings.output / "examples.png", captioned.split, captioned.captions)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "metrics.json", summary)
+    write_json(output / "captions.json", coco_results(captioned.image_ids, captioned.captions.values()))
+    save_captions(output / "examples.png", captioned.split, captioned.captions)
     print(table(summary))
-    say_written(settings.output, "metrics.json", "captions.json", "examples.png")
-    if methods:
-        explainers = compare_explainers(model, data, captioned.split, methods, settings, [*judges.values()][-1])
-        write_json(settings.output / "metrics.json", {**summary, "explainers": explainers})
-        say_written(settings.output, "perturbation.parquet", "curves.png", "filmstrips.png", "report.html")
+    say_written(output, "metrics.json", "captions.json", "examples.png")
+    if settings.benchmark is not None:
+        last = [*judges.values()][-1]
+        explainers = compare_explainers(model, data, captioned.split, settings.benchmark, last, output)
+        summary |= {"explainers": explainers}
+        write_json(output / "metrics.json", summary)
+    return summary
 
 
 def compare_explainers(
-    model: CLIPMapper,
-    data: DataConfig,
-    split: Captions,
-    methods: tuple[str, ...],
-    settings: EvaluationSettings,
-    judged_by: FrozenCLIP,
+    model: CLIPMapper, data: DataConfig, split: Captions, config: BenchmarkConfig, judged_by: FrozenCLIP, output: Path
 ) -> dict[str, Any]:
-    """The explainers on greedy captions of images from all over the split."""
-    on_gpu = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    device = "cuda" if on_gpu else "cpu"
-    captioned = caption_images(model.to(device), split, settings.samples, BATCH)
-    captioned = replace(captioned, scenes=known_scenes(data, captioned.ids))
-    facts = {
-        "model": f"mapper {model.config.mapper} over {model.config.clip}",
-        "data": str(data.root) if data.hub is None else data.hub.name,
-        "judge": settings.judge or "the model's own CLIP",
-    }
-    plan = Plan(captioned, methods, settings.protocol, judged_by.to(device), facts)
-    return compare(model, plan, settings.output)
+    """Compares explainers on greedy captions of images from all over the split, and draws some captions word by word."""
+    root = data.root if data.hub is None else None
+    task = CaptionsTask(model, split, config, root, judged_by.to(model.token_ids.device))
+    metrics = benchmark(task, config, output).metrics
+    if launched().first and (method := best_on_words(metrics)):
+        task.save_filmstrips(output / "filmstrips.png", method)
+        say_written(output, "values.parquet", "samples.parquet", "curves.png", "filmstrips.png", "report.html")
+    return metrics
+
+
+def best_on_words(metrics: Mapping[str, Any]) -> str | None:
+    """Returns the method whose maps of shapes fall most on them, or the first one; None if all failed."""
+    entries = metrics["methods"].items()
+    working = {name: entry for name, entry in entries if not entry["error"] and name in METHODS and name != RANDOM}
+    masses = {name: entry["metrics"].get("shape/mass", {}).get("mean") or 0 for name, entry in working.items()}
+    return max(masses, key=lambda name: masses[name], default=None)
 
 
 def known_scenes(data: DataConfig, image_ids: Sequence[int]) -> list[Scene] | None:
@@ -113,7 +116,7 @@ def caption_split(model: CLIPMapper, data: DataConfig, settings: EvaluationSetti
     split = Captions(records, root, model.clip)
     split.encode_once(model.clip, data)
     task = CaptionTask(model, OptimizerConfig(), seed=0, extra={}, decoding=settings.decoding)
-    written = predictions(task, split, data, settings.accelerator, split.one_each())
+    written = predictions(task, split, data, model.token_ids.device, split.one_each())
     return Captioned(split, dict(pair for part in written for pair in part))
 
 

@@ -19,6 +19,7 @@ from clipmapper.data.vqa import Questions
 from clipmapper.explain.models.base import VQAModel, prepare_questions
 from clipmapper.explain.models.mapper import MapperModel
 from clipmapper.files import write_json
+from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.processes import World, launched, wait
 from clipmapper.training.tasks import MapperTask, VQATask
 
@@ -51,16 +52,21 @@ def shared(
     return {row: value for part in (own, *others) for row, value in part.items()}
 
 
-def answers_of(model: VQAModel, questions: Questions, data: DataConfig, rows: Sequence[int]) -> dict[int, int]:
+def answers_of(
+    model: VQAModel | CLIPMapper, questions: Questions, data: DataConfig, rows: Sequence[int]
+) -> dict[int, int]:
     """Returns the likeliest answer's label for the rows that can be read."""
-    if isinstance(model, MapperModel):
-        questions.encode_once(model.model.clip, data)
+    mapper = mapper_of(model)
+    if mapper is not None:
+        questions.encode_once(mapper.clip, data)
         usable = set(rows)
         places = [place for place, row in enumerate(questions.rows.tolist()) if row in usable]
-        task = VQATask(model.model, OptimizerConfig(), seed=0, extra={})
-        parts = predictions(task, questions, data, model.device, places)
+        task = VQATask(mapper, OptimizerConfig(), seed=0, extra={})
+        device = mapper.image_projection.weight.device
+        parts = predictions(task, questions, data, device, places)
         pairs = [torch.stack(part, dim=1) for part in parts]  # rows and labels
         return dict(map(tuple, torch.cat(pairs).tolist())) if pairs else {}
+    assert isinstance(model, VQAModel)
     labels: dict[int, int] = {}
     for start in tqdm(range(0, len(rows), AT_ONCE), desc="answering", unit="batch"):
         try:
@@ -70,6 +76,13 @@ def answers_of(model: VQAModel, questions: Questions, data: DataConfig, rows: Se
         likeliest = model.logits(prepared.inputs).argmax(dim=1).tolist()
         labels |= zip(prepared.records["row"], likeliest, strict=True)
     return labels
+
+
+def mapper_of(model: VQAModel | CLIPMapper) -> CLIPMapper | None:
+    """Returns the CLIPMapper that a model is, whose image tokens are cached; None for another kind."""
+    if isinstance(model, MapperModel):
+        return model.model
+    return model if isinstance(model, CLIPMapper) else None
 
 
 def predictions(

@@ -13,14 +13,13 @@ from clipmapper.data.files import BadData, MissingData
 from clipmapper.evaluation.answers import evaluate_answers
 from clipmapper.evaluation.captions import evaluate_captions
 from clipmapper.evaluation.command import EvaluationSettings, merged
+from clipmapper.evaluation.prediction import mapper_of
 from clipmapper.evaluation.side_by_side import side_by_side
-from clipmapper.explain.models.base import VQAModel
 from clipmapper.explain.models.load import load_model
-from clipmapper.explain.models.mapper import MapperModel
 from clipmapper.files import write_json
+from clipmapper.logs import quiet_lightning
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.processes import launched, own_device
-from clipmapper.training.logs import quiet_lightning
 from xai import RecordingError
 
 
@@ -53,7 +52,7 @@ def evaluate(settings: EvaluationSettings) -> None:
 def evaluate_model(source: ModelSource, settings: EvaluationSettings, output: Path) -> dict[str, Any]:
     """Returns what metrics.json of a model holds."""
     model, trained_on = load_model(source), {}
-    mapper = model if isinstance(model, CLIPMapper) else model.model if isinstance(model, MapperModel) else None
+    mapper = mapper_of(model)
     if mapper is not None:
         trained_on = mapper.extra.get("data", {})
         if settings.model is not None and kind(settings.model) != kind(mapper.config):
@@ -64,7 +63,7 @@ def evaluate_model(source: ModelSource, settings: EvaluationSettings, output: Pa
     data = data_config(trained_on, settings.data)
     model.to(own_device(torch.device(device_of(settings.accelerator))))
     output.mkdir(parents=True, exist_ok=True)
-    if isinstance(model, VQAModel):
+    if not isinstance(model, CLIPMapper) or model.config.task == "vqa":
         refuse(settings, ("--judge", "--decoding."), f"{source.label} answers questions")
         return evaluate_answers(model, source, data, settings, output)
     return evaluate_captions(model, data, settings, output)

@@ -12,8 +12,8 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
 
-from clipmapper.data.features import weights_fingerprint
 from clipmapper.errors import unknown
+from clipmapper.models.fingerprint import weights_fingerprint
 
 ASSETS = Path(__file__).parents[1] / "assets"
 SHAPES_CLIP = "shapes-vit-8"  # the CLIP that ships with the package, pretrained on Shapes (tag "shapes")

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from clipmapper.config import DecodingConfig, ModelConfig
 from clipmapper.data.images import ImageSource, load_image
 from clipmapper.errors import unknown
+from clipmapper.models.checkpoints import described, read_checkpoint
 from clipmapper.models.clip import ASSETS, FrozenCLIP, text_tower
 from clipmapper.models.decoding import captions, tidy
 from clipmapper.models.heads import AnswerHead, LanguageHead
 from clipmapper.models.mapper import DEFAULT_LAYERS, MAPPERS, DualBlock, MapperB
-from clipmapper.models.saved import CARD, CONFIG, WEIGHTS, read_description, readout_weights
+from clipmapper.models.saved import CARD, CONFIG, WEIGHTS, read_description, read_weights
 from xai.files import replacing
 
 UNKNOWN = -100  # the number of a token that a caption head lacks; the loss ignores it
@@ -51,6 +52,7 @@ class CLIPMapper(
     def __init__(self, config: ModelConfig, answers: Sequence[str] = (), tokens: Sequence[int] = ()) -> None:
         super().__init__()
         self.config, self.answers, self.tokens = config, list(answers), list(tokens)
+        self.extra: dict[str, Any] = {}  # what a checkpoint says beside
         self.clip = FrozenCLIP(config.clip, config.pretrained)
         embed = self.clip.embed_width
         width = config.width or embed
@@ -210,18 +212,46 @@ class CLIPMapper(
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> "CLIPMapper":  # type: ignore[override]
-        """A trained model in eval mode: one of SHIPPED, a saved folder or a hub id.
+        """Loads a trained model, in eval mode.
 
-        `options` are huggingface_hub's (`revision`, `token`, ...); `pretrained` names CLIP's weights if they moved.
-        Raises ValueError or FileNotFoundError, naming what does not fit.
+        Args:
+            name: one of SHIPPED, a checkpoint of train.py, a folder of `save_pretrained`, or a hub id.
+            options: huggingface_hub's (`revision`, `token`, ...); `pretrained` names CLIP's weights if they moved.
+
+        Returns:
+            The model; `extra` has what its checkpoint says beside, such as the data it was trained on.
+
+        Raises:
+            ValueError, FileNotFoundError: names what does not fit.
+
+        Example:
+            >>> from clipmapper import CLIPMapper
+            >>> model = CLIPMapper.from_pretrained("shapes-b-vqa")
+            >>> model.config.mapper
+            'b'
         """
+        if Path(name).suffix == ".ckpt" or Path(name).is_file():
+            return cls._from_checkpoint(str(name))
         if name in SHIPPED:
             name = ASSETS / name
         if not Path(name).is_dir() and "/" not in str(name):
-            raise unknown("model (neither a saved folder nor a hub id such as owner/name)", str(name), SHIPPED)
+            raise unknown(
+                "model (neither a checkpoint, a saved folder nor a hub id such as owner/name)", str(name), SHIPPED
+            )
         if Path(name).is_dir():
             read_description(Path(name) / CONFIG)  # huggingface_hub reads it too, but does not say what is wrong
         return super().from_pretrained(name, **options)
+
+    @classmethod
+    def _from_checkpoint(cls, source: str) -> "CLIPMapper":
+        checkpoint = read_checkpoint(source)
+        saved = described(checkpoint, source)
+        model = cls(ModelConfig(**saved["model"]), saved["answers"], saved.get("tokens", ()))
+        model.check_clip(saved["clip_fingerprint"], source)
+        state = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+        model.load_trained_state(state, source)
+        model.extra = saved["extra"]
+        return model.eval()
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Under the task that hubs file it by."""
@@ -267,7 +297,7 @@ class CLIPMapper(
             config.pretrained = pretrained
         model = cls(config, description["answers"], description.get("tokens", ()))
         model.check_clip(description["clip_fingerprint"], str(folder))
-        model.load_trained_state(readout_weights(folder / WEIGHTS), str(folder / WEIGHTS))
+        model.load_trained_state(read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
         return model.eval()
 
 

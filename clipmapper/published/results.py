@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from clipmapper.comparison.summary import plain
-from clipmapper.data.features import weights_fingerprint
 from clipmapper.files import write_json
+from clipmapper.models.fingerprint import weights_fingerprint
 from clipmapper.published.explained import Methods
 from clipmapper.published.reference import published
 from clipmapper.published.settings import Common

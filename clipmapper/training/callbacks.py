@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint
 
 from clipmapper.data.batches import Data
 from clipmapper.data.images import load_image
-from clipmapper.training.logs import log_examples
+from clipmapper.logs import log_examples
 from clipmapper.training.tasks import CaptionTask, VQATask
 
 

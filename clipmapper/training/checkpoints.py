@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written whole or not at all, read without executing anything."""
+"""Checkpoints of Lightning on disk: written whole or not at all."""
 
 from pathlib import Path
 from typing import Any
@@ -22,22 +22,3 @@ class FileCheckpointIO(TorchCheckpointIO):
             raise OSError(
                 f"checkpoint {path} could not be written ({error}): free space, then --run.resume last"
             ) from error
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint. Raises FileNotFoundError, or ValueError for a file that is none or holds code."""
-    path = Path(path)
-    if not path.is_file():
-        near = sorted(path.parent.glob("*.ckpt"))
-        hint = f"; there are {', '.join(map(str, near))}" if near else ""
-        raise FileNotFoundError(f"no checkpoint {path}{hint}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for truncated and foreign files
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"{path} is not a readable checkpoint, or holds more than tensors and plain values: {reason}"
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
-    return content

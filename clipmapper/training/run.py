@@ -20,21 +20,19 @@ from clipmapper.data.captions import CaptionData, seen_tokens
 from clipmapper.data.files import BadData, MissingData
 from clipmapper.data.records import CaptionRecords, Records, load_captions, load_records
 from clipmapper.data.vqa import VQAData
+from clipmapper.logs import make_loggers, quiet_lightning
+from clipmapper.models.checkpoints import check_checkpoint, read_checkpoint
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.processes import launched
-from clipmapper.training.answer_study import AnswerStudy
 from clipmapper.training.callbacks import ExampleLogger, LastCheckpoint
-from clipmapper.training.caption_study import CaptionStudy
-from clipmapper.training.checkpoints import FileCheckpointIO, read_checkpoint
+from clipmapper.training.checkpoints import FileCheckpointIO
 from clipmapper.training.compilation import CompiledSteps
-from clipmapper.training.explainability import ExplainabilityCallback
-from clipmapper.training.logs import make_loggers, quiet_lightning
-from clipmapper.training.tasks import CaptionTask, MapperTask, VQATask, check_checkpoint
+from clipmapper.training.tasks import CaptionTask, MapperTask, VQATask
 
 T = TypeVar("T")
 
 # Folder of the floor's run -> what its model sees.
-FLOORS: dict[str, Sees] = {"question_only": "question", "image_only": "image"}
+BASELINES: dict[str, Sees] = {"question_only": "question", "image_only": "image"}
 
 
 def run(settings: Settings) -> None:
@@ -49,7 +47,7 @@ def run(settings: Settings) -> None:
         records = one_by_one(settings, load_records)
         train(settings, records)
         if settings.run.floors:
-            for name, sees in FLOORS.items():
+            for name, sees in BASELINES.items():
                 say(f"floor: the same model, which sees {sees} only")
                 train(blind(settings, name, sees), records)
     except (MissingData, BadData, ValueError, OSError) as error:
@@ -145,11 +143,12 @@ def callbacks(config: RunConfig, monitor: str, loggers: list[Logger]) -> list[Ca
 
 
 def explaining(settings: Settings) -> list[Callback]:
-    """The callback that explains held-out answers or captions, if asked for."""
+    """Returns the callback that explains held-out answers or captions, if asked for."""
     if not settings.explain.every:
         return []
-    study = CaptionStudy if settings.model.task == "caption" else AnswerStudy
-    return [ExplainabilityCallback(study(settings.explain, settings.data.root if settings.data.hub is None else None))]
+    from clipmapper.benchmark.callback import ExplainabilityCallback  # here: training alone needs none of it
+
+    return [ExplainabilityCallback(settings.explain, settings.data.root if settings.data.hub is None else None)]
 
 
 def checkpoint_dir(config: RunConfig) -> Path:

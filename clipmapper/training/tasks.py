@@ -10,18 +10,18 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from clipmapper.config import DecodingConfig, ModelConfig, OptimizerConfig
+from clipmapper.config import DecodingConfig, OptimizerConfig
 from clipmapper.data.batches import Batch, Texts
 from clipmapper.data.captions import CaptionData
 from clipmapper.metrics.answers import VQAAccuracy
 from clipmapper.metrics.captions import CHEAP, score
+from clipmapper.models.checkpoints import FORMAT
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.models.decoding import captions
 from clipmapper.models.heads import next_token_loss, soft_label_loss
 from clipmapper.processes import all_gathered
 from clipmapper.training.optimizer import optimizer_and_schedule
 
-FORMAT = 1  # of the "clipmapper" entry in checkpoints
 LOOK_EVERY = 50  # batches between looks at whether the loss is still finite: each waits for the device
 
 
@@ -208,41 +208,3 @@ class CaptionTask(MapperTask):
 
 def all_finite(state: Mapping[str, Tensor]) -> bool:
     return bool(torch.stack([tensor.isfinite().all() for tensor in state.values()]).all())
-
-
-def check_checkpoint(checkpoint: dict[str, Any], model: CLIPMapper, source: str) -> None:
-    """Raises ValueError, naming the field, unless the checkpoint is of this model with these answers over this CLIP."""
-    saved = described(checkpoint, source)
-    own, theirs = asdict(model.config), asdict(ModelConfig(**saved["model"]))
-    for name in own:
-        if name not in ("dropout", "pretrained") and own[name] != theirs[name]:
-            raise ValueError(f"{source}: model.{name} is {theirs[name]!r} there and {own[name]!r} here")
-    if saved["answers"] != model.answers:
-        raise ValueError(
-            f"{source} knows {len(saved['answers'])} answers, this run's data has {len(model.answers)} or others: "
-            "use the data or the data.vocabulary it was trained with"
-        )
-    if saved.get("tokens", []) != model.tokens:
-        raise ValueError(
-            f"{source} writes {len(saved['tokens'])} BPE tokens, this run's captions have {len(model.tokens)} or others: "
-            "use the data it was trained with"
-        )
-    model.check_clip(saved["clip_fingerprint"], source)
-
-
-def described(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
-    """The checkpoint's own description of its model. Raises ValueError if it is of something else."""
-    saved = checkpoint.get("clipmapper")
-    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
-        raise ValueError(f"{source} is not a checkpoint of CLIPmapper (format {FORMAT})")
-    return saved
-
-
-def model_from_checkpoint(checkpoint: dict[str, Any], source: str) -> CLIPMapper:
-    """The trained model, in eval mode. Raises ValueError naming `source` if it does not fit together."""
-    saved = described(checkpoint, source)
-    model = CLIPMapper(ModelConfig(**saved["model"]), saved["answers"], saved.get("tokens", ()))
-    model.check_clip(saved["clip_fingerprint"], source)
-    state = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
-    model.load_trained_state(state, source)
-    return model.eval()

@@ -16,7 +16,7 @@ from clipmapper.data.shapes.write import ShapesConfig
 from clipmapper.data.vqa import Questions
 from clipmapper.errors import unknown
 from clipmapper.files import write_json
-from clipmapper.training.sources import trained
+from clipmapper.models.sources import trained
 from clipmapper.truth.gallery import gallery_rows, save_gallery
 from clipmapper.truth.scores import BASELINES, choose, explain_rows, score_all
 from clipmapper.truth.summary import report, summary, table

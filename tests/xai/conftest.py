@@ -12,7 +12,8 @@ import torchvision
 import transformers as tf
 from torch import Tensor, nn
 
-from xai import Target, detection, given, similarity
+from xai import Relevance, Target, detection, given, similarity
+from xai.results.relevance import ModalityRelevance
 
 TINY: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 IMAGE: dict[str, Any] = {"image_size": 16, "patch_size": 8}
@@ -189,3 +190,15 @@ def build(name: str) -> Family:
     family.model.double().eval()
     family.inputs = {name: t.double() if t.is_floating_point() else t for name, t in family.inputs.items()}
     return family
+
+
+def relevance_of(
+    scores: dict[str, Tensor],
+    mask: dict[str, Tensor],
+    special: dict[str, Tensor],
+    grids: dict[str, tuple[int, int]],
+    target: str | None = None,
+) -> Relevance:
+    """Relevance made by hand, modality by modality."""
+    parts = {n: ModalityRelevance(scores[n], mask[n], special[n], grids.get(n)) for n in scores}
+    return Relevance(parts, "wra", {}, target)

@@ -52,7 +52,7 @@ def test_inputs_by_name_in_order_or_alone() -> None:
 def test_the_result_tells_how_it_came_about(bert: Family) -> None:
     result = explain(bert.model, bert.inputs, "genatt", given(2), normalise=False, last=1)
     assert (result.method, result.options, result.target) == ("genatt", {"normalise": False, "last": 1}, "given 2")
-    assert torch.equal(result.mask["text"], bert.inputs["attention_mask"].bool())
+    assert torch.equal(result["text"].mask, bert.inputs["attention_mask"].bool())
     assert explain(bert.model, bert.inputs, "rollout", given(2)).target is None
 
 

@@ -127,8 +127,8 @@ def _texts(relevance: "Relevance", sample: int) -> tuple[tuple[Word, ...], ...]:
 
     Last, of several modalities, how much of the positive relevance each has.
     """
-    drawn = relevance.grids.keys() | relevance.boxes.keys()
-    texts = {name: relevance.by_word(name)[sample] for name in relevance.scores if name not in drawn}
+    parts = relevance.modalities.items()
+    texts = {name: relevance.by_word(name)[sample] for name, part in parts if part.grid is None and part.boxes is None}
     texts = {name: words for name, words in texts.items() if words}
     worded = tuple(_text(name if len(texts) > 1 else "", words) for name, words in texts.items())
     shares = {name: float(by_sample[sample]) for name, by_sample in relevance.shares().items()}
@@ -146,8 +146,16 @@ def _text(name: str, words: list[tuple[str, float]]) -> tuple[Word, ...]:
 def _pictures(
     relevance: "Relevance", sample: int, image: np.ndarray | None, geometry: GeometryOf | None
 ) -> tuple[Picture, ...]:
-    heats = (_heat(relevance.map(name)[sample], image, geometry) for name in relevance.grids)
-    regions = (_regions(relevance, name, sample, image) for name in relevance.boxes)
+    heats = (
+        _heat(relevance.map(name)[sample], image, geometry)
+        for name, part in relevance.modalities.items()
+        if part.grid is not None
+    )
+    regions = (
+        _regions(relevance, name, sample, image)
+        for name, part in relevance.modalities.items()
+        if part.boxes is not None
+    )
     return tuple(chain(heats, regions))
 
 
@@ -164,8 +172,10 @@ def _heat(map: Tensor, image: np.ndarray | None, geometry: GeometryOf | None) ->
 def _regions(relevance: "Relevance", modality: str, sample: int, image: np.ndarray | None) -> Picture:
     """Each pixel in the colour of the strongest box over it."""
     content = relevance.content(modality)[sample].cpu()
-    boxes = relevance.boxes[modality][sample].cpu()[content].numpy()
-    values = _shares(relevance.scores[modality][sample].double().cpu()[content].numpy())
+    part = relevance[modality]
+    assert part.boxes is not None
+    boxes = part.boxes[sample].cpu()[content].numpy()
+    values = _shares(part.scores[sample].double().cpu()[content].numpy())
     order = np.abs(values).argsort(kind="stable")
     if image is None:
         image = np.ones((*np.ceil(boxes[:, [3, 1]].max(0) if len(boxes) else np.ones(2)).astype(int), 3))

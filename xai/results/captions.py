@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xai.figures.geometry import Geometry, Size
-from xai.results.relevance import TENSORS, Relevance, Words
+from xai.results.relevance import Relevance, Words
 from xai.results.words import merge_pieces
 
 ROUNDING = 1e-12  # a smaller drop of a metric is none
@@ -79,14 +79,14 @@ class CaptionRelevance:
     def only(self, caption: int) -> "CaptionRelevance":
         """One of the captions."""
         start, stop = _slices(map(len, self.tokens))[caption]
-        steps = rows_of(self.steps, range(start, stop))
+        steps = self.steps.rows(range(start, stop))
         return CaptionRelevance(steps, self.tokens[caption : caption + 1], self.weights[caption : caption + 1])
 
     def each_word(self, caption: int = 0) -> list[Relevance]:
         """Of one caption each word's relevance by itself, a batch of one with the word for target."""
         first = sum(map(len, self._merged[:caption]))
         words = enumerate(self.words[caption], start=first)
-        return [replace(rows_of(self.per_word, [row]), target=word) for row, word in words]
+        return [replace(self.per_word.rows([row]), target=word) for row, word in words]
 
     def save_overlay(
         self,
@@ -122,17 +122,8 @@ class CaptionRelevance:
 
 
 def combined(relevance: Relevance, weights: Tensor, like: Sequence[int]) -> Relevance:
-    """Rows of relevance added by `weights` [new rows, rows]; new row i has the tokens of row `like[i]`."""
-    scores = {name: weights.to(scores) @ scores for name, scores in relevance.scores.items()}
-    return replace(rows_of(relevance, like), scores=scores)
-
-
-def rows_of(relevance: Relevance, rows: Sequence[int]) -> Relevance:
-    """Some samples of it."""
-    index = list(rows)
-    tensors: dict[str, Any] = {n: {key: t[index] for key, t in getattr(relevance, n).items()} for n in TENSORS}
-    words = {name: tuple(words[i] for i in index) for name, words in relevance.words.items()}
-    return replace(relevance, **tensors, words=words)
+    """Returns rows of relevance added by `weights` [new rows, rows]; new row i has the tokens of row `like[i]`."""
+    return relevance.rows(like).with_scores({name: weights.to(t) @ t for name, t in relevance.scores.items()})
 
 
 def average(tokens: int) -> Tensor:

@@ -1,7 +1,7 @@
 """What an explanation is: relevance by modality, each on its own tokens."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,87 +16,158 @@ Words = tuple[tuple[str, ...], ...]  # of each sample, of its tokens
 
 
 @dataclass(frozen=True, eq=False)
-class Relevance:
-    """How much each input token matters for the target: for each modality scores [B, tokens], 0 at padding."""
+class ModalityRelevance:
+    """The relevance of one modality's tokens.
 
-    scores: dict[str, Tensor]
-    mask: dict[str, Tensor]  # [B, tokens], False at padding
-    special: dict[str, Tensor]  # [B, tokens], True at tokens that are no content
-    grids: dict[str, tuple[int, int]]  # rows and columns of the tokens of image modalities that are not special
+    Attributes:
+        scores: [B, tokens], 0 at padding.
+        mask: [B, tokens], False at padding.
+        special: [B, tokens], True at tokens that are no content.
+        grid: rows and columns of an image's tokens that are not special; None for what is no image.
+        words: the strings of each sample's tokens, None where nobody gave them.
+        boxes: [B, tokens, 4], x1, y1, x2, y2 of regions in pixels of the image; None where nobody gave them.
+    """
+
+    scores: Tensor
+    mask: Tensor
+    special: Tensor
+    grid: tuple[int, int] | None = None
+    words: Words | None = None
+    boxes: Tensor | None = None
+
+    @property
+    def content(self) -> Tensor:
+        """[B, tokens]: True at tokens that are neither padding nor special."""
+        return self.mask & ~self.special
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """How much each input token matters for the target.
+
+    Attributes:
+        modalities: by name, such as "image" and "text".
+        method: the explainer's name.
+        options: of the explainer.
+        target: what is explained; None for a method that ignores it.
+        conservation: of relevance from layer to layer, where it was checked.
+
+    Example:
+        >>> import torch
+        >>> from xai.results.relevance import ModalityRelevance, Relevance
+        >>> tokens = torch.ones(1, 3, dtype=torch.bool)
+        >>> text = ModalityRelevance(torch.tensor([[0.1, 0.6, 0.3]]), tokens, ~tokens)
+        >>> relevance = Relevance({"text": text}, "mine", {}, None).with_words([["a ", "red ", "ball "]])
+        >>> [word for word, score in relevance.by_word()[0] if score > 0.5]
+        ['red']
+    """
+
+    modalities: dict[str, ModalityRelevance]
     method: str
     options: dict[str, Any]
-    target: str | None  # None: the method ignores the target
-    words: dict[str, Words] = field(default_factory=dict)
-    boxes: dict[str, Tensor] = field(default_factory=dict)  # [B, tokens, 4]: x1, y1, x2, y2 in pixels of the image
-    conservation: Conservation | None = None  # of relevance from layer to layer, where it was checked
+    target: str | None
+    conservation: Conservation | None = None
+
+    def __getitem__(self, modality: str) -> ModalityRelevance:
+        """Returns one modality; raises ValueError, naming those there are."""
+        if modality not in self.modalities:
+            raise ValueError(f"no modality {modality!r}; there are: {', '.join(self.modalities)}")
+        return self.modalities[modality]
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """Scores [B, tokens] by modality."""
+        return {name: part.scores for name, part in self.modalities.items()}
 
     @property
     def signed(self) -> bool:
         """Whether some tokens speak against the target."""
-        return any(bool((scores < 0).any()) for scores in self.scores.values())
+        return any(bool((part.scores < 0).any()) for part in self.modalities.values())
 
     def content(self, modality: str) -> Tensor:
         """[B, tokens]: True at tokens that are neither padding nor special."""
-        return self.mask[self._known(modality)] & ~self.special[modality]
+        return self[modality].content
 
     def shares(self) -> dict[str, Tensor]:
-        """How much of the positive relevance each modality with content holds, [B], 0 to 1; NaN where there is none."""
+        """Returns how much of the positive relevance each modality with content holds, [B], 0 to 1; NaN where there is none."""
         from xai.metrics.localisation import modality_share  # here: the core does without xai.metrics
 
-        content = {name: self.content(name) for name in self.scores}
-        content = {name: kept for name, kept in content.items() if kept.any()}
-        return modality_share({name: self.scores[name] for name in content}, content)
+        content = {name: part.content for name, part in self.modalities.items() if part.content.any()}
+        return modality_share({name: self[name].scores for name in content}, content)
 
     def map(self, modality: str = "image") -> Tensor:
-        """Scores of an image's patches [B, rows, columns]; raises ValueError for a modality that has no grid."""
-        if modality not in self.grids:
-            raise ValueError(f"modality {modality!r} has no grid; those with one: {', '.join(self.grids) or 'none'}")
-        return self.scores[modality][~self.special[modality]].unflatten(0, (-1, *self.grids[modality]))
+        """Returns the scores of an image's patches [B, rows, columns]; raises ValueError for a modality without a grid."""
+        part = self.modalities.get(modality)
+        if part is None or part.grid is None:
+            grids = [name for name, other in self.modalities.items() if other.grid is not None]
+            raise ValueError(f"modality {modality!r} has no grid; those with one: {', '.join(grids) or 'none'}")
+        return part.scores[~part.special].unflatten(0, (-1, *part.grid))
 
     def by_word(self, modality: str = "text") -> list[list[tuple[str, float]]]:
-        """Of each sample its words with the sum of their pieces' scores, special tokens left out.
+        """Returns for each sample its words with the sum of their pieces' scores, special tokens left out.
 
         A modality without strings has the positions of its tokens for words, from 1.
         """
-        found = []
-        content, scores = self.content(modality).tolist(), self.scores[modality].tolist()
-        for sample, (kept, values) in enumerate(zip(content, scores, strict=True)):
-            numbers = tuple(str(i) for i in range(1, len(kept) + 1))
-            tokens = self.words[modality][sample] if modality in self.words else numbers
-            pieces = [token if keep else None for token, keep in zip(tokens, kept, strict=False)]
-            found.append([(word, sum(values[i] for i in places)) for word, places in merge_pieces(pieces)])
-        return found
+        part, samples = self[modality], []
+        content, scores = part.content.tolist(), part.scores.tolist()
+        for sample, (keep, values) in enumerate(zip(content, scores, strict=True)):
+            numbers = tuple(str(i) for i in range(1, len(keep) + 1))
+            tokens = numbers if part.words is None else part.words[sample]
+            pieces = [token if kept else None for token, kept in zip(tokens, keep, strict=False)]
+            samples.append([(word, sum(values[i] for i in places)) for word, places in merge_pieces(pieces)])
+        return samples
+
+    def with_scores(self, scores: Mapping[str, Tensor]) -> "Relevance":
+        """Returns other scores [B, tokens] on the same tokens, by modality."""
+        return self._with({name: replace(self[name], scores=values) for name, values in scores.items()})
 
     def with_words(self, words: Sequence[Sequence[str]], modality: str = "text") -> "Relevance":
-        """With the strings of each sample's tokens, special ones included; those of padding may be missing.
+        """Returns the relevance with the strings of each sample's tokens.
 
-        Raises ValueError where samples or tokens do not number as the scores do.
+        Args:
+            words: for each sample a string a token, special tokens included; those of padding may be missing.
+            modality: of the tokens.
+
+        Raises:
+            ValueError: samples or tokens do not number as the scores do.
         """
-        mask = self.mask[self._known(modality)]
-        if len(words) != len(mask):
-            raise ValueError(f"strings of {len(words)} samples for {len(mask)}; give a list of tokens for each sample")
-        for sample, (tokens, count) in enumerate(zip(words, _last_real(mask), strict=True)):
-            if isinstance(tokens, str) or not count <= len(tokens) <= mask.shape[1]:
+        part = self[modality]
+        if len(words) != len(part.mask):
+            raise ValueError(
+                f"strings of {len(words)} samples for {len(part.mask)}; give a list of tokens for each sample"
+            )
+        for sample, (tokens, count) in enumerate(zip(words, _lengths(part.mask), strict=True)):
+            if isinstance(tokens, str) or not count <= len(tokens) <= part.mask.shape[1]:
                 raise ValueError(
                     f"sample {sample} has {count} tokens of {modality!r}, but strings for {len(tokens)}; give one string "
                     "a token, special tokens and pieces of words included"
                 )
-        return replace(self, words={**self.words, modality: tuple(tuple(tokens) for tokens in words)})
+        return self._with({modality: replace(part, words=tuple(tuple(tokens) for tokens in words))})
 
     def with_boxes(self, boxes: Tensor | Sequence[Tensor], modality: str = "regions") -> "Relevance":
-        """With the regions' boxes [B, tokens, 4] or for each sample [n, 4]: x1, y1, x2, y2 in pixels of its image.
+        """Returns the relevance with the regions' boxes.
 
-        Raises ValueError where they do not number as the scores do.
+        Args:
+            boxes: [B, tokens, 4], or for each sample [n, 4]: x1, y1, x2, y2 in pixels of its image.
+            modality: of the regions.
+
+        Raises:
+            ValueError: they do not number as the scores do.
         """
-        mask = self.mask[self._known(modality)]
-        if len(boxes) != len(mask):
-            raise ValueError(f"boxes of {len(boxes)} samples for {len(mask)}; give them for each sample")
-        padded = torch.zeros(*mask.shape, 4)
-        for sample, (found, count) in enumerate(zip(boxes, _last_real(mask), strict=True)):
-            if found.shape[1:] != (4,) or not count <= len(found) <= mask.shape[1]:
-                raise ValueError(f"sample {sample} has {count} {modality}, but boxes of shape {list(found.shape)}")
-            padded[sample, : len(found)] = found
-        return replace(self, boxes={**self.boxes, modality: padded})
+        part = self[modality]
+        if len(boxes) != len(part.mask):
+            raise ValueError(f"boxes of {len(boxes)} samples for {len(part.mask)}; give them for each sample")
+        padded = torch.zeros(*part.mask.shape, 4)
+        for sample, (corners, count) in enumerate(zip(boxes, _lengths(part.mask), strict=True)):
+            if corners.shape[1:] != (4,) or not count <= len(corners) <= part.mask.shape[1]:
+                raise ValueError(f"sample {sample} has {count} {modality}, but boxes of shape {list(corners.shape)}")
+            padded[sample, : len(corners)] = corners
+        return self._with({modality: replace(part, boxes=padded)})
+
+    def rows(self, rows: Sequence[int]) -> "Relevance":
+        """Returns some samples, each perhaps several times."""
+        index = list(rows)
+        return self._with({name: _rows(part, index) for name, part in self.modalities.items()})
 
     def save_overlay(
         self,
@@ -123,37 +194,47 @@ class Relevance:
         """
         from xai.results.artefact import save
 
-        tensors = {f"{name}/{key}": t for name in TENSORS for key, t in getattr(self, name).items()}
-        facts = {name: getattr(self, name) for name in ("method", "options", "target", "grids", "words")}
-        kept = self.conservation and asdict(self.conservation)
-        save(Path(path), tensors, {**facts, "conservation": kept, "modalities": list(self.scores)})
+        parts = self.modalities.items()
+        tensors = {f"{name}/{key}": t for key, p in parts for name in TENSORS if (t := getattr(p, name)) is not None}
+        facts = {name: getattr(self, name) for name in ("method", "options", "target")}
+        facts["grids"] = {key: part.grid for key, part in parts if part.grid is not None}
+        facts["words"] = {key: part.words for key, part in parts if part.words is not None}
+        flow = self.conservation and asdict(self.conservation)
+        save(Path(path), tensors, {**facts, "conservation": flow, "modalities": list(self.modalities)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Relevance":
-        """What `save` wrote; raises ValueError for files that are damaged, of two saves, or something else."""
+        """Reads what `save` wrote; raises ValueError for files that are damaged, of two saves, or something else."""
         from xai.results.artefact import load
 
         tensors, facts = load(Path(path))
-        modalities = facts.pop("modalities")
-        facts["grids"] = {key: tuple(grid) for key, grid in facts["grids"].items()}
-        facts["words"] = {key: tuple(map(tuple, words)) for key, words in facts["words"].items()}
-        if facts["conservation"] is not None:
-            layers = tuple(LayerFlow(**layer) for layer in facts["conservation"]["layers"])
-            facts["conservation"] = Conservation(facts["conservation"]["start"], layers)
-        for name in TENSORS:  # safetensors forgets their order
-            facts[name] = {key: tensors[f"{name}/{key}"] for key in modalities if f"{name}/{key}" in tensors}
-        return cls(**facts)
+        flow = facts["conservation"]
+        if flow is not None:
+            flow = Conservation(flow["start"], tuple(LayerFlow(**layer) for layer in flow["layers"]))
+        parts = {}
+        for key in facts["modalities"]:  # safetensors forgets their order
+            grid, words = facts["grids"].get(key), facts["words"].get(key)
+            parts[key] = ModalityRelevance(
+                **{name: tensors[f"{name}/{key}"] for name in TENSORS if f"{name}/{key}" in tensors},
+                grid=None if grid is None else tuple(grid),
+                words=None if words is None else tuple(map(tuple, words)),
+            )
+        return cls(parts, facts["method"], facts["options"], facts["target"], flow)
 
-    def _known(self, modality: str) -> str:
-        if modality not in self.scores:
-            raise ValueError(f"no modality {modality!r}; there are: {', '.join(self.scores)}")
-        return modality
+    def _with(self, parts: dict[str, ModalityRelevance]) -> "Relevance":
+        return replace(self, modalities={**self.modalities, **parts})
 
 
 TENSORS = ("scores", "mask", "special", "boxes")
 
 
-def _last_real(mask: Tensor) -> list[int]:
-    """How far the real tokens of each sample reach."""
+def _rows(part: ModalityRelevance, index: list[int]) -> ModalityRelevance:
+    tensors: dict[str, Any] = {n: t[index] for n in TENSORS if (t := getattr(part, n)) is not None}
+    words = None if part.words is None else tuple(part.words[i] for i in index)
+    return replace(part, **tensors, words=words)
+
+
+def _lengths(mask: Tensor) -> list[int]:
+    """Returns how far the tokens of each sample reach."""
     positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     return (positions * mask).amax(dim=1).tolist()

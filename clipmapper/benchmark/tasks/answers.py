@@ -25,7 +25,6 @@ from xai.explain import Lrp, explain_recording
 from xai.figures.render import compare
 from xai.metrics.protocols import Protocol, named
 from xai.report.data import Column, Explanation, Sample
-from xai.results.captions import rows_of
 from xai.results.relevance import Relevance
 
 MODALITIES = {"image": "objects", "text": "words"}  # and what of them is relevant
@@ -128,7 +127,7 @@ class AnswersTask(Task):
         for i, row in enumerate(columns["data_row"] if shown else []):
             caption = f"{columns['question'][i]} {columns['predicted'][i]} (right: {columns['answer'][i]})"
             image = load_image(self.questions.source(row))
-            yield compare([rows_of(r, [i]) for r in shown], [image], self.model.geometry, [caption]), caption
+            yield compare([r.rows([i]) for r in shown], [image], self.model.geometry, [caption]), caption
 
     def explanations(self, batch: Batch, explained: Explained, place: int) -> dict[str, Explanation]:
         words = explained.recorded.words  # type: ignore[attr-defined]

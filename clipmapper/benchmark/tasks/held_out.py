@@ -43,7 +43,7 @@ def held_out_task(
         return AnswersTask(model, questions, spread(questions, config.samples), config, root)
     if isinstance(own, CLIPMapper) and isinstance(data, CaptionData):
         captioner = own if reference is None else _captioner(reference).to(module.device)
-        return CaptionsTask(captioner, data.val, config, root, own.clip)
+        return CaptionsTask(captioner, data.val, config, root, own.clip, weighted=False)
     raise ValueError(f"explanations in validation know no task {type(module).__name__}")
 
 

@@ -1,6 +1,7 @@
 """Questions and methods side by side: where each method looks, and where it should."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def save_why(task: AnswersTask, samples: Mapping[str, Sequence[Any]], metrics: M
     pictures = [load_image(task.questions.source(row)) for row in columns["data_row"]]
     lines = zip(columns["question_id"], columns["question"], columns["predicted"], strict=True)
     titles = [f"{marked(question, task.truth.words(key))} {answer}" for key, question, answer in lines]
-    relevances = [relevance.with_words(words).without_target() for relevance in explained.shown.values()]
+    relevances = [replace(relevance.with_words(words), target=None) for relevance in explained.shown.values()]
     if relevances:
         figure = compare(relevances, pictures, titles=titles)
         outline(

@@ -1,5 +1,6 @@
-"""Reference models by their configuration: `KINDS` names the kinds there are."""
+"""A model from wherever it is kept: `KINDS` names the kinds there are."""
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -7,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from huggingface_hub import hf_hub_download
 from torch import nn
 
-from clipmapper.config import ReferenceConfig
+from clipmapper.config import ModelSource
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.errors import unknown
 from clipmapper.explain.models.base import VQAModel
@@ -17,67 +19,132 @@ from clipmapper.explain.models.mapper import MapperModel
 from clipmapper.explain.models.regions import FAMILIES, RegionModel
 from clipmapper.explain.models.zero_shot import ZeroShotModel
 from clipmapper.models.clip import FrozenCLIP
-from clipmapper.training.sources import trained
+from clipmapper.models.clip_mapper import SHIPPED, CLIPMapper
 from xai.adapters.regions import Regions, RegionTable, read_npz
 
 UNNAMED = re.compile(r"LABEL_\d+")  # what transformers calls labels without names
+TYPES = {"lxmert": "lxmert", "visual_bert": "visualbert"}  # of config.json, and our kinds
 
 
-def load_reference(reference: ReferenceConfig, common: Sequence[str]) -> VQAModel:
-    """The model in eval mode; `common` are the answers of the run, the commonest first.
+def load_model(source: ModelSource, common: Sequence[str] = ()) -> VQAModel | CLIPMapper:
+    """Loads a model in eval mode, without executing code that came with it.
 
-    Raises ValueError, saying what is wrong and what can be given.
+    Args:
+        source: where it is, and what is needed beside it.
+        common: answers of the data, the commonest first, which a zero-shot CLIP chooses from.
+
+    Returns:
+        A model that answers questions, or a CLIPMapper that cannot be explained as one: it writes captions, or is blind to
+        the image or the question.
+
+    Raises:
+        ValueError: says what is wrong, and what can be given.
+
+    Example:
+        >>> from clipmapper.config import ModelSource
+        >>> from clipmapper.explain.models.load import load_model
+        >>> load_model(ModelSource("shapes-b-vqa")).description
+        'mapper b over shapes-vit-8'
     """
-    where = f"explain.reference_models: {reference.label!r}"
-    if reference.kind not in KINDS:
-        raise ValueError(f"{where}: {unknown('kind of model', reference.kind, KINDS)}")
-    load, options, remedy = KINDS[reference.kind]
-    for name in reference.chosen():
+    kind = source.kind or kind_of(source.name)
+    if kind not in KINDS:
+        raise ValueError(f"{source.label!r}: {unknown('kind of model', kind, KINDS)}")
+    load, options, remedy = KINDS[kind]
+    for name in source.options():
         if name not in options:
-            raise ValueError(f"{where}: {name} is no option of kind {reference.kind}; leave it out")
+            raise ValueError(f"{source.label!r}: {name} is no option of kind {kind}; leave it out")
     try:
-        return load(reference, common)
-    except (ValueError, OSError, TypeError) as error:
-        raise ValueError(f"{where} is no model to compare with ({error}). It may name {remedy}") from error
+        return load(source, common)
+    except (ValueError, OSError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{source.label!r} cannot be loaded ({error}). It may name {remedy}") from error
 
 
-def _mapper(reference: ReferenceConfig, common: Sequence[str]) -> VQAModel:
-    return MapperModel(trained(reference.name))
+def kind_of(name: str) -> str:
+    """Returns the kind of a model by what there is under its name.
+
+    Raises:
+        ValueError: there is nothing, or nothing that answers or captions.
+    """
+    model, colon, _ = name.partition(":")
+    if name in SHIPPED or Path(name).suffix == ".ckpt" or Path(name).is_file():
+        return "clipmapper"
+    if colon and "/" not in model and not Path(name).exists():
+        return "clip"
+    described = _description(name)
+    if {"config", "answers", "clip_fingerprint"} <= described.keys():
+        return "clipmapper"
+    if (model_type := described.get("model_type")) in TYPES:
+        return TYPES[model_type]
+    raise ValueError(
+        f"{name!r} is a model of type {model_type!r}, which cannot be evaluated here; give a CLIPMapper, LXMERT or VisualBERT "
+        "for VQA, or a CLIP as open_clip's MODEL:WEIGHTS"
+    )
 
 
-def _zero_shot(reference: ReferenceConfig, common: Sequence[str]) -> VQAModel:
+def _description(name: str) -> dict[str, Any]:
+    """What config.json of a folder or a hub id says."""
+    path = Path(name) / "config.json"
+    if not Path(name).is_dir():
+        if name.count("/") != 1 or name.startswith((".", "/")):
+            raise unknown(
+                "model (neither a checkpoint, a saved folder, a hub id nor open_clip's MODEL:WEIGHTS)", name, SHIPPED
+            )
+        try:
+            path = Path(hf_hub_download(name, "config.json"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{name!r} is no folder here, and the hub does not give it ({error})") from error
+    if not path.is_file():
+        raise ValueError(f"{name!r} has no config.json; give a folder of save_pretrained")
+    try:
+        described = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): save or fetch the model anew") from error
+    if not isinstance(described, dict):
+        raise ValueError(f"{path} is not the description of a model")
+    return described
+
+
+def _mapper(source: ModelSource, common: Sequence[str]) -> VQAModel | CLIPMapper:
+    model = CLIPMapper.from_pretrained(source.name)
+    answers = model.config.task == "vqa" and model.config.sees == "both"
+    return MapperModel(model) if answers else model
+
+
+def _zero_shot(source: ModelSource, common: Sequence[str]) -> VQAModel:
     """The answers it chooses from: those of the file, or the commonest of the run."""
-    name, colon, weights = reference.name.partition(":")
+    name, colon, weights = source.name.partition(":")
     if not colon:
-        raise ValueError(f"{reference.name!r} names no weights")
-    answers = common if reference.answers is None else AnswerVocabulary.from_file(reference.answers).answers
-    return ZeroShotModel(FrozenCLIP(name, weights), list(answers)[: reference.candidates])
+        raise ValueError(f"{source.name!r} names no weights")
+    answers = common if source.answers is None else AnswerVocabulary.from_file(source.answers).answers
+    return ZeroShotModel(FrozenCLIP(name, weights), list(answers)[: source.candidates])
 
 
-def _of_regions(kind: str, reference: ReferenceConfig, common: Sequence[str]) -> VQAModel:
+def _of_regions(kind: str, source: ModelSource, common: Sequence[str]) -> VQAModel:
     family = FAMILIES[kind]
-    if reference.regions is None:
+    if source.regions is None:
         raise ValueError("it sees regions: name their table as `regions`")
-    model, loading = getattr(transformers, family.model).from_pretrained(reference.name, output_loading_info=True)
+    model, loading = getattr(transformers, family.model).from_pretrained(
+        source.name, output_loading_info=True, use_safetensors=True
+    )
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(f"it lacks weights of {family.model}, such as {missing[0]!r}: it was not trained for VQA")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(reference.tokenizer or reference.name)
-    answers = _answers(model.eval(), reference)
-    return RegionModel(family, model, tokenizer, answers, regions_of(reference.regions))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source.tokenizer or source.name)
+    answers = _answers(model.eval(), source)
+    return RegionModel(family, model, tokenizer, answers, regions_of(source.regions))
 
 
-def _answers(model: nn.Module, reference: ReferenceConfig) -> list[str]:
+def _answers(model: nn.Module, source: ModelSource) -> list[str]:
     """Those of the file, or the model's own, in the order of its logits."""
     config: Any = model.config
     count = getattr(config, "num_qa_labels", None) or config.num_labels
-    if reference.answers is not None:
-        answers = list(AnswerVocabulary.from_file(reference.answers).answers)
+    if source.answers is not None:
+        answers = list(AnswerVocabulary.from_file(source.answers).answers)
     else:
         answers = [str(config.id2label[i]) for i in sorted(config.id2label)]
         if len(answers) != count or any(map(UNNAMED.fullmatch, answers)):
             raise ValueError("its config.json does not name its answers: give their label2ans JSON list as `answers`")
     if len(answers) != count:
-        raise ValueError(f"{reference.answers} has {len(answers)} answers, but the model's head {count}")
+        raise ValueError(f"{source.answers} has {len(answers)} answers, but the model's head {count}")
     return answers
 
 
@@ -93,11 +160,13 @@ def regions_of(path: Path) -> Callable[[str], Regions | None]:
 
 
 OF_REGIONS = "a folder of save_pretrained or a hub id, with its tokenizer"
-KINDS: dict[str, tuple[Callable[[ReferenceConfig, Sequence[str]], VQAModel], set[str], str]] = {  # options, remedy
+KINDS: dict[
+    str, tuple[Callable[[ModelSource, Sequence[str]], VQAModel | CLIPMapper], set[str], str]
+] = {  # options, remedy
     "clipmapper": (
         _mapper,
         set(),
-        "a CLIPMapper for vqa: a checkpoint of train.py, a folder of save_pretrained, a model that ships, or a hub id",
+        "a CLIPMapper: a checkpoint of train.py, a folder of save_pretrained, a model that ships, or a hub id",
     ),
     **{
         kind: (

@@ -5,29 +5,40 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clipmapper.explain.answers import FromPixels, answer_target, mapper_adapter, record_answer, words
+from clipmapper.explain.answers import FromPixels, answer_target, mapper_adapter, preprocessing, record_answer, words
 from clipmapper.explain.models.base import QuestionBatch, Recorded, VQAModel
 from clipmapper.explain.removal import Inputs, predictor
 from clipmapper.models.clip_mapper import CLIPMapper
 from xai.explain import Lrp
+from xai.figures.geometry import Geometry, Size
 from xai.metrics.perturbation import Predict
 from xai.metrics.protocols import Protocol
 
 
 class MapperModel(VQAModel):
-    """Explained from pixels, through CLIP and the mapper.
+    """A CLIPMapper that answers questions, explained from pixels, through CLIP and the mapper.
 
-    Raises ValueError for a model that is blind to a modality, or writes captions.
+    Args:
+        model: the mapper.
+
+    Raises:
+        ValueError: the model is blind to a modality, or writes captions.
     """
 
-    def __init__(self, model: CLIPMapper, whole: FromPixels | None = None) -> None:
-        """`whole` is FromPixels(model), if the caller has one."""
+    module: FromPixels
+
+    def __init__(self, model: CLIPMapper) -> None:
         if model.config.task != "vqa":
             raise ValueError("the model writes captions; only answers to questions can be compared")
         mapper_adapter(model)
-        self.module, self.whole = model, whole or FromPixels(model)
+        self.model, self.module, self.grid = model, FromPixels(model), model.clip.grid
         self.answers: Sequence[str] = model.answers
-        self.model = model
+        self.description = f"mapper {model.config.mapper} over {model.config.clip}"
+
+    @property
+    def parameter_groups(self) -> dict[str, tuple[str, ...]]:
+        trained = ("image_projection", "text_projection", "mapper", "head")
+        return {"mapper": tuple(f"model.{name}" for name in trained), "clip": ("model.clip",)}
 
     def prepare(self, batch: QuestionBatch) -> Inputs:
         clip, weight = self.model.clip, self.model.clip.model.visual.conv1.weight
@@ -35,16 +46,18 @@ class MapperModel(VQAModel):
         ids, mask = clip.tokenize(batch.records["question"])
         return Inputs(pixels, *(t.to(weight.device) for t in (ids, mask, batch.scores)))
 
+    @torch.no_grad()
+    def logits(self, inputs: Inputs) -> Tensor:
+        return self.module(inputs.pixels, inputs.ids, inputs.mask)
+
     def record(self, inputs: Inputs, lrp: Lrp) -> Recorded:
-        recording = record_answer(self.model, inputs.pixels, inputs.ids, inputs.mask, lrp, self.whole)
+        recording = record_answer(self.model, inputs.pixels, inputs.ids, inputs.mask, lrp, self.module)
         strings = words(self.model.clip, inputs.ids, inputs.mask)
-        return Recorded(
-            recording, answer_target(self.model, recording), recording.output.detach().argmax(dim=1), strings
-        )
+        labels = recording.output.detach().argmax(dim=1)
+        return Recorded(recording, answer_target(self.model, recording), labels, strings)
 
     def predictor(self, inputs: Inputs, labels: Tensor, protocol: Protocol) -> Predict:
         return predictor(self.model, inputs, labels, protocol)
 
-
-def vqa_model(model: CLIPMapper | VQAModel) -> VQAModel:
-    return model if isinstance(model, VQAModel) else MapperModel(model)
+    def geometry(self, size: Size) -> Geometry:
+        return preprocessing(self.model.clip)(size)

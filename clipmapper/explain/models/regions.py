@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from math import prod
+from math import ceil, floor, prod
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from xai.targets import logits
 
 REGIONS: tuple[Removal, ...] = ("drop", "mean", "zero")
 WORDS: tuple[Removal, ...] = ("drop", "mask_token", "mean", "zero")
+PAINTED = (24, 24)  # rows and columns of the grid on which a report shows regions
 FINE = (128, 128)  # pixels in which the deciding region is drawn
 
 
@@ -81,6 +82,7 @@ class RegionModel(VQAModel):
     ) -> None:
         self.family, self.module, self.tokenizer, self.answers, self.find = family, model, tokenizer, answers, find
         self.adapter = as_image(adapter_for(model))
+        self.description = f"{family.model} with {len(answers)} answers"
 
     def prepare(self, batch: QuestionBatch) -> RegionInputs:
         regions = [self._regions(str(i), n) for i, n in zip(batch.records["image_id"], batch.names, strict=True)]
@@ -107,6 +109,10 @@ class RegionModel(VQAModel):
         return Recorded(recorder.recording, answer_logit(labels, self.answers), labels, inputs.words)
 
     @torch.no_grad()
+    def logits(self, inputs: RegionInputs) -> Tensor:
+        return logits(self.module(**inputs.arguments))
+
+    @torch.no_grad()
     def predictor(self, inputs: RegionInputs, labels: Tensor, protocol: Protocol) -> Predict:
         """Regions that are dropped take their boxes along, words close up; other removals put a filler in their place."""
         image = protocol.modality == "image"
@@ -123,17 +129,30 @@ class RegionModel(VQAModel):
 
         return predict
 
-    def deciding(self, truth: Truth, asked: PreparedQuestions, frame: Relevance) -> dict[str, Tensor]:
+    def ground_truth(self, truth: Truth, questions: PreparedQuestions, frame: Relevance) -> dict[str, Tensor]:
         """Of a region the share of its box that is in the deciding objects, of a word 1 if it overlaps a deciding one."""
-        keys = asked.records["question_id"]
+        keys = questions.records["question_id"]
         masks = [torch.from_numpy(truth.region(key, FINE)) for key in keys]
-        image = [box_shares(mask, boxes) for mask, boxes in zip(masks, asked.inputs.boxes, strict=True)]
-        text = torch.zeros(asked.inputs.spans.shape[:2])
+        image = [box_shares(mask, boxes) for mask, boxes in zip(masks, questions.inputs.boxes, strict=True)]
+        text = torch.zeros(questions.inputs.spans.shape[:2])
         for i, key in enumerate(keys):
-            first, last = asked.inputs.spans[i].unbind(1)
+            first, last = questions.inputs.spans[i].unbind(1)
             for start, stop in truth.words(key):
                 text[i][(first < stop) & (start < last)] = 1
         return {"image": torch.stack(image), "text": text}
+
+    def patches(self, relevance: Relevance, inputs: RegionInputs) -> Tensor:
+        """Paints each region's relevance over its box; where boxes overlap the strongest one is seen."""
+        scores = relevance.scores["image"].detach().float().cpu()
+        grids = torch.zeros(len(scores), *PAINTED)
+        for grid, row, boxes in zip(grids, scores.nan_to_num(), inputs.boxes.cpu(), strict=True):
+            for i in row.abs().argsort().tolist():
+                x1, y1, x2, y2 = boxes[i].tolist()
+                rows = slice(floor(y1 * PAINTED[0]), ceil(y2 * PAINTED[0]))
+                columns = slice(floor(x1 * PAINTED[1]), ceil(x2 * PAINTED[1]))
+                if row[i]:
+                    grid[rows, columns] = row[i]
+        return grids
 
     def _regions(self, image: str, name: str) -> Regions:
         found = self.find(image) or (self.find(name) if name else None)

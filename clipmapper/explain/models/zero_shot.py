@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipmapper.explain.answers import words
+from clipmapper.explain.answers import preprocessing, words
 from clipmapper.explain.models.base import QuestionBatch, Recorded, VQAModel
 from clipmapper.explain.removal import SHORTER, figures, image_states, word_states
 from clipmapper.models.clip import FrozenCLIP, text_tower
 from xai import Adapter, record
 from xai.adapters.clip import open_clip
 from xai.explain import Lrp
+from xai.figures.geometry import Geometry, Size
 from xai.metrics.perturbation import Perturbed, Predict
 from xai.metrics.protocols import Protocol, Removal
 from xai.recording.adapter import Layout, Stream
@@ -44,6 +45,7 @@ class ZeroShotModel(VQAModel):
 
     def __init__(self, clip: FrozenCLIP, answers: Sequence[str]) -> None:
         self.module, self.answers, self.clip = clip, answers, clip
+        self.grid, self.description = clip.grid, f"{clip.name} with weights {clip.pretrained}, zero-shot"
         self.adapter = open_clip(clip.model)
         self.context = len(text_tower(clip.model).positional_embedding)
         ids, mask = clip.tokenize(answers)
@@ -70,6 +72,14 @@ class ZeroShotModel(VQAModel):
             self.clip.model(inputs.pixels, text)
         target = replace(similarity(), name=", ".join(self.answers[label] for label in labels.tolist()))
         return Recorded(recorder.recording, target, labels, words(self.clip, chosen, _real(chosen)))
+
+    @torch.no_grad()
+    def logits(self, inputs: ZeroShotInputs) -> Tensor:
+        image = F.normalize(self.clip.model.encode_image(inputs.pixels), dim=-1)
+        return self._logits(image, inputs.prompts)
+
+    def geometry(self, size: Size) -> Geometry:
+        return preprocessing(self.clip)(size)
 
     @torch.no_grad()
     def predictor(self, inputs: ZeroShotInputs, labels: Tensor, protocol: Protocol) -> Predict:

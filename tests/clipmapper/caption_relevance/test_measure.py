@@ -92,8 +92,8 @@ def test_truth_of_made_up_maps(scene: Scene) -> None:
     part = Captioned([7, 8], [], [], [], [scene, scene])
     wholes = {("wra", AVERAGE): relevance.whole()}
     found = naming({"wra": relevance}, wholes, part, GRID)
-    assert found.words["word"] == ["red", "square", "blue", "star"] and found.unnamed == 0
-    assert found.words["image_id"] == [7, 7, 8, 8] and found.words["place"] == [0, 1, 1, 2]
+    assert found["word"].words == ["red", "square", "blue", "star"] and found.unnamed == 0
+    assert found.words["image_id"] == [7, 7, 8, 8] and found["place"].words == [0, 1, 1, 2]
     assert found.in_words is not None and found.in_whole is not None
     mass, rank, silent = found.in_words
     star = region(scene, [1], GRID)
@@ -114,7 +114,7 @@ def test_a_caption_that_names_nothing_has_no_truth(scene: Scene) -> None:
     found = naming(
         {"wra": spoken}, {("wra", AVERAGE): spoken.whole()}, Captioned([7, 8], [], [], [], [scene, scene]), GRID
     )
-    assert found.words["word"] == [] and found.unnamed == 2
+    assert found["word"].words == [] and found.unnamed == 2
     assert found.in_words is not None and found.in_words.shape == (3, 3, 0)
     assert found.in_whole is not None and np.isnan(found.in_whole[:2]).all()
 

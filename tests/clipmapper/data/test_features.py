@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clipmapper.data.features import FeatureCache, weights_fingerprint
+from clipmapper.data.features import FeatureCache
+from clipmapper.models.fingerprint import weights_fingerprint
 
 IDENTITY = {"model": "toy", "weights": "abc", "size": 8}
 SOURCES = {f"image {i}": i for i in range(10)}

@@ -147,7 +147,7 @@ def test_every_method_explains_a_batch_as_its_samples(
         explain_recording(t, method, answer_target(model, t, "red"), **FEW.get(method, {})) for t in (recording, alone)
     )
     for modality, scores in both.scores.items():
-        assert scores.isfinite().all() and (scores[~both.mask[modality]] == 0).all()
+        assert scores.isfinite().all() and (scores[~both[modality].mask] == 0).all()
         if method != "random":  # whose numbers go by place in the batch
             kept = single.scores[modality].shape[1]
             torch.testing.assert_close(scores[1:, :kept], single.scores[modality])
@@ -181,7 +181,7 @@ def test_a_batch_of_questions_is_explained_as_each_alone(pictures: list[Any]) ->
         torch.testing.assert_close(one.map()[0], both.map()[i])
         assert one.by_word()[0] == [(word, pytest.approx(value, abs=1e-5)) for word, value in both.by_word()[i]]
     assert [word for word, _ in both.by_word()[0]] == ["what", "color", "is", "the", "hexagon", "?"]
-    assert both.words["text"][0][5:7] == ("hex", "agon ")
+    assert both["text"].words[0][5:7] == ("hex", "agon ")
 
 
 def test_by_default_the_models_own_answer_is_explained(pictures: list[Any]) -> None:

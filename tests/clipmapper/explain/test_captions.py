@@ -167,7 +167,7 @@ def test_a_batch_is_explained_as_each_alone(model: CLIPMapper, pictures: list[An
         torch.testing.assert_close(one.word_maps()[0], both.word_maps()[i])
         torch.testing.assert_close(one.between_words()[0], both.between_words()[i])
         torch.testing.assert_close(one.whole().map()[0], both.whole().map()[i])
-        assert one.words[0] == both.words[i]
+        assert one.words[0] == both[i].words
 
 
 def test_by_default_the_models_own_caption_is_explained(pictures: list[Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clipmapper.training.caption_study import CaptionStudy, captioned, held_out, truth_figures
 from PIL import Image
 
 from clipmapper.caption_relevance import measure as measure_module
@@ -16,10 +17,9 @@ from clipmapper.caption_relevance.perturbation import Judge, dropping
 from clipmapper.cli import Settings
 from clipmapper.config import DecodingConfig, ExplainConfig, OptimizerConfig
 from clipmapper.data.records import load_captions
+from clipmapper.models.checkpoints import read_checkpoint
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.training import caption_study as study_module
-from clipmapper.training.caption_study import CaptionStudy, captioned, held_out, truth_figures
-from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.training.run import explaining, run, task_and_data, train
 from clipmapper.training.tasks import CaptionTask, model_from_checkpoint
 from xai.explain import METHODS

@@ -18,8 +18,8 @@ from clipmapper.data.captions import CaptionData, seen_tokens
 from clipmapper.data.records import load_captions
 from clipmapper.evaluation import run as evaluation
 from clipmapper.evaluation.captions import best_constant, random_captions
+from clipmapper.models.checkpoints import read_checkpoint
 from clipmapper.models.clip_mapper import CLIPMapper
-from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.training.run import run, task_and_data, train
 from clipmapper.training.tasks import CaptionTask, check_checkpoint, model_from_checkpoint
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from clipmapper.cli import Settings
-from clipmapper.training.checkpoints import FileCheckpointIO, read_checkpoint
+from clipmapper.models.checkpoints import read_checkpoint
+from clipmapper.training.checkpoints import FileCheckpointIO
 from clipmapper.training.run import run
 
 MakeSettings = Callable[..., Settings]

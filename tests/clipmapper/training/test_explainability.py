@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from clipmapper.training.answer_study import AnswerStudy
+from clipmapper.training.explainability import ExplainabilityCallback
 from PIL import Image
 from torch import Tensor
 
@@ -18,9 +20,7 @@ from clipmapper.comparison.measure import measure, truth_of
 from clipmapper.config import ReferenceConfig
 from clipmapper.data.records import load_records
 from clipmapper.explain.models.load import load_reference
-from clipmapper.training.answer_study import AnswerStudy
-from clipmapper.training.checkpoints import read_checkpoint
-from clipmapper.training.explainability import ExplainabilityCallback
+from clipmapper.models.checkpoints import read_checkpoint
 from clipmapper.training.run import run, task_and_data, train
 from clipmapper.training.tasks import model_from_checkpoint
 from xai.metrics.protocols import area as area_of

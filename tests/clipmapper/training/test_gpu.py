@@ -14,8 +14,8 @@ from clipmapper.comparison.explained import ask, explain_all
 from clipmapper.comparison.measure import measure
 from clipmapper.data.records import load_captions, load_records
 from clipmapper.data.vqa import VQAData
+from clipmapper.models.checkpoints import read_checkpoint
 from clipmapper.models.clip import FrozenCLIP
-from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.training.optimizer import make_optimizer
 from clipmapper.training.run import task_and_data, train
 from clipmapper.training.tasks import all_finite

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clipmapper.cli import Settings
 from clipmapper.data.records import load_records
-from clipmapper.training.checkpoints import read_checkpoint
+from clipmapper.models.checkpoints import read_checkpoint
 from clipmapper.training.run import run, train
 from clipmapper.training.tasks import VQATask
 

@@ -15,8 +15,8 @@ from clipmapper.cli import Settings
 from clipmapper.data.batches import Batch
 from clipmapper.data.records import load_captions, load_records
 from clipmapper.explain.answers import explain_answer
+from clipmapper.models.checkpoints import read_checkpoint
 from clipmapper.training import tasks
-from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.training.run import task_and_data, train
 from clipmapper.training.tasks import MapperTask
 

@@ -84,7 +84,7 @@ def test_every_method_explains_every_family(family: Family) -> None:
         result = explain_recording(recorder.recording, method, family.target)
         assert list(result.scores) == list(recorder.recording.modalities)
         for name, scores in result.scores.items():
-            assert scores.isfinite().all() and not scores[~result.mask[name]].any()
+            assert scores.isfinite().all() and not scores[~result[name].mask].any()
         if method not in ("attention_gradcam", "grad_eclip"):  # negative all over, their clamp leaves nothing
             assert any(scores.any() for scores in result.scores.values())
 
@@ -203,7 +203,7 @@ def test_the_grid_is_that_of_the_pixels(name: str) -> None:
     inputs = {**family.inputs, "pixel_values": WIDE.double(), "interpolate_pos_encoding": True}
     if name.startswith("dinov2"):  # interpolates without being asked
         del inputs["interpolate_pos_encoding"]
-    assert explain(family.model, inputs, "rollout", family.target).grids == {"image": (2, 3)}
+    assert explain(family.model, inputs, "rollout", family.target)["image"].grid == (2, 3)
 
 
 @pytest.mark.parametrize(("height", "grid"), [(16, (2, 3)), (20, (3, 3))])
@@ -213,8 +213,8 @@ def test_the_grid_of_timm_with_any_size(height: int, grid: tuple[int, int]) -> N
         **size, reg_tokens=2, dynamic_img_size=True, dynamic_img_pad=True
     )
     result = explain(model, torch.randn(1, 3, height, 24), "rollout")
-    assert result.grids == {"image": grid}
-    assert result.special["image"].sum() == 3
+    assert result["image"].grid == grid
+    assert result["image"].special.sum() == 3
 
 
 def test_separators_between_two_texts_are_special() -> None:
@@ -222,10 +222,10 @@ def test_separators_between_two_texts_are_special() -> None:
     ids = torch.tensor([[2, 7, 8, 3, 9, 3, 0]])
     expected = [[True, False, False, True, False, True, False]]
     result = explain(family.model, {"input_ids": ids, "attention_mask": (ids > 0).long()}, "rollout", given(0))
-    assert result.special["text"].tolist() == expected
+    assert result["text"].special.tolist() == expected
     embedded = {"inputs_embeds": family.model.bert.embeddings.word_embeddings(ids), "attention_mask": (ids > 0).long()}
     expected[0][3] = False  # without ids nobody knows
-    assert explain(family.model, embedded, "rollout", given(0)).special["text"].tolist() == expected
+    assert explain(family.model, embedded, "rollout", given(0))["text"].special.tolist() == expected
 
 
 def test_a_grid_that_does_not_fit_is_an_error() -> None:

@@ -170,5 +170,5 @@ def test_models_take_them(family: str, inputs_of: Callable[[list[Regions]], dict
     words = {name: built.inputs[name] for name in ("input_ids", "attention_mask")}
     result = explain(built.model.float(), {**words, **inputs_of(batch)}, "genatt", built.target)
     result = result.with_boxes([r.boxes for r in batch])
-    assert result.mask["regions"].tolist() == [[True] * 4, [True] * 3 + [False]]
-    assert torch.equal(result.boxes["regions"][1, :3], batch[1].boxes)
+    assert result["regions"].mask.tolist() == [[True] * 4, [True] * 3 + [False]]
+    assert torch.equal(result["regions"].boxes[1, :3], batch[1].boxes)

@@ -19,7 +19,7 @@ from xai.figures.geometry import shortest
 from xai.figures.page import CHIP, PICTURE, flow, width_of
 from xai.figures.render import colours, compare, label, overlay, pixels
 
-from ..conftest import build
+from ..conftest import build, relevance_of
 
 QUESTION = [
     *[
@@ -52,15 +52,9 @@ def relevance(batch: int = 1, signed: bool = False) -> Relevance:
     image[:, 3], text[:, QUESTION.index("thing")] = 2, 2
     if signed:
         image[:, 4], text[:, 1] = -1, -2
-    found = Relevance(
-        {"image": image, "text": text},
-        {"image": torch.ones(batch, 7, dtype=torch.bool), "text": torch.ones(batch, len(QUESTION), dtype=torch.bool)},
-        {"image": image == 9, "text": text == 9},
-        {"image": (2, 3)},
-        "wra",
-        {},
-        "predicted",
-    )
+    mask = {"image": torch.ones(batch, 7).bool(), "text": torch.ones(batch, len(QUESTION)).bool()}
+    special = {"image": image == 9, "text": text == 9}
+    found = relevance_of({"image": image, "text": text}, mask, special, {"image": (2, 3)}, "predicted")
     return found.with_words([QUESTION] * batch)
 
 
@@ -176,7 +170,7 @@ def test_regions_are_boxes_over_the_image() -> None:
     scores = torch.tensor([[0.1, 2.0, 1.0, 5.0]])
     mask = torch.tensor([[True, True, True, False]])
     boxes = torch.tensor([[[0.0, 0, 90, 60], [10, 20, 30, 40], [20, 30, 50, 50], [60, 0, 90, 30]]])
-    found = Relevance({"regions": scores}, {"regions": mask}, {"regions": ~mask & False}, {}, "wra", {}, "predicted")
+    found = relevance_of({"regions": scores}, {"regions": mask}, {"regions": ~mask & False}, {}, "predicted")
     figure = overlay(found.with_boxes(boxes), [GREY])
     heat = redness(shown(figure)[1])
     assert heat[39, 29] == heat[20, 10] == heat.max()  # where two lie over each other, the stronger
@@ -211,7 +205,7 @@ def test_formats(tmp_path: Path) -> None:
 
 
 def test_all_zero_scores_are_white() -> None:
-    zero = replace(relevance(), scores={name: 0 * value for name, value in relevance().scores.items()})
+    zero = relevance().with_scores({name: 0 * value for name, value in relevance().scores.items()})
     (heat,) = shown(overlay(zero))
     assert abs(redness(heat)).max() < 0.01
 

@@ -139,7 +139,7 @@ def test_a_similarity_is_shared_by_both_towers(name: str) -> None:
 def test_pixels(name: str) -> None:
     family = build(name)
     result = explain(family.model, family.inputs, "pixel_lrp", family.target)
-    assert result.grids == {"pixels": (16, 16)} and result.map("pixels").shape == (2, 16, 16)
+    assert result["pixels"].grid == (16, 16) and result.map("pixels").shape == (2, 16, 16)
     with record(family.model, adapter_for(family.model), "pixels") as recorder:
         family.model(**family.inputs)
     found = relevances(recorder.recording, family.target, TRANSATT)

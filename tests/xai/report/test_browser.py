@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 from xai.figures.geometry import Geometry
 from xai.figures.render import overlay
 from xai.report.build import write_report
-from xai.results.relevance import Relevance
+from xai.results.relevance import ModalityRelevance, Relevance
 
 from .values import GAINS, HOSTILE, PATCHES, SAMPLES, captioned_report, picture, small_report
 
@@ -224,7 +224,7 @@ def test_the_heat_map_is_the_one_that_render_draws(page: Page) -> None:
     drawn = np.array(values).reshape(24, 40, 4)[..., :3]
     scores = torch.tensor(PATCHES).flatten()[None]
     mask = torch.ones(1, 12, dtype=torch.bool)
-    relevance = Relevance({"image": scores}, {"image": mask}, {"image": ~mask}, {"image": (3, 4)}, "wra", {}, None)
+    relevance = Relevance({"image": ModalityRelevance(scores, mask, ~mask, (3, 4))}, "wra", {}, None)
     middle = Geometry((24, 40), (24, 40), (0, 8), (24, 24))
     figure = overlay(relevance, [Image.fromarray(picture(0))], lambda size: middle)
     shown = next(image.get_array() for image in figure.axes[0].images[1:] if image.get_array().shape[:2] == (24, 40))

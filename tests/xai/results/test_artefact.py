@@ -13,6 +13,7 @@ from torch import Tensor
 
 from xai import Relevance, explain, given
 from xai.lrp.conservation import Conservation, LayerFlow
+from xai.results.relevance import ModalityRelevance
 
 from ..conftest import build
 
@@ -22,7 +23,8 @@ def relevance() -> Relevance:
     family = build("lxmert")
     found = explain(family.model, family.inputs, "genatt", given(1), normalise=False, last=2)
     flow = Conservation(0.1 + 0.2, (LayerFlow("encoder.layer.0", 1.0, 1 / 3, math.inf, "add in x"),))
-    found = replace(found, grids={"regions": (2, 2)}, conservation=flow)
+    regions = replace(found["regions"], grid=(2, 2))
+    found = replace(found, modalities={**found.modalities, "regions": regions}, conservation=flow)
     words = [["[CLS]", "é", "##x", "$", '"', "\n", "[SEP]"], ["[CLS]", "a", "b", "c", "[SEP]"]]
     return found.with_words(words).with_boxes(torch.rand(2, 4, 4))
 
@@ -30,6 +32,8 @@ def relevance() -> Relevance:
 def same(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor):
         return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, ModalityRelevance):
+        return all(same(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
     if isinstance(one, dict):
         return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
     return type(one) is type(other) and one == other
@@ -53,7 +57,7 @@ def test_values_are_exact(tmp_path: Path, relevance: Relevance, dtype: torch.dty
     scores = {key: value.to(dtype) for key, value in relevance.scores.items()}
     scores["text"][0, 0] = torch.nan
     scores["text"][0, 1] = -torch.inf
-    replace(relevance, scores=scores).save(tmp_path / "why")
+    relevance.with_scores(scores).save(tmp_path / "why")
     found = Relevance.load(tmp_path / "why").scores
     assert all(found[key].dtype == dtype for key in scores)
     assert all(torch.equal(found[key].nan_to_num(7), scores[key].nan_to_num(7)) for key in scores)

@@ -9,7 +9,8 @@ from PIL import Image
 
 from xai.figures import filmstrip
 from xai.results.captions import CaptionRelevance, average, drop_weights
-from xai.results.relevance import Relevance
+
+from ..conftest import relevance_of
 
 START = "<start>"
 
@@ -20,14 +21,10 @@ def relevance() -> CaptionRelevance:
     image = torch.tensor([[9.0, 1, 2], [9, 3, 4], [9, 5, 8], [9, 7, 0]])
     text = torch.tensor([[1.0, 0, 0], [2, 3, 0], [4, 5, 6], [7, 0, 0]])
     mask = text > 0
-    steps = Relevance(
-        {"image": image, "text": text},
-        {"image": torch.ones(4, 3, dtype=torch.bool), "text": mask},
-        {"image": torch.tensor([[True, False, False]] * 4), "text": torch.tensor([[True, False, False]] * 4)},
-        {"image": (1, 2)},
-        "wra",
-        {},
-        "each token in turn",
+    first = torch.tensor([[True, False, False]] * 4)
+    masks = {"image": torch.ones(4, 3, dtype=torch.bool), "text": mask}
+    steps = relevance_of(
+        {"image": image, "text": text}, masks, {"image": first, "text": first}, {"image": (1, 2)}, "each token in turn"
     ).with_words([[START], [START, "a "], [START, "a ", "hex"], [START]])
     weights = (torch.tensor([0.5, 0.25, 0.25]), torch.ones(1))
     return CaptionRelevance(steps, (("a ", "hex", "agon "), ("stars ",)), weights)
@@ -47,7 +44,7 @@ def test_between_words(relevance: CaptionRelevance) -> None:
 
 def test_a_word_stands_after_the_text_of_its_last_token(relevance: CaptionRelevance) -> None:
     words = relevance.per_word
-    assert words.mask["text"].sum(dim=1).tolist() == [1, 3, 1]
+    assert words["text"].mask.sum(dim=1).tolist() == [1, 3, 1]
     assert words.by_word() == [[], [("a", 4.0), ("hex", 3.0)], []]
 
 

@@ -5,7 +5,7 @@ import torch
 
 from xai import Relevance, explain, given
 
-from ..conftest import build
+from ..conftest import build, relevance_of
 
 TOKENS = ["[CLS]", "what", "is", "rec", "##tangle", "?", "[SEP]"]
 
@@ -17,19 +17,14 @@ def relevance() -> Relevance:
     special = torch.zeros(2, 7, dtype=torch.bool)
     special[:, 0] = special[0, 6] = special[1, 4] = True
     none, prefix = torch.zeros(2, 8, dtype=torch.bool), torch.arange(8).expand(2, 8) < 2
-    return Relevance(
-        scores={
-            "image": torch.arange(16.0).reshape(2, 8),
-            "text": torch.tensor([[9.0, 1, 2, 3, 4, 5, 9], [9, 6, 7, -8, 9, 0, 0]]),
-            "queries": torch.ones(2, 2),
-        },
-        mask={"image": ~none, "text": mask, "queries": ~none[:, :2]},
-        special={"image": prefix, "text": special, "queries": ~none[:, :2]},
-        grids={"image": (2, 3)},
-        method="wra",
-        options={},
-        target="predicted",
-    )
+    scores = {
+        "image": torch.arange(16.0).reshape(2, 8),
+        "text": torch.tensor([[9.0, 1, 2, 3, 4, 5, 9], [9, 6, 7, -8, 9, 0, 0]]),
+        "queries": torch.ones(2, 2),
+    }
+    masks = {"image": ~none, "text": mask, "queries": ~none[:, :2]}
+    specials = {"image": prefix, "text": special, "queries": ~none[:, :2]}
+    return relevance_of(scores, masks, specials, {"image": (2, 3)}, "predicted")
 
 
 def test_map(relevance: Relevance) -> None:
@@ -65,7 +60,7 @@ def test_words(relevance: Relevance) -> None:
     assert worded.by_word() == [[("what", 1), ("is", 2), ("rectangle", 7), ("?", 5)], [("a", 6), ("bc", -1)]]
     padded = relevance.with_words([TOKENS, ["[CLS]", "a", "b", "##c", "[SEP]", "[PAD]", "[PAD]"]])
     assert padded.by_word() == worded.by_word()
-    assert relevance.words == {}
+    assert relevance["text"].words is None
 
 
 def test_words_without_strings_are_positions(relevance: Relevance) -> None:
@@ -91,7 +86,7 @@ def test_boxes(relevance: Relevance) -> None:
     boxes = torch.rand(2, 7, 4)
     boxed = relevance.with_boxes([boxes[0], boxes[1, :5]], "text")
     boxes[1, 5:] = 0
-    assert torch.equal(boxed.boxes["text"], boxes)
+    assert torch.equal(boxed["text"].boxes, boxes)
     with pytest.raises(ValueError, match=r"sample 1 has 5 text, but boxes of shape \[4, 4\]"):
         relevance.with_boxes([boxes[0], boxes[1, :4]], "text")
     with pytest.raises(ValueError, match="boxes of 1 samples for 2"):

@@ -109,7 +109,7 @@ def loop(model: VQAModel, explained: Explained, modality: str, method: str) -> d
         ranked = removable[relevance.scores[modality][b, removable].argsort(descending=True)]
         for d, order in enumerate((ranked, ranked.flip(0))):
             for s, share in enumerate(shares):
-                keep = relevance.mask[modality][b].clone()
+                keep = relevance[modality].mask[b].clone()
                 keep[order[: len(order) - int((1 - share) * len(order))]] = False
                 answer = alone(explained.asked, b, keep, modality)[0]
                 probability = answer.sigmoid() if "Lxmert" in type(model.module).__name__ else answer.softmax(0)

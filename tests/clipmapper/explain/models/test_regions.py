@@ -57,7 +57,7 @@ def test_image_is_another_name_for_regions(model: RegionModel, asked: PreparedQu
         assert set(own.scores) == {"regions", "text"} and set(found.scores) == {"image", "text"}
         torch.testing.assert_close(found.scores["image"], own.scores["regions"])
         torch.testing.assert_close(found.scores["text"], own.scores["text"])
-        assert found.mask["image"].equal(own.mask["regions"]) and not found.special["image"].any()
+        assert found["image"].mask.equal(own["regions"].mask) and not found["image"].special.any()
 
 
 def fillers(model: RegionModel, removal: Removal, features: Tensor, mask: Tensor) -> Tensor:

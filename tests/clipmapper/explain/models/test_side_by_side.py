@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from clipmapper.training.answer_study import AnswerStudy, common_answers
 
 from clipmapper.cli import Settings
 from clipmapper.comparison import measure as measure_module
@@ -18,11 +19,10 @@ from clipmapper.comparison.measure import measure
 from clipmapper.config import ModelConfig, ReferenceConfig
 from clipmapper.data.records import load_records
 from clipmapper.explain.models.load import load_reference
+from clipmapper.models.checkpoints import read_checkpoint
 from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.training import explainability
-from clipmapper.training.answer_study import AnswerStudy, common_answers
-from clipmapper.training.checkpoints import read_checkpoint
 from clipmapper.training.run import run, task_and_data
 from xai.metrics.protocols import area, named, srg
 

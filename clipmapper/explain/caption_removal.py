@@ -26,7 +26,7 @@ def dropping(protocol: str) -> Protocol:
 
 
 @dataclass(eq=False)
-class Judge:
+class CaptionScorer:
     """RefCLIPScore and CIDEr of captions of some images, each caption of an image scored once."""
 
     clip: FrozenCLIP
@@ -36,16 +36,16 @@ class Judge:
     known: dict[tuple[int, str], tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, clip: FrozenCLIP, images: Sequence[ImageSource], references: References) -> "Judge":
+    def of(cls, clip: FrozenCLIP, images: Sequence[ImageSource], references: References) -> "CaptionScorer":
         """Raises ValueError for less than two images, BadImage."""
         embedded = embed_captions(clip, [text for texts in references for text in texts])
         by_image = embedded.split([len(texts) for texts in references])
         return cls(clip, embed_images(clip, images), list(by_image), Cider(references))
 
     def __call__(self, captions: Sequence[str], images: Sequence[int]) -> Tensor:
-        """[2, N]: of caption i of image `images[i]`."""
-        asked = list(zip(images, captions, strict=True))
-        new = [pair for pair in dict.fromkeys(asked) if pair not in self.known]
+        """Returns RefCLIPScore and CIDEr, [2, N], of caption i for image `images[i]`."""
+        pairs = list(zip(images, captions, strict=True))
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self.known]
         if new:
             rows, texts = map(list, zip(*new, strict=True))
             embedded = embed_captions(self.clip, texts)
@@ -53,16 +53,16 @@ class Judge:
             scores = ref_clip_score(plain, embedded, [self.references[row] for row in rows])
             ciders = self.cider(texts, rows)
             self.known |= zip(new, zip(scores.tolist(), ciders.tolist(), strict=True), strict=True)
-        return torch.tensor([self.known[pair] for pair in asked]).T
+        return torch.tensor([self.known[pair] for pair in pairs]).T
 
 
 @torch.no_grad()
 def predictor(
-    model: CLIPMapper, pixels: Tensor, tokens: Sequence[Sequence[int]], judge: Judge, images: Sequence[int]
+    model: CLIPMapper, pixels: Tensor, tokens: Sequence[Sequence[int]], scorer: CaptionScorer, images: Sequence[int]
 ) -> Predict:
     """`predict` for `xai.metrics.perturbation.perturb`: FIGURES of images [B, 3, H, W] with patches dropped.
 
-    The image is captioned again, greedily, and `judge`, which knows it by its number in `images`, scores the new caption.
+    The image is captioned again, greedily, and `scorer`, which knows it by its number in `images`, scores the new caption.
     The log-probability is that of the old caption with its end, `tokens`, less what it is on the whole image.
     """
     numbers = torch.tensor(images)
@@ -73,7 +73,7 @@ def predictor(
     def predict(batch: Perturbed) -> dict[str, Tensor]:
         left = tower.ln_post(encode(batch))
         captions = [model.text_of(new) for new in write(model, left, DecodingConfig()).tokens]
-        score, cider = judge(captions, numbers[batch.rows.cpu()].tolist())
+        score, cider = scorer(captions, numbers[batch.rows.cpu()].tolist())
         likely = old.log_probability(left, batch.rows) - whole[batch.rows]
         figures = (score, cider, likely)
         return {name: value.to(batch.rows.device) for name, value in zip(FIGURES, figures, strict=True)}

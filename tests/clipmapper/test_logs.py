@@ -13,15 +13,15 @@ import wandb
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
+from clipmapper.logs import log_examples, log_table, make_loggers
 from clipmapper.training import logs
-from clipmapper.training.logs import log_examples, log_table, make_loggers
 
 REPOSITORY = Path(__file__).parents[3]
 RUN = """
 import sys
 from pathlib import Path
 from PIL import Image
-from clipmapper.training.logs import log_examples, log_table, make_loggers
+from clipmapper.logs import log_examples, log_table, make_loggers
 
 loggers = make_loggers(["wandb"], Path(sys.argv[1]), "toys", "first run", {"learning_rate": 0.1})
 loggers[0].log_metrics({"validation/accuracy": 0.5}, step=3)

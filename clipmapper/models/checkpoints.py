@@ -1,0 +1,61 @@
+"""Checkpoints of train.py, read without executing anything."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from clipmapper.config import ModelConfig
+
+if TYPE_CHECKING:
+    from clipmapper.models.clip_mapper import CLIPMapper
+
+FORMAT = 1  # of the "clipmapper" entry in checkpoints
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Returns the content of a checkpoint; raises FileNotFoundError, or ValueError for a file that is none or holds code."""
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(path.parent.glob("*.ckpt"))
+        hint = f"; there are {', '.join(map(str, near))}" if near else ""
+        raise FileNotFoundError(f"no checkpoint {path}{hint}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for truncated and foreign files
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{path} is not a readable checkpoint, or holds more than tensors and plain values: {reason}"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
+    return content
+
+
+def check_checkpoint(checkpoint: dict[str, Any], model: "CLIPMapper", source: str) -> None:
+    """Raises ValueError, naming the field, unless the checkpoint is of this model with these answers over this CLIP."""
+    saved = described(checkpoint, source)
+    own, theirs = asdict(model.config), asdict(ModelConfig(**saved["model"]))
+    for name in own:
+        if name not in ("dropout", "pretrained") and own[name] != theirs[name]:
+            raise ValueError(f"{source}: model.{name} is {theirs[name]!r} there and {own[name]!r} here")
+    if saved["answers"] != model.answers:
+        raise ValueError(
+            f"{source} knows {len(saved['answers'])} answers, this run's data has {len(model.answers)} or others: "
+            "use the data or the data.vocabulary it was trained with"
+        )
+    if saved.get("tokens", []) != model.tokens:
+        raise ValueError(
+            f"{source} writes {len(saved['tokens'])} BPE tokens, this run's captions have {len(model.tokens)} or others: "
+            "use the data it was trained with"
+        )
+    model.check_clip(saved["clip_fingerprint"], source)
+
+
+def described(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
+    """Returns the checkpoint's own description of its model; raises ValueError if it is of something else."""
+    saved = checkpoint.get("clipmapper")
+    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
+        raise ValueError(f"{source} is not a checkpoint of CLIPmapper (format {FORMAT})")
+    return saved
