@@ -2,10 +2,10 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import yaml
@@ -13,11 +13,9 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 
 from clipmapper.config import (
     DataConfig,
-    DecodingConfig,
     ExplainConfig,
     ModelConfig,
     OptimizerConfig,
-    ProtocolName,
     RunConfig,
 )
 from clipmapper.errors import nearest, unknown
@@ -31,10 +29,6 @@ UNKNOWN_KEY = re.compile(
     r"|Option '(?P<key>[\w.]+)' is not accepted"
     r"|unrecognized arguments: --(?P<argument>[\w.]+)"
 )
-
-
-EVALUATION = """Evaluates a trained mapper on its own data, or that of --config. The benchmarks of the papers on models of
-others: evaluate.py imagenet, segmentation, detr or rationales, each with its own --help."""
 
 
 class Parser(ArgumentParser):
@@ -100,58 +94,10 @@ def parse_training(arguments: Sequence[str], configs: Path) -> Settings:
     return Settings(built.model, built.data, built.optimizer, built.run, built.explain, built.trainer.as_dict(), values)
 
 
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """What is evaluated and on what; `data` has the values given, `model` is None without a configuration."""
-
-    checkpoint: str
-    output: Path
-    split: str
-    accelerator: str
-    model: ModelConfig | None
-    data: dict[str, Any]
-    decoding: DecodingConfig
-    judge: str | None
-    explainers: str | None
-    protocol: str
-    samples: int
-
-
-def parse_evaluation(arguments: Sequence[str], configs: Path) -> EvaluationSettings:
-    """What the command line of `evaluate.py` asks for; leaves with a message if it asks for something that is not."""
-    parser = training_parser(configs)
-    parser.prog, parser.description = "evaluate.py", EVALUATION
-    parser.add_argument("--checkpoint", type=str, help="a checkpoint, a saved folder, or a shipped name (shapes-b-vqa)")
-    parser.add_argument("--output", type=Path, help="folder for the results")
-    parser.add_argument("--split", type=Literal["val", "train", "test", "test-dev"], default="val")
-    parser.add_class_arguments(DecodingConfig, "decoding")
-    parser.add_argument("--judge", type=str, help="another CLIP that scores captions: open_clip's MODEL:WEIGHTS")
-    parser.add_argument("--explainers", type=str, help="compare explainers: all, or their names with commas between")
-    parser.add_argument("--protocol", type=ProtocolName, default="recommended", help="how explainers are compared")
-    samples = "questions, or images with captions, that explainers are compared on"
-    parser.add_argument("--samples", type=int, default=200, help=samples)
-    try:
-        arguments = with_config_paths(arguments, configs)
-    except ValueError as error:
-        parser.error(str(error))
-    parsed = parser.parse_args(arguments)
-    for name in ("checkpoint", "output"):
-        if parsed[name] is None:
-            parser.error(f"--{name} is missing")
-    given = yaml.safe_load(parser.dump(parser.parse_args(arguments, defaults=False), skip_unset=False))
-    return EvaluationSettings(
-        checkpoint=parsed.checkpoint,
-        output=parsed.output,
-        split=parsed.split,
-        accelerator=parsed.trainer.accelerator,
-        model=ModelConfig(**parsed.model.as_dict()) if parsed.config else None,
-        data=given.get("data", {}),
-        decoding=DecodingConfig(**parsed.decoding.as_dict()),
-        judge=parsed.judge,
-        explainers=parsed.explainers,
-        protocol=parsed.protocol,
-        samples=parsed.samples,
-    )
+def renamed(words: Sequence[str], aliases: Mapping[str, str]) -> list[str]:
+    """Returns the words of a command line with options by their full names."""
+    parts = [word.partition("=") for word in words]
+    return [aliases.get(name, name) + equals + value for name, equals, value in parts]
 
 
 def with_config_paths(arguments: Sequence[str], configs: Path) -> list[str]:

@@ -145,9 +145,9 @@ def long_table(result: BatchResult, rows: Sequence[str], steps: Mapping[str, Seq
         parts.append((at[0], at[1], np.full(len(flat), number, np.int32), share, flat))
     if not parts:
         return SCHEMA.empty_table()
-    method, sample, metric = (np.concatenate([part[i] for part in parts]) for i in (0, 1, 2))
+    method, sample, key = (np.concatenate([part[i] for part in parts]) for i in (0, 1, 2))
     named = pa.DictionaryArray.from_arrays(method, pa.array(rows, pa.string()))
-    keys = pa.DictionaryArray.from_arrays(metric, pa.array(list(result.values), pa.string()))
+    keys = pa.DictionaryArray.from_arrays(key, pa.array(list(result.values), pa.string()))
     step, value = (pa.chunked_array([part[i] for part in parts]) for i in (3, 4))
     return pa.table({"sample": sample, "method": named, "metric": keys, "step": step, "value": value}, schema=SCHEMA)
 

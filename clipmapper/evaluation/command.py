@@ -8,7 +8,7 @@ from typing import Any, Literal, NoReturn
 import yaml
 
 from clipmapper.benchmark.settings import BenchmarkConfig
-from clipmapper.cli import Parser, config_path, named
+from clipmapper.cli import Parser, config_path, named, renamed
 from clipmapper.config import DataConfig, DecodingConfig, ModelConfig, ModelSource
 
 DESCRIPTION = """Evaluates models on a data set: answers or captions, and with --benchmark.methods the explainers of them. The
@@ -132,13 +132,12 @@ def with_full_names(
     words: list[str] = []
     models: list[str] = []
     expects_model = False
-    for word in arguments:
+    for word in renamed(arguments, aliases):
         if expects_model:
             models.append(word)
             expects_model = False
             continue
         name, equals, value = word.partition("=")
-        name = aliases.get(name, name)
         _refuse_training(parser, name)
         if name == "--model" and equals:
             models.append(value)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from clipmapper.published.settings import Common
+from clipmapper.benchmark.tasks.source import PaperSettings
 from xai import Adapter, adapter_for
 from xai.figures.geometry import Geometry, Size, shortest, squash
 from xai.targets import logits
@@ -39,7 +39,7 @@ class Vision:
         return logits(self.model(**self.inputs(pixels)))
 
 
-def load_classifier(settings: Common) -> Vision:
+def load_classifier(settings: PaperSettings) -> Vision:
     """The model of `settings`; raises ValueError or OSError, naming it, if it cannot be had, explained or placed on pixels."""
     source = settings.model
     vision = _of_timm(source.removeprefix(TIMM)) if source.startswith(TIMM) else _of_transformers(source)
@@ -48,7 +48,7 @@ def load_classifier(settings: Common) -> Vision:
     return replace(vision, black=vision.black.to(like), pixels=lambda images: vision.pixels(images).to(like))
 
 
-def placed(model: nn.Module, settings: Common) -> nn.Module:
+def placed(model: nn.Module, settings: PaperSettings) -> nn.Module:
     """In evaluation mode, where and in what the settings say."""
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     return model.eval().to(device, getattr(torch, settings.dtype))

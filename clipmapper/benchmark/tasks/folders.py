@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from clipmapper.benchmark.tasks.source import required
 from clipmapper.data.files import BadData, MissingData
 from clipmapper.errors import unknown
-from clipmapper.published.settings import there
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -15,7 +15,7 @@ def labelled_images(folder: Path) -> list[tuple[Path, str]]:
 
     Raises MissingData where there is none.
     """
-    there(folder, "data", folder=True)
+    required(folder, "data", folder=True)
     classes = sorted(path for path in folder.iterdir() if path.is_dir())
     found = [
         (path, of.name)
@@ -53,7 +53,7 @@ def wordnet_ids(classes: int) -> dict[str, int]:
 
 
 def _listed(file: Path, classes: int) -> dict[str, int]:
-    lines = there(file, "labels").read_text(encoding="utf-8").split("\n")
+    lines = required(file, "labels").read_text(encoding="utf-8").split("\n")
     names = [line.strip() for line in lines if line.strip()]
     if len(names) != classes or len(set(names)) != classes:
         raise BadData(f"--labels: {file} has {len(set(names))} names for {classes} classes; give each one line")

@@ -1,0 +1,76 @@
+"""`python evaluate.py BENCHMARK --model MODEL --output DIR ...`: the benchmarks of the papers by name."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from clipmapper.benchmark.settings import BenchmarkConfig
+from clipmapper.benchmark.tasks.classes import ClassesSettings, ClassesTask
+from clipmapper.benchmark.tasks.detection import DetectionSettings, DetectionTask
+from clipmapper.benchmark.tasks.rationales import RationalesSettings, RationalesTask
+from clipmapper.benchmark.tasks.segmentation import SegmentationSettings, SegmentationTask
+from clipmapper.benchmark.tasks.source import PaperSettings
+from clipmapper.cli import Parser, renamed
+from clipmapper.errors import unknown
+from clipmapper.files import write_json
+from clipmapper.models.fingerprint import weights_fingerprint
+from clipmapper.processes import launched
+from xai import RecordingError
+
+COMMANDS: dict[str, tuple[type[PaperSettings], Any]] = {
+    "imagenet": (ClassesSettings, ClassesTask),
+    "segmentation": (SegmentationSettings, SegmentationTask),
+    "detr": (DetectionSettings, DetectionTask),
+    "rationales": (RationalesSettings, RationalesTask),
+}
+ALIASES = {  # other names of options; they stay
+    "--methods": "--benchmark.methods",
+    "--samples": "--benchmark.samples",
+    "--batch_size": "--benchmark.batch_size",
+    "--pictures": "--benchmark.gallery",
+    "--perturbed": "--benchmark.removal_batch",
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the benchmark that the first word names; leaves with a message on bad input."""
+    try:
+        settings, config, task_of = parse(arguments)
+        run(task_of(settings, config), settings, config)
+    except (ValueError, OSError, ImportError, RecordingError) as error:
+        sys.exit(f"error: {error}")
+
+
+def run(task: Any, settings: PaperSettings, config: BenchmarkConfig) -> dict[str, Any]:
+    """Benchmarks a task and writes metrics.json; returns what it holds."""
+    from clipmapper.benchmark.run import run as benchmark
+
+    outcome = benchmark(task, config, settings.output)
+    model = {"source": settings.model, "class": type(task.module).__name__, "weights": weights_fingerprint(task.module)}
+    plain = {name: str(v) if isinstance(v, Path) else v for name, v in {**asdict(settings), **asdict(config)}.items()}
+    metrics = {"model": model, "settings": plain, **outcome.metrics}
+    if launched().first:
+        write_json(settings.output / "metrics.json", metrics)
+        print(f"written: {settings.output / 'metrics.json'}, {settings.output / 'report.html'}", flush=True)
+    return metrics
+
+
+def parse(arguments: Sequence[str]) -> tuple[PaperSettings, BenchmarkConfig, Any]:
+    """Returns the settings and the task's class; raises ValueError for an unknown benchmark and settings that do not fit."""
+    name = arguments[0]
+    if name not in COMMANDS:
+        raise unknown("benchmark", name, COMMANDS)
+    kind, task_of = COMMANDS[name]
+    description = (kind.__doc__ or "").partition("\n")[0]
+    parser = Parser(prog=f"evaluate.py {name}", description=description, allow_abbrev=False)
+    parser.add_class_arguments(kind)
+    parser.add_class_arguments(BenchmarkConfig, "benchmark")
+    parser.set_defaults({"benchmark.methods": "papers", "benchmark.samples": None})
+    values = parser.parse_args(renamed(arguments[1:], ALIASES)).as_dict()
+    return (
+        kind(**{k: v for k, v in values.items() if k != "benchmark"}),
+        BenchmarkConfig(**values["benchmark"]),
+        task_of,
+    )

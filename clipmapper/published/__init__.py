@@ -1,1 +1,0 @@
-"""The benchmarks of the papers on models that are not ours: perturbed ImageNet, segmentation, DETR, rationales."""

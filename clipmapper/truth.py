@@ -1,0 +1,35 @@
+"""`python -m clipmapper.truth --model MODEL --output DIR`: another name of a benchmark without removal, on Shapes.
+
+The same as `python evaluate.py --model MODEL --data.root data/shapes --benchmark.methods all --benchmark.removal false`.
+"""
+
+import sys
+from pathlib import Path
+
+from clipmapper.cli import renamed
+from clipmapper.evaluation.command import parse_evaluation
+
+DEFAULTS = {  # the options of the benchmark, and their values here
+    "--data.root": "data/shapes",
+    "--benchmark.methods": "all",
+    "--benchmark.removal": "false",
+    "--benchmark.samples": "500",
+    "--benchmark.cost_samples": "0",
+}
+ALIASES = {"--root": "--data.root", "--methods": "--benchmark.methods", "--samples": "--benchmark.samples"}
+ALIASES |= {"--seed": "--benchmark.seed", "--batch_size": "--benchmark.batch_size", "--device": "--accelerator"}
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    words = renamed(sys.argv[1:], ALIASES)
+    present = {word.partition("=")[0] for word in words}
+    words += [f"{name}={value}" for name, value in DEFAULTS.items() if name not in present]
+    settings = parse_evaluation([*words, "--data.shapes", "{}"], Path(__file__).parents[1] / "configs")
+    from clipmapper.evaluation.run import run
+
+    run(settings)
+
+
+if __name__ == "__main__":
+    main()
