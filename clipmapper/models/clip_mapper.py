@@ -231,7 +231,7 @@ class CLIPMapper(
             'b'
         """
         if Path(name).suffix == ".ckpt" or Path(name).is_file():
-            return cls._from_checkpoint(str(name))
+            return cls._of_checkpoint(read_checkpoint(name), str(name))
         if name in SHIPPED:
             name = ASSETS / name
         if not Path(name).is_dir() and "/" not in str(name):
@@ -243,8 +243,7 @@ class CLIPMapper(
         return super().from_pretrained(name, **options)
 
     @classmethod
-    def _from_checkpoint(cls, source: str) -> "CLIPMapper":
-        checkpoint = read_checkpoint(source)
+    def _of_checkpoint(cls, checkpoint: dict[str, Any], source: str) -> "CLIPMapper":
         saved = described(checkpoint, source)
         model = cls(ModelConfig(**saved["model"]), saved["answers"], saved.get("tokens", ()))
         model.check_clip(saved["clip_fingerprint"], source)

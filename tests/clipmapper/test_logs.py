@@ -13,8 +13,8 @@ import wandb
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
+from clipmapper import logs
 from clipmapper.logs import log_examples, log_table, make_loggers
-from clipmapper.training import logs
 
 REPOSITORY = Path(__file__).parents[3]
 RUN = """

@@ -27,7 +27,6 @@ from clipmapper.metrics.captions import score
 from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
 from xai import EXPLAINERS, explain_recording, given
-from xai.explainers import LRP_EXPLAINERS
 from xai.recording.recording import Recording
 
 WORDS = "a small red hexagon left of two stars , and . dog"

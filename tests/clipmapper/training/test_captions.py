@@ -18,10 +18,10 @@ from clipmapper.data.captions import CaptionData, seen_tokens
 from clipmapper.data.records import load_captions
 from clipmapper.evaluation import run as evaluation
 from clipmapper.evaluation.captions import best_constant, random_captions
-from clipmapper.models.checkpoints import read_checkpoint
+from clipmapper.models.checkpoints import check_checkpoint, read_checkpoint
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.training.run import run, task_and_data, train
-from clipmapper.training.tasks import CaptionTask, check_checkpoint, model_from_checkpoint
+from clipmapper.training.tasks import CaptionTask
 
 EPOCH = 13  # batches of 100 captions
 CAPTION = ("--model.task=caption", "--model.tokens=seen", "--run.captioned=4")
@@ -130,7 +130,7 @@ def test_validation_scores_what_the_model_writes(
 
 def test_checkpoint_and_saved_model_write_the_same(caption: MakeSettings, tmp_path: Path, shapes_root: Path) -> None:
     checkpoint = go(caption("run", "--trainer.max_epochs=1"))
-    model = model_from_checkpoint(checkpoint, "x.ckpt")
+    model = CLIPMapper._of_checkpoint(checkpoint, "x.ckpt")
     image = next((shapes_root / "val2014").iterdir())
     model.save_pretrained(tmp_path / "saved")
     loaded = CLIPMapper.from_pretrained(tmp_path / "saved")
@@ -153,7 +153,7 @@ def test_checkpoints_made_before_captions_load(caption: MakeSettings) -> None:
         "state_dict": {f"model.{name}": value for name, value in model.trained_state().items()},
     }
     check_checkpoint(checkpoint, model, "old.ckpt")
-    assert model_from_checkpoint(checkpoint, "old.ckpt").config.task == "vqa"
+    assert CLIPMapper._of_checkpoint(checkpoint, "old.ckpt").config.task == "vqa"
 
 
 def test_floors_are_refused(caption: MakeSettings) -> None:

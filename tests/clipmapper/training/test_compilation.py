@@ -14,7 +14,7 @@ from clipmapper.data.records import load_records
 from clipmapper.training.compilation import CompiledSteps, require_compiler
 from clipmapper.training.optimizer import make_optimizer
 from clipmapper.training.run import run, task_and_data, train
-from clipmapper.training.tasks import VQATask, model_from_checkpoint
+from clipmapper.training.tasks import VQATask
 
 from .test_run import EPOCH, last, logged, same
 
@@ -51,7 +51,7 @@ def test_compiled_steps_have_the_losses_of_eager_ones(settings: MakeSettings) ->
     assert found["eager"][2] < found["eager"][0]
     checkpoint: dict[str, Any] = {}
     task.on_save_checkpoint(checkpoint)
-    model = model_from_checkpoint(checkpoint, "it")
+    model = CLIPMapper._of_checkpoint(checkpoint, "it")
     assert task.model.mapper._compiled_call_impl is not None and model.mapper._compiled_call_impl is None
     with torch.compiler.set_stance("force_eager"):
         answers = [m.eval()(*(batch[k] for k in ("tokens", "ids", "mask"))) for m in (model, task.model)]

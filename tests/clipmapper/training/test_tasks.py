@@ -10,10 +10,11 @@ from torch import Tensor
 
 from clipmapper.config import ModelConfig, OptimizerConfig
 from clipmapper.data.batches import Batch
+from clipmapper.models.checkpoints import check_checkpoint
 from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.models.heads import soft_label_loss
-from clipmapper.training.tasks import LOOK_EVERY, VQATask, check_checkpoint, model_from_checkpoint
+from clipmapper.training.tasks import LOOK_EVERY, VQATask
 
 ANSWERS = ["yes", "no", "red"]
 
@@ -122,7 +123,7 @@ def test_checkpoint_rebuilds_the_model(batch: Batch) -> None:
     checkpoint = saved(model)
     assert not any(".clip." in name for name in checkpoint["state_dict"])
     assert checkpoint["clipmapper"]["extra"] == {"data": {"root": "x"}}
-    again = model_from_checkpoint(checkpoint, "here.ckpt")
+    again = CLIPMapper._of_checkpoint(checkpoint, "here.ckpt")
     assert again.answers == ANSWERS and not again.training
     assert task(again).logits(batch).equal(task(model).logits(batch))
 
@@ -148,7 +149,7 @@ def test_other_clip_weights_are_refused() -> None:
     with pytest.raises(ValueError, match=r"x\.ckpt was trained over another CLIP"):
         check_checkpoint(checkpoint, make(), "x.ckpt")
     with pytest.raises(ValueError, match=r"x\.ckpt was trained over another CLIP"):
-        model_from_checkpoint(checkpoint, "x.ckpt")
+        CLIPMapper._of_checkpoint(checkpoint, "x.ckpt")
 
 
 def test_dropout_may_change() -> None:
@@ -158,11 +159,11 @@ def test_dropout_may_change() -> None:
 @pytest.mark.parametrize("broken", [{}, {"clipmapper": 3}, {"clipmapper": {"format": 99}}])
 def test_foreign_checkpoints_are_refused(broken: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"x\.ckpt is not a checkpoint of CLIPmapper"):
-        model_from_checkpoint(broken, "x.ckpt")
+        CLIPMapper._of_checkpoint(broken, "x.ckpt")
 
 
 def test_checkpoint_without_a_weight_is_refused() -> None:
     checkpoint = copy.deepcopy(saved(make()))
     del checkpoint["state_dict"]["model.head.4.bias"]
     with pytest.raises(ValueError, match=r"x\.ckpt is of another model .*'head\.4\.bias'"):
-        model_from_checkpoint(checkpoint, "x.ckpt")
+        CLIPMapper._of_checkpoint(checkpoint, "x.ckpt")

@@ -12,19 +12,19 @@ import pytest
 import torch
 import transformers as tf
 
-from clipmapper.config import DataConfig, ReferenceConfig
+from clipmapper.config import DataConfig, ModelSource
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.data.images import load_image
 from clipmapper.data.records import load_split
 from clipmapper.data.vqa import Questions
 from clipmapper.explain.models.base import VQAModel
-from clipmapper.explain.models.load import load_reference
+from clipmapper.explain.models.load import load_model
 from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
 
 WIDTH = 6  # of the regions' features
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SIZES: dict[str, Any] = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
-MakeReference = Callable[..., ReferenceConfig]
+MakeReference = Callable[..., ModelSource]
 
 
 @pytest.fixture(scope="session")
@@ -97,23 +97,23 @@ def save_model(kind: str, questions: Questions, answers: list[str], folder: Path
 @pytest.fixture(scope="session")
 def saved(
     questions: Questions, answers: list[str], tables: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, ReferenceConfig]:
+) -> dict[str, ModelSource]:
     """A configuration of each kind."""
     folder = tmp_path_factory.mktemp("models")
     for kind in ("lxmert", "visualbert"):
         save_model(kind, questions, answers, folder / kind)
     (folder / "answers.json").write_text(json.dumps(answers))
     return {
-        "lxmert": ReferenceConfig(str(folder / "lxmert"), "lxmert", regions=tables["folder"]),
-        "visualbert": ReferenceConfig(str(folder / "visualbert"), "visualbert", regions=tables["table"]),
-        "clip": ReferenceConfig(f"{SHAPES_CLIP}:shapes", "clip", candidates=6),
+        "lxmert": ModelSource(str(folder / "lxmert"), "lxmert", regions=tables["folder"]),
+        "visualbert": ModelSource(str(folder / "visualbert"), "visualbert", regions=tables["table"]),
+        "clip": ModelSource(f"{SHAPES_CLIP}:shapes", "clip", candidates=6),
     }
 
 
 @pytest.fixture(scope="session")
-def answerers(saved: dict[str, ReferenceConfig], answers: list[str]) -> dict[str, VQAModel]:
+def models(saved: dict[str, ModelSource], answers: list[str]) -> dict[str, VQAModel]:
     """In double precision; treat them as read-only."""
-    found = {kind: load_reference(reference, answers) for kind, reference in saved.items()}
+    found = {kind: load_model(reference, answers) for kind, reference in saved.items()}
     for model in found.values():
         model.module.double()
     return found

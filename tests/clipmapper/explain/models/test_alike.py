@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipmapper.comparison import measure as measure_module
-from clipmapper.comparison.explained import RANDOM, Explained, explain_all
-from clipmapper.comparison.measure import Measured, joined, measure, perturbed, truth_of
+from clipmapper.benchmark.measure import BatchResult, explain_batch, joined, measure
+from clipmapper.benchmark.settings import BenchmarkConfig
+from clipmapper.benchmark.tasks.answers import AnswersTask
 from clipmapper.data.answers import soft_scores
 from clipmapper.data.vqa import Questions
-from clipmapper.explain.models.base import PreparedQuestions, VQAModel, ask
+from clipmapper.explain.models.base import PreparedQuestions, VQAModel
 from clipmapper.explain.models.regions import RegionModel
 from clipmapper.explain.models.zero_shot import ZeroShotModel
 from xai.metrics.protocols import SCHEDULES
@@ -34,14 +34,17 @@ def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(autouse=True)
-def one_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure_module, "RANDOM_SEEDS", range(1))
+CONFIG = BenchmarkConfig(protocol="wra", random_seeds=1)
 
 
 @pytest.fixture(scope="module")
-def explained(kind: str, answerers: dict[str, VQAModel], questions: Questions) -> Explained:
-    return explain_all(answerers[kind], ask(answerers[kind], questions, ROWS), METHODS)
+def task(kind: str, models: dict[str, VQAModel], questions: Questions, shapes_root: Path) -> AnswersTask:
+    return AnswersTask(models[kind], questions, ROWS, CONFIG, shapes_root)
+
+
+@pytest.fixture(scope="module")
+def together(task: AnswersTask) -> BatchResult:
+    return measure(task, range(3), METHODS, CONFIG)
 
 
 def of_regions(model: RegionModel) -> Alone:
@@ -99,72 +102,78 @@ def zero_shot(model: ZeroShotModel) -> Alone:
 
 
 @torch.no_grad()
-def loop(model: VQAModel, explained: Explained, modality: str, method: str) -> dict[str, Tensor]:
-    """Curves [directions, B, steps] of one method under the protocol of WRA, nothing shared."""
+def loop(task: AnswersTask, modality: str, method: str) -> dict[str, np.ndarray]:
+    """Curves [samples, steps] of one method under the protocol of WRA by metric, nothing shared."""
+    model, batch = task.model, task.batch(range(len(ROWS)))
     alone = of_regions(model) if isinstance(model, RegionModel) else zero_shot(model)  # type: ignore[arg-type]
-    relevance, shares = explained.relevances[method], SCHEDULES["wra"]
-    found = {name: torch.zeros(2, len(ROWS), len(shares), dtype=torch.float64) for name in ("accuracy", "probability")}
-    for b, label in enumerate(explained.target.tolist()):
+    explained = explain_batch(task, batch, [method])
+    relevance, shares = explained.relevances()[method], SCHEDULES["wra"]
+    curves: dict[str, np.ndarray] = {}
+    for b, label in enumerate(explained.recorded.labels.tolist()):  # type: ignore[attr-defined]
         removable = relevance.content(modality)[b].nonzero()[:, 0]
         ranked = removable[relevance.scores[modality][b, removable].argsort(descending=True)]
-        for d, order in enumerate((ranked, ranked.flip(0))):
+        for direction, order in (("positive", ranked), ("negative", ranked.flip(0))):
             for s, share in enumerate(shares):
                 keep = relevance[modality].mask[b].clone()
                 keep[order[: len(order) - int((1 - share) * len(order))]] = False
-                answer = alone(explained.asked, b, keep, modality)[0]
+                answer = alone(batch.inputs, b, keep, modality)[0]
                 probability = answer.sigmoid() if "Lxmert" in type(model.module).__name__ else answer.softmax(0)
-                found["probability"][d, b, s] = probability[label]
-                found["accuracy"][d, b, s] = explained.asked.inputs.scores[b, answer.argmax()]
-    return found
+                values = {"probability": probability[label], "accuracy": batch.inputs.inputs.scores[b, answer.argmax()]}
+                for name, value in values.items():
+                    key = f"{modality}/{name}/{direction}"
+                    curves.setdefault(key, np.zeros((len(ROWS), len(shares))))[b, s] = value
+    return curves
 
 
 @pytest.mark.parametrize("modality", ["image", "text"])
-def test_curves_are_those_of_a_plain_loop(
-    kind: str, answerers: dict[str, VQAModel], explained: Explained, modality: str
-) -> None:
-    curves = perturbed(answerers[kind], explained, "wra", modality)
-    expected = loop(answerers[kind], explained, modality, "wra")
-    assert len(expected["probability"].round(decimals=6).unique()) > 20, "it matters what is removed"
+def test_curves_are_those_of_a_plain_loop(task: AnswersTask, together: BatchResult, modality: str) -> None:
+    expected = loop(task, modality, "wra")
+    probabilities = expected[f"{modality}/probability/positive"]
+    assert len(np.unique(probabilities.round(6))) > 10, "it matters what is removed"
     for name, values in expected.items():
-        torch.testing.assert_close(curves[name][0].double(), values, atol=1e-6, rtol=1e-5)
+        np.testing.assert_allclose(together.values[name][0], values, atol=1e-6, rtol=1e-5)
 
 
-def test_batched_is_one_by_one(
-    kind: str, answerers: dict[str, VQAModel], questions: Questions, shapes_root: Path
-) -> None:
-    truth = truth_of(shapes_root)
-
-    def figures(rows: list[int]) -> Measured:
-        model = answerers[kind]
-        return measure(model, explain_all(model, ask(model, questions, rows), METHODS), "wra", truth)
-
-    together, singly = figures(ROWS), joined([figures([row]) for row in ROWS])
-    assert together.records == singly.records and not together.errors
-    assert together.methods == (*METHODS, RANDOM)
-    for key, curves in together.curves.items():
-        np.testing.assert_allclose(curves, singly.curves[key], atol=1e-5, err_msg=key)
-        assert np.isfinite(curves).all()
-    for key, values in together.figures.items():
-        np.testing.assert_allclose(values, singly.figures[key], atol=1e-5, err_msg=key)
-    assert np.isfinite(together.figures["truth/text_mass"][0]).any()
-    assert np.isfinite(together.figures["truth/image_mass"][0]).any()
+def test_batched_is_one_by_one(task: AnswersTask, together: BatchResult) -> None:
+    singly = joined([measure(task, range(i, i + 1), METHODS, CONFIG) for i in range(3)])
+    assert together.samples == singly.samples and not together.errors
+    for key, values in together.values.items():
+        np.testing.assert_allclose(values, singly.values[key], atol=1e-5, err_msg=key)
+    assert np.isfinite(together.values["text/mass"][0]).any()
+    assert np.isfinite(together.values["image/mass"][0]).any()
 
 
-def test_scores_are_those_of_the_models_own_answers(
-    kind: str, answerers: dict[str, VQAModel], explained: Explained, questions: Questions
-) -> None:
-    model, records = answerers[kind], explained.asked.records
-    given = questions.records.select_columns(["answers"])[ROWS]["answers"]
-    for b, answers in enumerate(given):
+def test_scores_are_those_of_the_models_own_answers(task: AnswersTask, together: BatchResult) -> None:
+    records = task.questions.records.select_columns(["answers"])[ROWS]["answers"]
+    batch = task.batch(range(3))
+    likeliest = task.model.logits(batch.inputs.inputs).argmax(dim=1).tolist()
+    for b, answers in enumerate(records):
         right = soft_scores(answers)
-        assert explained.asked.inputs.scores[b].tolist() == pytest.approx([right.get(a, 0.0) for a in model.answers])
-        assert records["predicted"][b] == model.answers[explained.target[b]]
-        assert records["accuracy"][b] == pytest.approx(right.get(records["predicted"][b], 0.0))
+        expected = [right.get(answer, 0.0) for answer in task.model.answers]
+        assert batch.inputs.inputs.scores[b].tolist() == pytest.approx(expected)
+        assert together.samples["predicted"][b] == task.model.answers[likeliest[b]]
+        assert together.samples["accuracy"][b] == pytest.approx(right.get(together.samples["predicted"][b], 0.0))
 
 
-def test_the_columns_are_image_and_text(explained: Explained) -> None:
-    for relevance in explained.relevances.values():
+def test_the_columns_are_image_and_text(task: AnswersTask) -> None:
+    batch = task.batch(range(3))
+    explained = explain_batch(task, batch, METHODS)
+    for relevance in explained.relevances().values():
         assert set(relevance.scores) == {"image", "text"}
-        for record, words in zip(explained.asked.records["question"], relevance.by_word(), strict=True):
-            spoken = record.lower().replace("?", " ?").replace(",", " ,").split()
-            assert [word for word, _ in words] == spoken, "the question's words alone, without special tokens"
+        spoken = relevance.with_words(explained.recorded.words).by_word()  # type: ignore[attr-defined]
+        for question, words in zip(batch.records["question"], spoken, strict=True):
+            expected = question.lower().replace("?", " ?").replace(",", " ,").split()
+            assert [word for word, _ in words] == expected, "the question's words alone, without special tokens"
+
+
+def test_the_report_shows_every_kind(task: AnswersTask) -> None:
+    batch = task.batch(range(1))
+    shown = task.explanations(batch, explain_batch(task, batch, METHODS), 0)
+    assert set(shown) == {*METHODS, "ground truth"}
+    assert all(max(map(max, explanation.patches)) > 0 for explanation in shown.values() if explanation.patches)
+    assert task.gallery({**task_record(task), "row": 0}, shown) is not None
+
+
+def task_record(task: AnswersTask) -> dict[str, object]:
+    result = measure(task, range(1), METHODS, CONFIG)
+    return {name: column[0] for name, column in result.samples.items()}

@@ -9,39 +9,71 @@ import pytest
 import transformers as tf
 
 from clipmapper.cli import parse_training
-from clipmapper.config import ExplainConfig, ReferenceConfig
+from clipmapper.config import ExplainConfig, ModelSource
 from clipmapper.data.vqa import Questions
-from clipmapper.explain.models.base import ask
-from clipmapper.explain.models.load import load_reference, regions_of
+from clipmapper.explain.models.base import prepare_questions
+from clipmapper.explain.models.load import kind_of, load_model, regions_of
 from clipmapper.explain.models.mapper import MapperModel
+from clipmapper.models.clip_mapper import CLIPMapper
 
 from .conftest import SIZES, save_tokenizer
 
-Saved = dict[str, ReferenceConfig]
+Saved = dict[str, ModelSource]
 
 
 def test_answers_of_each_kind(saved: Saved, answers: list[str], tmp_path: Path) -> None:
-    assert load_reference(saved["lxmert"], ()).answers == answers
+    assert load_model(saved["lxmert"], ()).answers == answers
     (tmp_path / "labels.json").write_text(json.dumps(answers[::-1]))
-    assert load_reference(replace(saved["visualbert"], answers=tmp_path / "labels.json"), ()).answers == answers[::-1]
-    assert load_reference(replace(saved["clip"], candidates=2), ["red", "no", "yes"]).answers == ["red", "no"]
+    assert load_model(replace(saved["visualbert"], answers=tmp_path / "labels.json"), ()).answers == answers[::-1]
+    assert load_model(replace(saved["clip"], candidates=2), ["red", "no", "yes"]).answers == ["red", "no"]
     own = replace(saved["clip"], answers=tmp_path / "labels.json", candidates=3)
-    assert load_reference(own, ["red"]).answers == answers[::-1][:3]
-    mapper = load_reference(ReferenceConfig("shapes-b-vqa"), ())
+    assert load_model(own, ["red"]).answers == answers[::-1][:3]
+    mapper = load_model(ModelSource("shapes-b-vqa"), ())
     assert isinstance(mapper, MapperModel) and mapper.answers == mapper.model.answers
 
 
+def test_the_kind_is_found_from_what_is_there(saved: Saved, tmp_path: Path) -> None:
+    for kind, source in saved.items():
+        assert kind_of(source.name) == kind
+    assert kind_of("shapes-b-vqa") == kind_of("runs/last.ckpt") == "clipmapper"
+    assert kind_of("ViT-B-32:openai") == "clip"
+    CLIPMapper.from_pretrained("shapes-a-vqa").save_pretrained(tmp_path / "mapper")
+    assert kind_of(str(tmp_path / "mapper")) == "clipmapper"
+    with pytest.raises(ValueError, match="unknown model .*'nosuch'"):
+        kind_of("nosuch")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="of type 'bert', which cannot be evaluated here; give a CLIPMapper"):
+        kind_of(str(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+        kind_of(str(tmp_path))
+
+
+def test_a_model_on_the_command_line() -> None:
+    assert ModelSource.parse("a/b") == ModelSource("a/b")
+    parsed = ModelSource.parse("{name: a/b, kind: lxmert, regions: r.tsv}")
+    assert parsed == ModelSource("a/b", "lxmert", Path("r.tsv"))
+    with pytest.raises(ValueError, match="unknown option 'region'; did you mean 'regions'"):
+        ModelSource.parse("{name: a, region: r.tsv}")
+    with pytest.raises(ValueError, match="has no name"):
+        ModelSource.parse("{regions: r.tsv}")
+
+
+def test_captioners_and_blind_models_are_loaded_as_they_are() -> None:
+    assert load_model(ModelSource("shapes-b-caption")).config.task == "caption"
+
+
 def test_names_of_the_log() -> None:
-    config = ExplainConfig(reference_models=["shapes-b-vqa", ReferenceConfig("a/b", "lxmert")])
+    config = ExplainConfig(reference_models=["shapes-b-vqa", ModelSource("a/b", "lxmert")])
     assert [reference.label for reference in config.references] == ["shapes-b-vqa", "lxmert:a/b"]
     with pytest.raises(ValueError, match="different models"):
-        ExplainConfig(reference_models=["a", ReferenceConfig("a")])
+        ExplainConfig(reference_models=["a", ModelSource("a")])
 
 
 def test_both_forms_on_the_command_line(tiny_config: Path) -> None:
     option = "[last.ckpt, {kind: lxmert, name: a/b, regions: r.tsv}]"
     parsed = parse_training([f"--config={tiny_config}", f"--explain.reference_models={option}"], tiny_config.parent)
-    assert parsed.explain.references == [ReferenceConfig("last.ckpt"), ReferenceConfig("a/b", "lxmert", Path("r.tsv"))]
+    assert parsed.explain.references == [ModelSource("last.ckpt"), ModelSource("a/b", "lxmert", Path("r.tsv"))]
 
 
 @pytest.mark.parametrize(
@@ -60,22 +92,17 @@ def test_both_forms_on_the_command_line(tiny_config: Path) -> None:
         ("clip", {"name": "ViT-B-32"}, "'ViT-B-32' names no weights.*MODEL:WEIGHTS"),
         ("clip", {"name": "ViT-B-33:openai"}, "unknown CLIP model 'ViT-B-33'; did you mean 'ViT-B-32'"),
         ("clip", {"regions": Path("r.tsv")}, "regions is no option of kind clip"),
-        (
-            "clip",
-            {"kind": "clipmapper", "candidates": 100, "name": "shapes-b-caption"},
-            "the model writes captions; only answers to questions can be compared",
-        ),
     ],
 )
 def test_what_cannot_be_loaded(saved: Saved, kind: str, change: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=rf"(?s)explain\.reference_models: .*{message}"):
-        load_reference(replace(saved[kind], **change), ["yes"])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=rf"(?s){message}"):
+        load_model(replace(saved[kind], **change), ["yes"])  # type: ignore[arg-type]
 
 
 def test_a_model_for_something_else(saved: Saved, questions: Questions, tmp_path: Path) -> None:
     tf.LxmertModel.from_pretrained(saved["lxmert"].name).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"lacks weights of LxmertForQuestionAnswering.*was not trained for VQA"):
-        load_reference(replace(saved["lxmert"], name=str(tmp_path)), ())
+        load_model(replace(saved["lxmert"], name=str(tmp_path)), ())
 
 
 def test_answers_without_names(saved: Saved, questions: Questions, tmp_path: Path) -> None:
@@ -84,23 +111,23 @@ def test_answers_without_names(saved: Saved, questions: Questions, tmp_path: Pat
     tf.VisualBertForQuestionAnswering(config).save_pretrained(tmp_path / "model")
     reference = replace(saved["visualbert"], name=str(tmp_path / "model"), tokenizer=str(tmp_path / "tokenizer"))
     with pytest.raises(ValueError, match="does not name its answers: give their label2ans JSON list as `answers`"):
-        load_reference(reference, ())
+        load_model(reference, ())
     (tmp_path / "labels.json").write_text('["yes", "no", "red"]')
     with pytest.raises(ValueError, match=r"labels\.json has 3 answers, but the model's head 4"):
-        load_reference(replace(reference, answers=tmp_path / "labels.json"), ())
+        load_model(replace(reference, answers=tmp_path / "labels.json"), ())
     (tmp_path / "labels.json").write_text('["yes", "no", "red", "blue"]')
     with pytest.raises(ValueError, match="features of width 6, but the model takes 3: extract them with the detector"):
-        ask(load_reference(replace(reference, answers=tmp_path / "labels.json"), ()), questions, [0])
+        prepare_questions(load_model(replace(reference, answers=tmp_path / "labels.json"), ()), questions, [0])
 
 
 def test_images_without_regions(saved: Saved, questions: Questions, tables: dict[str, Path], tmp_path: Path) -> None:
     lines = tables["table"].read_text().splitlines()
     (tmp_path / "some.tsv").write_text("\n".join(lines[1:]))
-    model = load_reference(replace(saved["lxmert"], regions=tmp_path / "some.tsv"), ())
-    ask(model, questions, [len(questions) - 1])
+    model = load_model(replace(saved["lxmert"], regions=tmp_path / "some.tsv"), ())
+    prepare_questions(model, questions, [len(questions) - 1])
     first = questions.records[0]
     with pytest.raises(ValueError, match=f"no regions of image '{first['image_id']}' or '{Path(first['image']).stem}'"):
-        ask(model, questions, [0])
+        prepare_questions(model, questions, [0])
 
 
 def test_one_image_is_no_table(tmp_path: Path) -> None:

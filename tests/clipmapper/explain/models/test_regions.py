@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipmapper.comparison.explained import explain_all
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.data.vqa import Questions
-from clipmapper.explain.models.base import PreparedQuestions, VQAModel, ask
+from clipmapper.explain.models.base import PreparedQuestions, VQAModel, prepare_questions
 from clipmapper.explain.models.regions import RegionModel, box_shares
-from xai import explain, given
+from xai import explain, explain_recording, given
 from xai.metrics.perturbation import Perturbed
 from xai.metrics.protocols import Protocol, Removal
 from xai.targets import logits
@@ -22,15 +21,15 @@ ROWS = [0, 9]
 
 
 @pytest.fixture(params=["lxmert", "visualbert"])
-def model(request: pytest.FixtureRequest, answerers: dict[str, VQAModel]) -> RegionModel:
-    found = answerers[request.param]
+def model(request: pytest.FixtureRequest, models: dict[str, VQAModel]) -> RegionModel:
+    found = models[request.param]
     assert isinstance(found, RegionModel)
     return found
 
 
 @pytest.fixture
 def asked(model: RegionModel, questions: Questions) -> PreparedQuestions:
-    return ask(model, questions, ROWS)
+    return prepare_questions(model, questions, ROWS)
 
 
 def test_what_the_model_is_given(model: RegionModel, asked: PreparedQuestions, questions: Questions) -> None:
@@ -50,10 +49,10 @@ def test_what_the_model_is_given(model: RegionModel, asked: PreparedQuestions, q
 
 
 def test_image_is_another_name_for_regions(model: RegionModel, asked: PreparedQuestions) -> None:
-    explained = explain_all(model, asked, ("wra", "genatt"))
+    recorded = model.record(asked.inputs, None)
     for method in ("wra", "genatt"):
-        own = explain(model.module, asked.inputs.arguments, method, given(explained.target))
-        found = explained.relevances[method]
+        own = explain(model.module, asked.inputs.arguments, method, given(recorded.labels))
+        found = explain_recording(recorded.recording, method, recorded.target)
         assert set(own.scores) == {"regions", "text"} and set(found.scores) == {"image", "text"}
         torch.testing.assert_close(found.scores["image"], own.scores["regions"])
         torch.testing.assert_close(found.scores["text"], own.scores["text"])
@@ -122,7 +121,7 @@ def test_share_of_a_box() -> None:
 
 def test_what_decides(model: RegionModel, asked: PreparedQuestions, shapes_root: Path) -> None:
     truth = Truth(shapes_root)
-    share = model.deciding(truth, asked, explain_all(model, asked, ()).relevances["random"])
+    share = model.ground_truth(truth, asked, explain_recording(model.record(asked.inputs, None).recording, "random"))
     for b, record in enumerate(asked.records["question_id"]):
         spans = truth.words(record)
         for token, (first, last) in enumerate(asked.inputs.spans[b].tolist()):

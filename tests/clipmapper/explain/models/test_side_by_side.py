@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from clipmapper.comparison import measure as measure_module
+from clipmapper.comparison.explained import explain_all
+from clipmapper.comparison.measure import measure
 from clipmapper.training.answer_study import AnswerStudy, common_answers
 
 from clipmapper.cli import Settings
-from clipmapper.comparison import measure as measure_module
-from clipmapper.comparison.explained import ask, explain_all
-from clipmapper.comparison.measure import measure
-from clipmapper.config import ModelConfig, ReferenceConfig
+from clipmapper.config import ModelConfig, ModelSource
 from clipmapper.data.records import load_records
-from clipmapper.explain.models.load import load_reference
+from clipmapper.explain.models.load import load_model
 from clipmapper.models.checkpoints import read_checkpoint
 from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
@@ -48,15 +48,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explainability, "CURVE_RESAMPLES", 20)
 
 
-def option(*references: ReferenceConfig) -> str:
+def option(*references: ModelSource) -> str:
     plain = [{k: v for k, v in asdict(reference).items() if v is not None} for reference in references]
     return f"--explain.reference_models={json.dumps(plain, default=str)}"
 
 
-def test_one_of_each_kind(settings: MakeSettings, saved: dict[str, ReferenceConfig], tmp_path: Path) -> None:
+def test_one_of_each_kind(settings: MakeSettings, saved: dict[str, ModelSource], tmp_path: Path) -> None:
     config = ModelConfig(clip=SHAPES_CLIP, pretrained="shapes", width=16, heads=2, layers=1)
     CLIPMapper(config, ["yes", "no"]).save_pretrained(tmp_path / "mapper")
-    made = settings("run", *EXPLAINED, option(ReferenceConfig(str(tmp_path / "mapper")), *saved.values()))
+    made = settings("run", *EXPLAINED, option(ModelSource(str(tmp_path / "mapper")), *saved.values()))
     run(made)
     names = [str(tmp_path / "mapper"), *(reference.label for reference in saved.values())]
     (table,) = (tmp_path / "run").rglob("tables/*.csv")
@@ -72,8 +72,8 @@ def test_one_of_each_kind(settings: MakeSettings, saved: dict[str, ReferenceConf
     common = common_answers(data, records.vocabulary.answers)
     chosen = AnswerStudy(made.explain, None).rows(data.val)
     for reference in saved.values():
-        model = load_reference(reference, common)
-        found = measure(model, explain_all(model, ask(model, data.val, chosen), ("wra",)), "wra", None)
+        model = load_model(reference, common)
+        found = measure(model, explain_all(model, prepare_questions(model, data.val, chosen), ("wra",)), "wra", None)
         areas = area(torch.from_numpy(found.curves["image/probability"]), named("wra", "image").shares)
         folder, prefix = tmp_path / "run", f"explain/reference/{reference.label}"
         (value,) = logged(folder, f"{prefix}/image/probability/wra/srg").values()
@@ -89,10 +89,10 @@ def test_one_of_each_kind(settings: MakeSettings, saved: dict[str, ReferenceConf
 
 
 def test_images_without_regions_are_said_before_training(
-    settings: MakeSettings, saved: dict[str, ReferenceConfig], tmp_path: Path
+    settings: MakeSettings, saved: dict[str, ModelSource], tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
-    reference = ReferenceConfig(saved["lxmert"].name, "lxmert", regions=tmp_path / "empty")
+    reference = ModelSource(saved["lxmert"].name, "lxmert", regions=tmp_path / "empty")
     with pytest.raises(SystemExit) as left:
         run(settings("run", *EXPLAINED, option(reference)))
     message = str(left.value)

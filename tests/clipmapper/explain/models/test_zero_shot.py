@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-
 from clipmapper.comparison.explained import explain_all
+
 from clipmapper.data.vqa import Questions
-from clipmapper.explain.models.base import ask
+from clipmapper.explain.models.base import prepare_questions
 from clipmapper.explain.models.zero_shot import ZeroShotModel
 from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
 from xai import explain, similarity
@@ -23,7 +23,7 @@ def model() -> ZeroShotModel:
 
 @torch.no_grad()
 def test_answers_are_the_most_similar_prompts(model: ZeroShotModel, questions: Questions) -> None:
-    asked, clip = ask(model, questions, ROWS), model.clip.model
+    asked, clip = prepare_questions(model, questions, ROWS), model.clip.model
     image = clip.encode_image(asked.inputs.pixels, normalize=True)
     explained = explain_all(model, asked, ("wra",))
     for b, question in enumerate(asked.records["question"]):
@@ -46,7 +46,7 @@ def test_answers_are_the_most_similar_prompts(model: ZeroShotModel, questions: Q
 @pytest.mark.parametrize("removal", ["drop", "attention_mask", "mask_token", "mean", "zero"])
 def test_removed_words_are_so_in_every_prompt(model: ZeroShotModel, removal: Removal, questions: Questions) -> None:
     """However long the answer; what the chosen prompt has after the question does not matter."""
-    asked = ask(model, questions, ROWS)
+    asked = prepare_questions(model, questions, ROWS)
     inputs, labels = asked.inputs, torch.tensor([0, 1])
     predict = model.predictor(inputs, labels, Protocol("wra", removal, "text"))
     for b, label in enumerate(labels.tolist()):
@@ -80,13 +80,13 @@ def test_long_questions_leave_room_for_every_answer(model: ZeroShotModel) -> Non
 def test_many_candidates_are_encoded_in_parts(
     model: ZeroShotModel, questions: Questions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = ask(model, questions, ROWS).inputs.prompts
+    whole = prepare_questions(model, questions, ROWS).inputs.prompts
     monkeypatch.setattr("clipmapper.explain.models.zero_shot.TEXTS", 2)
-    torch.testing.assert_close(ask(model, questions, ROWS).inputs.prompts, whole)
+    torch.testing.assert_close(prepare_questions(model, questions, ROWS).inputs.prompts, whole)
 
 
 def test_prompts_are_encoded_once_where_patches_are_removed(model: ZeroShotModel, questions: Questions) -> None:
-    inputs = ask(model, questions, ROWS).inputs
+    inputs = prepare_questions(model, questions, ROWS).inputs
     calls: list[int] = []
     hook = model.clip.model.transformer.register_forward_hook(lambda m, args, out: calls.append(1))
     predict = model.predictor(inputs, torch.tensor([0, 0]), Protocol("wra", "drop", "image"))
