@@ -106,7 +106,9 @@ def score(maps: Maps, samples: int, random_seeds: int) -> dict[str, Tensor]:
 
     A sample with several maps has the mean over those that are defined; one without any has NaN.
     """
-    noise = random_relevance(maps.ids.to(maps.scores.device), maps.scores.shape[-1], range(random_seeds))
+    noise = maps.random
+    if noise is None:
+        noise = random_relevance(maps.ids.to(maps.scores.device), maps.scores.shape[-1], range(random_seeds))
     scores, rows = torch.cat([maps.scores, noise.to(maps.scores)]), len(maps.scores)
     found = {}
     for scorer in maps.scorers:

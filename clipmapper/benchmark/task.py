@@ -65,12 +65,14 @@ class Maps:
         ids: [N], a number of each map, which decides its random scores.
         scorers: what they are scored by.
         samples: [N], the sample of the batch that each map is of; None where map i is of sample i.
+        random: random maps [seeds, N, tokens]; None draws them by id and position.
     """
 
     scores: Tensor
     ids: Tensor
     scorers: Sequence[Scorer]
     samples: Tensor | None = None
+    random: Tensor | None = None
 
 
 @dataclass(eq=False)

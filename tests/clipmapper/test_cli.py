@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clipmapper.cli import Settings, named, parse_evaluation, parse_training
+from clipmapper.cli import Settings, named, parse_training
 from clipmapper.training.run import run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -131,11 +131,6 @@ def test_missing_data_names_paths_command_and_twin(tmp_path: Path) -> None:
     assert f"python -m clipmapper.download --root {tmp_path / 'no'}" in said
     assert "python train.py --config mapper_b_vqa_shapes" in said
     assert list(tmp_path.iterdir()) == [], "nothing is written before the data is found"
-
-
-def test_evaluation_overrides_what_is_given_and_nothing_else() -> None:
-    arguments = ["--checkpoint", "x", "--output", "y", "--data.cache", "null", "--data.workers", "0"]
-    assert parse_evaluation(arguments, CONFIGS).data == {"cache": None, "workers": 0}
 
 
 @pytest.mark.parametrize("mapper", ["a", "b"])

@@ -24,6 +24,7 @@ from clipmapper.models.fingerprint import weights_fingerprint
 from xai.explain import Lrp, explain_recording
 from xai.figures.render import compare
 from xai.metrics.protocols import Protocol, named
+from xai.metrics.ranking import random_relevance
 from xai.report.data import Column, Explanation, Sample
 from xai.results.relevance import Relevance
 
@@ -97,17 +98,18 @@ class AnswersTask(Task):
         recording, ids = explained.recorded.recording, torch.tensor(batch.ids)
         content = recording.mask & ~recording.special
         truth = self._ground_truth(batch, explained)
-        maps, joint = {}, []
+        maps, joint, noise = {}, [], []
         for modality in recording.modalities:
             scores, tokens = explained.scores(modality), recording.modalities[modality]
-            joint.append(scores)
+            joint.append(scores)  # positions are those in the modality, whatever the padding of others
+            noise.append(random_relevance(ids.to(scores.device), scores.shape[-1], range(self.config.random_seeds)))
             if modality in MODALITIES:
                 scorers = self._removal(batch, explained, modality, content[:, tokens], recording.mask[:, tokens])
                 if modality in truth:
                     scorers.append(location(truth[modality], content[:, tokens]))
                 maps[modality] = Maps(scores, ids, scorers)
         share = share_of(recording.modalities["image"], content, SHARE)
-        return {**maps, "": Maps(torch.cat(joint, dim=-1), ids, [share])}
+        return {**maps, "": Maps(torch.cat(joint, dim=-1), ids, [share], random=torch.cat(noise, dim=-1))}
 
     def columns(self) -> list[Column]:
         printed = [f"{m}/{f}/srg" for f in FIGURES for m in MODALITIES] + [

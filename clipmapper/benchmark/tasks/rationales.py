@@ -141,13 +141,13 @@ class RationalesTask(Task):
 
     def explanations(self, batch: Batch, explained: Explained, place: int) -> dict[str, Explanation]:
         _, word_of, reviews = batch.inputs
-        review = reviews[place]
+        review, longest = reviews[place], max(len(one.words) for one in reviews)
         start = max(0, min((first for first, _ in review.spans), default=0) - SHOWN // 4)
         words = review.words[start : start + SHOWN]
         shown = {}
         for name, relevance in explained.shown.items():
-            scores, _ = word_relevance(relevance.scores["text"].float(), word_of, len(review.words))
-            values = scores[place, start : start + SHOWN].nan_to_num().tolist()
+            scores, _ = word_relevance(relevance.scores["text"].float(), word_of, longest)
+            values = scores[place, start : start + len(words)].nan_to_num().tolist()
             shown[name] = Explanation(((0.0,),), tuple(zip(words, values, strict=True)))
         marked = review.rationale[start : start + SHOWN].float().tolist()
         return {**shown, GROUND_TRUTH: Explanation(((0.0,),), tuple(zip(words, marked, strict=True)))}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from clipmapper.cli import Settings
 from clipmapper.data.records import load_records
+from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.training.compilation import CompiledSteps, require_compiler
 from clipmapper.training.optimizer import make_optimizer
 from clipmapper.training.run import run, task_and_data, train

@@ -39,7 +39,7 @@ def test_the_kind_is_found_from_what_is_there(saved: Saved, tmp_path: Path) -> N
     assert kind_of("ViT-B-32:openai") == "clip"
     CLIPMapper.from_pretrained("shapes-a-vqa").save_pretrained(tmp_path / "mapper")
     assert kind_of(str(tmp_path / "mapper")) == "clipmapper"
-    with pytest.raises(ValueError, match="unknown model .*'nosuch'"):
+    with pytest.raises(ValueError, match=r"unknown model .*'nosuch'"):
         kind_of("nosuch")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="of type 'bert', which cannot be evaluated here; give a CLIPMapper"):

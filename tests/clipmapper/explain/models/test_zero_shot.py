@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from clipmapper.comparison.explained import explain_all
 
 from clipmapper.data.vqa import Questions
 from clipmapper.explain.models.base import prepare_questions
 from clipmapper.explain.models.zero_shot import ZeroShotModel
 from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
-from xai import explain, similarity
+from xai import explain, explain_recording, similarity
 from xai.metrics.perturbation import Perturbed
 from xai.metrics.protocols import Protocol, Removal
 
@@ -25,19 +24,21 @@ def model() -> ZeroShotModel:
 def test_answers_are_the_most_similar_prompts(model: ZeroShotModel, questions: Questions) -> None:
     asked, clip = prepare_questions(model, questions, ROWS), model.clip.model
     image = clip.encode_image(asked.inputs.pixels, normalize=True)
-    explained = explain_all(model, asked, ("wra",))
+    recorded = model.record(asked.inputs, None)
+    shown = explain_recording(recorded.recording, "wra", recorded.target).with_words(recorded.words)
+    assert model.logits(asked.inputs).argmax(dim=1).equal(recorded.labels)
     for b, question in enumerate(asked.records["question"]):
         prompts = model.clip.tokenizer([f"{question} {answer}" for answer in PHRASES])
         expected = clip.logit_scale.exp() * image[b] @ clip.encode_text(prompts, normalize=True).T
-        found = model.predictor(asked.inputs, explained.target, Protocol("wra", "drop", "image"))(
+        found = model.predictor(asked.inputs, recorded.labels, Protocol("wra", "drop", "image"))(
             Perturbed(torch.tensor([b]), torch.ones(1, 65, dtype=torch.bool), 65)
         )
-        assert explained.target[b] == expected.argmax()
+        assert recorded.labels[b] == expected.argmax()
         torch.testing.assert_close(found["probability"][0], expected.softmax(0).max(), atol=1e-5, rtol=1e-4)
         chosen = int(expected.argmax())
         pair = {"image": asked.inputs.pixels[[b]], "text": prompts[[chosen]]}
         own = explain(clip, pair, "wra", similarity())
-        relevance = explained.relevances["wra"]
+        relevance = shown
         for modality in ("image", "text"):
             torch.testing.assert_close(relevance.scores[modality][b], own.scores[modality][0], atol=1e-5, rtol=1e-3)
         assert [w for w, _ in relevance.by_word()[b]] == question.lower().replace("?", " ?").replace(",", " ,").split()

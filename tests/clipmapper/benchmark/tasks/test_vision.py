@@ -11,8 +11,8 @@ import transformers as tf
 from PIL import Image
 from timm.models import save_for_hf
 
-from clipmapper.published.settings import Common
-from clipmapper.published.vision import load_classifier, processor_geometry
+from clipmapper.benchmark.tasks.source import PaperSettings
+from clipmapper.benchmark.tasks.vision import load_classifier, processor_geometry
 from xai.metrics.masks import as_seen
 
 SIZES: list[Any] = [
@@ -22,8 +22,8 @@ SIZES: list[Any] = [
 ]
 
 
-def settings(model: str | Path, **options: Any) -> Common:
-    return Common(model=str(model), output=Path("unused"), device="cpu", **options)
+def settings(model: str | Path, **options: Any) -> PaperSettings:
+    return PaperSettings(model=str(model), output=Path("unused"), device="cpu", **options)
 
 
 def halves(size: tuple[int, int]) -> tuple[Image.Image, torch.Tensor]:
