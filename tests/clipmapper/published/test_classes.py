@@ -1,10 +1,10 @@
 from pathlib import Path
 
 import pytest
+from clipmapper.published.classes import class_indices, labelled_images
 from PIL import Image
 
 from clipmapper.data.files import BadData, MissingData
-from clipmapper.published.classes import class_indices, labelled_images
 
 
 def test_folders_are_names_or_wordnet_ids_or_listed(tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from torch import nn
-
-from clipmapper.cli import parse_evaluation
 from clipmapper.published.commands import COMMANDS, main, parse
 from clipmapper.published.explained import PAPERS, methods_of, spread
 from clipmapper.published.reference import PUBLISHED
 from clipmapper.published.results import Found, report, rows, summary, write
 from clipmapper.published.settings import Detection, ImageNet
+from torch import nn
+
+from clipmapper.cli import parse_evaluation
 from xai.metrics.statistics import mean_interval
 
 REPOSITORY = Path(__file__).resolve().parents[3]

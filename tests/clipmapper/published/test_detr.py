@@ -7,14 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers as tf
-from PIL import Image
-
-from clipmapper.data.files import MissingData
 from clipmapper.published.commands import main
 from clipmapper.published.detected import Detected, extent
 from clipmapper.published.detr import categories, coco_truth, image_paths, intervals, load_detector
 from clipmapper.published.explained import Methods, methods_of
 from clipmapper.published.settings import Detection
+from PIL import Image
+
+from clipmapper.data.files import MissingData
 
 
 def coco(folder: Path, sizes: list[tuple[int, int]], kinds: tuple[str, ...] = ("cat", "dog"), side: int = 72) -> Path:

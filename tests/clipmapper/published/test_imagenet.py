@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
-from torch import Tensor, nn
-
 from clipmapper.published.commands import main
 from clipmapper.published.imagenet import PROTOCOL, Batch, accuracies
 from clipmapper.published.settings import ImageNet
 from clipmapper.published.vision import Vision
+from PIL import Image
+from torch import Tensor, nn
+
 from xai import Adapter
 from xai.figures.geometry import squash
 from xai.metrics.protocols import area

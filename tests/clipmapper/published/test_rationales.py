@@ -5,12 +5,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
-
 from clipmapper.published.commands import main
 from clipmapper.published.explained import Methods, methods_of
 from clipmapper.published.rationales import class_of, load_reader, marked, measure
 from clipmapper.published.settings import Rationales
+from PIL import Image
+
 from xai import given
 from xai.metrics.rationales import TOP, Review, read_eraser
 

@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
-
 from clipmapper.published.commands import main
 from clipmapper.published.explained import Methods
 from clipmapper.published.segmentation import measure
 from clipmapper.published.settings import Common
 from clipmapper.published.vision import load_classifier
+from PIL import Image
+
 from xai.metrics.masks import Masked
 from xai.metrics.segmentation import segmentation_summary
 

@@ -8,11 +8,11 @@ import pytest
 import timm
 import torch
 import transformers as tf
+from clipmapper.published.settings import Common
+from clipmapper.published.vision import load_classifier, processor_geometry
 from PIL import Image
 from timm.models import save_for_hf
 
-from clipmapper.published.settings import Common
-from clipmapper.published.vision import load_classifier, processor_geometry
 from xai.metrics.masks import as_seen
 
 SIZES: list[Any] = [

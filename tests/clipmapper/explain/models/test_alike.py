@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-
 from clipmapper.comparison import measure as measure_module
 from clipmapper.comparison.explained import RANDOM, Explained, explain_all
 from clipmapper.comparison.measure import Measured, joined, measure, perturbed, truth_of
+from torch import Tensor
+
 from clipmapper.data.answers import soft_scores
 from clipmapper.data.vqa import Questions
 from clipmapper.explain.models.base import PreparedQuestions, VQAModel, ask

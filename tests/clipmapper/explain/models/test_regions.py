@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from clipmapper.comparison.explained import explain_all
 from torch import Tensor
 
-from clipmapper.comparison.explained import explain_all
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.data.vqa import Questions
 from clipmapper.explain.models.base import PreparedQuestions, VQAModel, ask

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from clipmapper.training.answer_study import AnswerStudy, common_answers
-
-from clipmapper.cli import Settings
 from clipmapper.comparison import measure as measure_module
 from clipmapper.comparison.explained import ask, explain_all
 from clipmapper.comparison.measure import measure
+from clipmapper.training.answer_study import AnswerStudy, common_answers
+
+from clipmapper.cli import Settings
 from clipmapper.config import ModelConfig, ReferenceConfig
 from clipmapper.data.records import load_records
 from clipmapper.explain.models.load import load_reference

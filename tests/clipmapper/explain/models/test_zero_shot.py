@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from clipmapper.comparison.explained import explain_all
+
 from clipmapper.data.vqa import Questions
 from clipmapper.explain.models.base import ask
 from clipmapper.explain.models.zero_shot import ZeroShotModel
