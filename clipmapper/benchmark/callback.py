@@ -92,6 +92,7 @@ class ExplainabilityCallback(Callback):
         )
         self.methods = method_names(self.benchmark)
         self.validations = 0
+        self.task: Task | None = None  # of the model in training; its samples stay the same
         self.references: dict[str, dict[str, float]] = {}  # metrics by name of the model
         self.curves: dict[str, Image.Image] = {}  # of the reference models
 
@@ -104,9 +105,7 @@ class ExplainabilityCallback(Callback):
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Explains the reference models, which do not change, once."""
         with _own_random_numbers(module.device):
-            held_out_task(
-                trainer, module, self.benchmark, self.root
-            )  # raises before training what it would raise after
+            self._task(trainer, module)  # raises before training what it would raise after
             for reference in self.config.references:
                 explanations = self._reference(trainer, module, reference)
                 self.references[reference.label] = explanations.metrics()
@@ -125,7 +124,7 @@ class ExplainabilityCallback(Callback):
         if self.validations % self.config.every:
             return
         with _own_random_numbers(module.device):
-            task = held_out_task(trainer, module, self.benchmark, self.root)
+            task = self._task(trainer, module)
             explanations = self._explain(task, trainer)
             metrics = explanations.metrics()
             module.log_dict({f"explain/{name}": value for name, value in metrics.items()}, rank_zero_only=True)
@@ -133,6 +132,14 @@ class ExplainabilityCallback(Callback):
                 self._log_table(trainer, metrics)
                 self._log_curves(trainer, explanations)
                 self._log_pictures(trainer, task)
+
+    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        self.task = None
+
+    def _task(self, trainer: pl.Trainer, module: pl.LightningModule) -> Task:
+        if self.task is None:
+            self.task = held_out_task(trainer, module, self.benchmark, self.root)
+        return self.task
 
     def _reference(self, trainer: pl.Trainer, module: pl.LightningModule, reference: ModelSource) -> Explanations:
         try:

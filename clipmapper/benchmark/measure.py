@@ -81,17 +81,26 @@ def measure(
 
 
 def joined(parts: Sequence[BatchResult]) -> BatchResult:
-    """Returns the samples of all parts as one batch; a method's error is that of its first part with one."""
+    """Returns the samples of all parts as one batch.
+
+    A method's error is that of its first part with one; a metric is NaN on the samples of a part without it.
+    """
     first = parts[0]
     details = [part.details for part in parts if part.details is not None]
     return BatchResult(
         [key for part in parts for key in part.ids],
         {name: [value for part in parts for value in part.samples[name]] for name in first.samples},
-        {key: np.concatenate([part.values[key] for part in parts], axis=1) for key in first.values},
+        {key: _of_all(parts, key) for key in dict.fromkeys(key for part in parts for key in part.values)},
         {name: error for part in reversed(parts) for name, error in part.errors.items()},
         {key: shown for part in parts for key, shown in part.gallery.items()},
         pa.concat_tables(details) if details else None,
     )
+
+
+def _of_all(parts: Sequence[BatchResult], metric: str) -> np.ndarray:
+    rows, _, *steps = next(part.values[metric].shape for part in parts if metric in part.values)
+    values = [part.values.get(metric, np.full((rows, len(part.ids), *steps), np.nan)) for part in parts]
+    return np.concatenate(values, axis=1)
 
 
 def explain_batch(task: Task, batch: Batch, methods: Sequence[str], absent: Collection[str] = ()) -> Explained:

@@ -1,7 +1,6 @@
 """What a captioner writes, and how likely its old caption is, when image patches are removed (WRA §4.3.5)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,58 +24,58 @@ def dropping(protocol: str) -> Protocol:
     return Protocol(named(protocol, "image").schedule, "drop", "image")
 
 
-@dataclass(eq=False)
 class CaptionScorer:
-    """RefCLIPScore and CIDEr of captions of some images, each caption of an image scored once."""
+    """RefCLIPScore and CIDEr of captions of some images. An image and its references are embedded when first needed.
 
-    clip: FrozenCLIP
-    images: Tensor  # [images, D], as embed_images gives them
-    references: list[Tensor]  # of each image [its references, D], as embed_captions gives them
-    cider: Cider
-    known: dict[tuple[int, str], tuple[float, float]] = field(default_factory=dict)
+    Args:
+        clip: the CLIP of RefCLIPScore.
+        images: all images, by whose references CIDEr weighs n-grams.
+        references: the right captions of each.
 
-    @classmethod
-    def of(cls, clip: FrozenCLIP, images: Sequence[ImageSource], references: References) -> "CaptionScorer":
-        """Raises ValueError for less than two images, BadImage."""
-        embedded = embed_captions(clip, [text for texts in references for text in texts])
-        by_image = embedded.split([len(texts) for texts in references])
-        return cls(clip, embed_images(clip, images), list(by_image), Cider(references))
+    Raises:
+        ValueError: fewer than two images.
+    """
+
+    def __init__(self, clip: FrozenCLIP, images: Sequence[ImageSource], references: References) -> None:
+        self.clip, self.images, self.references = clip, images, references
+        self.cider = Cider(references)
+        self.embedded: dict[int, tuple[Tensor, Tensor]] = {}  # by image its own [D] and that of its references [R, D]
 
     def __call__(self, captions: Sequence[str], images: Sequence[int]) -> Tensor:
-        """Returns RefCLIPScore and CIDEr, [2, N], of caption i for image `images[i]`."""
-        pairs = list(zip(images, captions, strict=True))
-        new = [pair for pair in dict.fromkeys(pairs) if pair not in self.known]
-        if new:
-            rows, texts = map(list, zip(*new, strict=True))
-            embedded = embed_captions(self.clip, texts)
-            plain = clip_score(self.images[rows], embedded)
-            scores = ref_clip_score(plain, embedded, [self.references[row] for row in rows])
-            ciders = self.cider(texts, rows)
-            self.known |= zip(new, zip(scores.tolist(), ciders.tolist(), strict=True), strict=True)
-        return torch.tensor([self.known[pair] for pair in pairs]).T
+        """Returns RefCLIPScore and CIDEr, [2, N], of caption i for image `images[i]`; raises BadImage."""
+        for image in set(images) - self.embedded.keys():
+            picture = embed_images(self.clip, [self.images[image]])[0]
+            self.embedded[image] = picture, embed_captions(self.clip, self.references[image])
+        embedded, texts = [self.embedded[image] for image in images], embed_captions(self.clip, captions)
+        plain = clip_score(torch.stack([picture for picture, _ in embedded]), texts)
+        scores = ref_clip_score(plain, texts, [references for _, references in embedded])
+        return torch.stack([scores.cpu().double(), self.cider(captions, images)])
 
 
 @torch.no_grad()
 def predictor(
     model: CLIPMapper, pixels: Tensor, tokens: Sequence[Sequence[int]], scorer: CaptionScorer, images: Sequence[int]
 ) -> Predict:
-    """`predict` for `xai.metrics.perturbation.perturb`: FIGURES of images [B, 3, H, W] with patches dropped.
+    """Returns `predict` for `xai.metrics.perturbation.perturb`: FIGURES of images [B, 3, H, W] with patches dropped.
 
-    The image is captioned again, greedily, and `scorer`, which knows it by its number in `images`, scores the new caption.
-    The log-probability is that of the old caption with its end, `tokens`, less what it is on the whole image.
+    The image is captioned again, greedily, and `scorer`, which knows it by its number in `images`, scores the new caption;
+    each caption of an image once. The log-probability is that of the old caption with its end, `tokens`, less what it is on
+    the whole image.
     """
-    numbers = torch.tensor(images)
     encode, tower = image_states(model.clip, pixels, "drop"), model.clip.model.visual
     old = _Old(model, tokens)
     whole = old.log_probability(model.clip.image_tokens(pixels), torch.arange(len(pixels)))
+    scores: dict[tuple[str, int], tuple[float, float]] = {}  # by caption and image
 
     def predict(batch: Perturbed) -> dict[str, Tensor]:
         left = tower.ln_post(encode(batch))
         captions = [model.text_of(new) for new in write(model, left, DecodingConfig()).tokens]
-        score, cider = scorer(captions, numbers[batch.rows.cpu()].tolist())
+        pairs = [(text, images[row]) for text, row in zip(captions, batch.rows.tolist(), strict=True)]
+        if new := list(dict.fromkeys(pair for pair in pairs if pair not in scores)):
+            scores.update(zip(new, map(tuple, scorer(*zip(*new, strict=True)).T.tolist()), strict=True))
+        score, cider = torch.tensor([scores[pair] for pair in pairs], device=left.device).T
         likely = old.log_probability(left, batch.rows) - whole[batch.rows]
-        figures = (score, cider, likely)
-        return {name: value.to(batch.rows.device) for name, value in zip(FIGURES, figures, strict=True)}
+        return dict(zip(FIGURES, (score, cider, likely), strict=True))
 
     return predict
 

@@ -116,10 +116,14 @@ def caption_relevance(
     model: CLIPMapper, steps: Steps, relevance: Relevance, weights: Sequence[Tensor] | None = None
 ) -> CaptionRelevance:
     """Relevance of all steps as that of captions, equal `weights` by default."""
-    pieces = [[model.clip.tokenizer.decode([int(model.token_ids[t])]) for t in caption] for caption in steps.tokens]
     weights = [average(len(caption)) for caption in steps.tokens] if weights is None else weights
     spoken = relevance.with_words(words(model.clip, steps.ids, steps.mask))
-    return CaptionRelevance(spoken, tuple(map(tuple, pieces)), tuple(weights))
+    return CaptionRelevance(spoken, tuple(map(tuple, pieces_of(model, steps.tokens))), tuple(weights))
+
+
+def pieces_of(model: CLIPMapper, tokens: Tokens) -> list[list[str]]:
+    """Returns of each caption the pieces of words that its tokens stand for."""
+    return [[model.clip.tokenizer.decode([int(model.token_ids[t])]) for t in caption] for caption in tokens]
 
 
 def require_captioner(model: CLIPMapper) -> None:

@@ -19,36 +19,58 @@ References = Sequence[Sequence[str]]  # of each image
 
 
 def caption_weights(
-    model: CLIPMapper, tokens: Sequence[Sequence[int]], references: References | None, weights: str
+    model: CLIPMapper,
+    tokens: Sequence[Sequence[int]],
+    references: References | None,
+    weights: str,
+    images: Sequence[int] | None = None,
 ) -> list[Tensor]:
-    """Of each caption the weights of its tokens, sum 1. Raises ValueError where the metric cannot be computed."""
+    """Returns of each caption the weights of its tokens, sum 1.
+
+    Args:
+        model: what wrote the captions.
+        tokens: of each caption, numbered as the head's logits.
+        references: the right captions of each image; None only for "average".
+        weights: "average" or a metric's name.
+        images: the image of each caption; None where caption i is of image i.
+
+    Raises:
+        ValueError: the metric cannot be computed.
+    """
     if weights not in get_args(Weights):
         raise unknown("weights of a caption's words", weights, get_args(Weights))
     if weights == "average":
         return [average(len(caption)) for caption in tokens]
     if references is None:
         raise ValueError(f"weights by {METRICS[weights]} need references: the right captions of each image")
-    return [drop_weights(drops) for drops in metric_drops(model, tokens, references, [weights])[weights]]
+    return [drop_weights(drops) for drops in metric_drops(model, tokens, references, [weights], images)[weights]]
 
 
 def metric_drops(
-    model: CLIPMapper, tokens: Sequence[Sequence[int]], references: References, names: Iterable[str] = METRICS
+    model: CLIPMapper,
+    tokens: Sequence[Sequence[int]],
+    references: References,
+    names: Iterable[str] = METRICS,
+    images: Sequence[int] | None = None,
 ) -> dict[str, list[Tensor]]:
-    """m(C) − m(C without token t) of each metric for each caption, [its tokens]; each scorer runs once for all.
+    """Returns m(C) − m(C without token t) of each metric for each caption, [its tokens]; each scorer runs once for all.
 
-    Words are the plain ones. CIDEr weighs n-grams by the `references` of these images. Raises ValueError where a metric
-    cannot run, or captions and references are not equally many.
+    Words are the plain ones. CIDEr weighs n-grams by the references of all images. Arguments are those of `caption_weights`.
+
+    Raises:
+        ValueError: a metric cannot run, or there is not one image for each caption.
     """
-    if len(tokens) != len(references):
-        raise ValueError(f"{len(tokens)} captions and {len(references)} lists of references; give one for each caption")
+    images = range(len(references)) if images is None else images
+    if len(tokens) != len(images):
+        raise ValueError(f"{len(tokens)} captions and {len(images)} lists of references; give one for each caption")
     texts = [model.text_of(part) for caption in tokens for part in (caption, *without_each(caption))]
     counts = [len(caption) + 1 for caption in tokens]
-    of = np.repeat(np.arange(len(tokens)), counts).tolist()
-    found = {}
+    of = np.repeat(images, counts).tolist()
+    drops = {}
     for name in names:
         values = metric(METRICS[name], texts, of, references)
-        found[name] = [part[0] - part[1:] for part in values.split(counts)]
-    return found
+        drops[name] = [part[0] - part[1:] for part in values.split(counts)]
+    return drops
 
 
 def without_each(caption: Sequence[int]) -> list[list[int]]:

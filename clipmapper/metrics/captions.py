@@ -108,14 +108,20 @@ def _bleu(truth: Texts, given: Texts) -> Scored:
 
 
 def _meteor(truth: Texts, given: Texts) -> Scored:
-    _require_java()
-    meteor = Meteor()
+    meteor = _meteor_process(_require_java())
     try:
         corpus, each = meteor.compute_score(truth, given)
     except (OSError, ValueError) as error:
         meteor.lock.release()  # else its end would wait for ever
+        _meteor_process.cache_clear()
         raise Unavailable(f"METEOR's Java program failed ({error})") from error
     return {"METEOR": (corpus, each)}
+
+
+@cache
+def _meteor_process(java: str) -> Meteor:
+    """METEOR's program goes on for further captions: it reads its tables for seconds when it starts."""
+    return Meteor()
 
 
 def _rouge(truth: Texts, given: Texts) -> Scored:
@@ -148,9 +154,11 @@ SCORERS: dict[tuple[str, ...], Callable[[Texts, Texts], Scored]] = {
 }
 
 
-def _require_java() -> None:
-    if shutil.which("java") is None:
+def _require_java() -> str:
+    """The path of java."""
+    if (java := shutil.which("java")) is None:
         raise Unavailable("java is not installed")
+    return java
 
 
 @cache

@@ -63,18 +63,15 @@ class CaptionRelevance:
     @cached_property
     def per_word(self) -> Relevance:
         """A row for every word, caption by caption: the mean of its tokens, with the text its last one was written after."""
-        mean = torch.zeros(sum(map(len, self._merged)), sum(map(len, self.tokens)))
-        last = []
-        for row, (start, places) in enumerate(self._placed()):
-            mean[row, [start + place for place in places]] = 1 / len(places)
-            last.append(start + places[-1])
-        return combined(self.steps, mean, last)
+        counts = [len(places) for _, places in self._placed()]
+        last = [start + places[-1] for start, places in self._placed()]
+        return combined(self.steps, torch.cat([average(count) for count in counts]), counts, last)
 
     def whole(self, weights: Sequence[Tensor] | None = None) -> Relevance:
         """A row for every caption: Σ w_t R_t (WRA eq. 20). The last token is never read, so the text is without it."""
         weights = self.weights if weights is None else weights
-        joined = torch.block_diag(*(w[None] for w in weights))
-        return combined(self.steps, joined, [stop - 1 for stop in accumulate(map(len, self.tokens))])
+        last = [stop - 1 for stop in accumulate(map(len, self.tokens))]
+        return combined(self.steps, torch.cat(list(weights)), list(map(len, self.tokens)), last)
 
     def only(self, caption: int) -> "CaptionRelevance":
         """One of the captions."""
@@ -121,9 +118,25 @@ class CaptionRelevance:
         return list(rows.split([len(merged) for merged in self._merged]))
 
 
-def combined(relevance: Relevance, weights: Tensor, like: Sequence[int]) -> Relevance:
-    """Returns rows of relevance added by `weights` [new rows, rows]; new row i has the tokens of row `like[i]`."""
-    return relevance.rows(like).with_scores({name: weights.to(t) @ t for name, t in relevance.scores.items()})
+def combined(relevance: Relevance, weights: Tensor, counts: Sequence[int], like: Sequence[int]) -> Relevance:
+    """Returns the weighted sums of groups of rows.
+
+    A group's sum has nothing of the rows of other groups: one undefined row leaves the other sums defined.
+
+    Args:
+        relevance: R rows.
+        weights: [R], of each row.
+        counts: how many of the rows, one after the other, are each group's; they add up to R.
+        like: for each group the row whose tokens the sum has.
+    """
+    device = weights.device
+    group = torch.arange(len(counts), device=device).repeat_interleave(torch.tensor(counts, device=device))
+
+    def sums(scores: Tensor) -> Tensor:
+        weighted = weights.to(scores)[:, None] * scores
+        return scores.new_zeros(len(counts), scores.shape[1]).index_add(0, group.to(scores.device), weighted)
+
+    return relevance.rows(like).with_scores({name: sums(scores) for name, scores in relevance.scores.items()})
 
 
 def average(tokens: int) -> Tensor:

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipmapper.cli import Settings, parse_evaluation
+from clipmapper.cli import Settings
 from clipmapper.data.captions import CaptionData, seen_tokens
 from clipmapper.data.records import load_captions
 from clipmapper.evaluation import run as evaluation
+from clipmapper.evaluation.command import parse_evaluation
 from clipmapper.evaluation.captions import best_constant, random_captions
 from clipmapper.models.checkpoints import check_checkpoint, read_checkpoint
 from clipmapper.models.clip_mapper import CLIPMapper
@@ -177,7 +178,7 @@ def test_evaluation(
     go(settings)
     checkpoint = settings.run.dir / "checkpoints" / "last.ckpt"
     arguments = [f"--checkpoint={checkpoint}", f"--output={tmp_path / 'out'}", "--judge=shapes-vit-8:shapes"]
-    evaluation.evaluate(parse_evaluation([*arguments, "--decoding.length=9", "--trainer.accelerator=cpu"], tmp_path))
+    evaluation.evaluate(parse_evaluation([*arguments, "--decoding.length=9", "--accelerator=cpu"], tmp_path))
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["floors"].keys() == {"random caption", "constant caption"}
     for figures in (metrics["metrics"], *metrics["floors"].values()):

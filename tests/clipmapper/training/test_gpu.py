@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clipmapper.comparison.explained import ask, explain_all
+from clipmapper.comparison.measure import measure
 from torch import Tensor
 
 from clipmapper import CLIPMapper
 from clipmapper.cli import Settings
-from clipmapper.comparison.explained import ask, explain_all
-from clipmapper.comparison.measure import measure
 from clipmapper.data.records import load_captions, load_records
 from clipmapper.data.vqa import VQAData
 from clipmapper.models.checkpoints import read_checkpoint

@@ -2,6 +2,10 @@
 
 import pytest
 import torch
+<<<<<<< HEAD
+=======
+from clipmapper.comparison.explained import explain_all
+>>>>>>> h-capt2
 
 from clipmapper.data.vqa import Questions
 from clipmapper.explain.models.base import prepare_questions
