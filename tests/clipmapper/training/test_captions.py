@@ -17,8 +17,8 @@ from clipmapper.cli import Settings
 from clipmapper.data.captions import CaptionData, seen_tokens
 from clipmapper.data.records import load_captions
 from clipmapper.evaluation import run as evaluation
-from clipmapper.evaluation.command import parse_evaluation
 from clipmapper.evaluation.captions import best_constant, random_captions
+from clipmapper.evaluation.command import parse_evaluation
 from clipmapper.models.checkpoints import check_checkpoint, read_checkpoint
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.training.run import run, task_and_data, train

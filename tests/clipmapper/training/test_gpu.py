@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clipmapper.comparison.explained import ask, explain_all
-from clipmapper.comparison.measure import measure
 from torch import Tensor
 
 from clipmapper import CLIPMapper
+from clipmapper.benchmark.measure import explain_batch, measure
+from clipmapper.benchmark.settings import BenchmarkConfig
+from clipmapper.benchmark.tasks.answers import AnswersTask
 from clipmapper.cli import Settings
 from clipmapper.data.records import load_captions, load_records
 from clipmapper.data.vqa import VQAData
+from clipmapper.explain.models.mapper import MapperModel
 from clipmapper.models.checkpoints import read_checkpoint
 from clipmapper.models.clip import FrozenCLIP
 from clipmapper.training.optimizer import make_optimizer
@@ -107,18 +109,18 @@ def test_relevance_and_perturbation_are_those_of_the_cpu(shapes_root: Path, sett
     model = CLIPMapper.from_pretrained("shapes-b-vqa")
     made = settings("run", "--data.cache=null")
     questions = VQAData(load_records(made.data), made.data, model.clip, 0).val
-    found = {}
+    results, relevances, config = {}, {}, BenchmarkConfig()
     for device in ("cpu", "cuda"):
-        model.to(device)
-        explained = explain_all(model, ask(model, questions, range(8)), METHODS)
-        assert not explained.errors
-        found[device] = explained, measure(model, explained, "recommended", None)
-    (on_cpu, curves), (on_gpu, gpu_curves) = found["cpu"], found["cuda"]
-    assert on_gpu.target.is_cuda and on_gpu.target.cpu().equal(on_cpu.target)
+        task = AnswersTask(MapperModel(model.to(device)), questions, list(range(8)), config, None)
+        batch = task.batch(range(8))
+        relevances[device] = explain_batch(task, batch, METHODS).relevances()
+        results[device] = measure(task, range(8), METHODS, config)
+        assert not results[device].errors
+    assert results["cuda"].samples["predicted"] == results["cpu"].samples["predicted"]
     for name in METHODS:
-        for modality, scores in on_cpu.relevances[name].scores.items():
-            other = on_gpu.relevances[name].scores[modality].cpu()
+        for modality, scores in relevances["cpu"][name].scores.items():
+            other = relevances["cuda"][name].scores[modality].cpu()
             assert torch.allclose(other, scores, rtol=1e-2, atol=1e-3 * float(scores.abs().max())), (name, modality)
-    for key, values in curves.curves.items():
-        difference = np.abs(gpu_curves.curves[key] - values).mean()
+    for key, values in results["cpu"].values.items():
+        difference = np.abs(results["cuda"].values[key] - values).mean()
         assert difference < 0.01, f"{key}: a token or two may change places, not the curves"

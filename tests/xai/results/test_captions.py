@@ -1,6 +1,5 @@
 """Captions as steps: words, wholes and weights worked out by hand."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,15 +55,6 @@ def test_the_whole_is_the_weighted_sum(relevance: CaptionRelevance) -> None:
     assert whole.content("text").tolist() == [[False, True, True], [False] * 3]
     last = relevance.whole([torch.tensor([0.0, 0, 1]), torch.ones(1)])
     assert last.map().tolist() == [[[5, 8]], [[7, 0]]]
-
-
-def test_an_undefined_step_leaves_other_words_and_captions_defined(relevance: CaptionRelevance) -> None:
-    """The step of "agon" is NaN."""
-    scores = {name: t.where(torch.arange(4)[:, None] != 2, torch.nan) for name, t in relevance.steps.scores.items()}
-    broken = replace(relevance, steps=relevance.steps.with_scores(scores))
-    assert broken.whole().map().isnan().flatten(1).all(dim=1).tolist() == [True, False]
-    first, second = broken.word_maps()
-    assert first.isnan().flatten(1).all(dim=1).tolist() == [False, True] and second.tolist() == [[[7, 0]]]
 
 
 def test_one_of_the_captions(relevance: CaptionRelevance) -> None:

@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-from clipmapper.published.classes import class_indices, labelled_images
 from PIL import Image
 
 from clipmapper.benchmark.tasks.folders import class_indices, labelled_images

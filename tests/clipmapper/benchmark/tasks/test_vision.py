@@ -8,16 +8,11 @@ import pytest
 import timm
 import torch
 import transformers as tf
-from clipmapper.published.settings import Common
-from clipmapper.published.vision import load_classifier, processor_geometry
 from PIL import Image
 from timm.models import save_for_hf
 
-<<<<<<< HEAD:tests/clipmapper/benchmark/tasks/test_vision.py
 from clipmapper.benchmark.tasks.source import PaperSettings
 from clipmapper.benchmark.tasks.vision import load_classifier, processor_geometry
-=======
->>>>>>> h-capt2:tests/clipmapper/published/test_vision.py
 from xai.metrics.masks import as_seen
 
 SIZES: list[Any] = [

@@ -8,19 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-<<<<<<< HEAD
 from torch import Tensor
 
 from clipmapper.benchmark.measure import BatchResult, explain_batch, joined, measure
 from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.tasks.answers import AnswersTask
-=======
-from clipmapper.comparison import measure as measure_module
-from clipmapper.comparison.explained import RANDOM, Explained, explain_all
-from clipmapper.comparison.measure import Measured, joined, measure, perturbed, truth_of
-from torch import Tensor
-
->>>>>>> h-capt2
 from clipmapper.data.answers import soft_scores
 from clipmapper.data.vqa import Questions
 from clipmapper.explain.models.base import PreparedQuestions, VQAModel

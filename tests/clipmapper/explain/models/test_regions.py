@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from clipmapper.comparison.explained import explain_all
 from torch import Tensor
 
 from clipmapper.data.shapes.truth import Truth

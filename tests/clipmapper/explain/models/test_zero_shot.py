@@ -2,10 +2,6 @@
 
 import pytest
 import torch
-<<<<<<< HEAD
-=======
-from clipmapper.comparison.explained import explain_all
->>>>>>> h-capt2
 
 from clipmapper.data.vqa import Questions
 from clipmapper.explain.models.base import prepare_questions
