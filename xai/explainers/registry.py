@@ -152,7 +152,7 @@ for _method in (
     ),
     Method("smoothgrad", smoothgrad, "Smilkov et al. 2017", signed=True, passes="many", cheap={"samples": 5}),
     Method("random", random, "uniform scores", class_agnostic=True),
-    Method("partial_lrp", partial_lrp, "Voita et al. 2019; TransAtt §4", TRANSATT, "tokens", signed=True),
+    Method("partial_lrp", partial_lrp, "Voita et al. 2019; TransAtt §4", TRANSATT, "tokens"),
     Method("full_lrp", full_lrp, "Binder et al. 2016; TransAtt §4", TRANSATT, "tokens", signed=True),
     Method("transatt", transatt, "TransAtt eq. 13 and 14", TRANSATT, "tokens"),
     Method("genatt_lrp", genatt_lrp, "GenAtt §3, with LRP", TRANSATT, "tokens"),
