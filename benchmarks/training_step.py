@@ -25,9 +25,9 @@ from clipmapper.config import DataConfig, ExplainConfig, ModelConfig, OptimizerC
 from clipmapper.data.batches import Batches, loader
 from clipmapper.data.records import Records, load_records
 from clipmapper.data.shapes.write import ShapesConfig, write_shapes
+from clipmapper.logs import make_loggers, quiet_lightning
 from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
-from clipmapper.logs import make_loggers, quiet_lightning
 from clipmapper.training.optimizer import make_optimizer, rate
 from clipmapper.training.run import callbacks, task_and_data
 from clipmapper.training.tasks import VQATask

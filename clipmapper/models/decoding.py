@@ -6,7 +6,7 @@ Captions are written in batches and end at different steps. One that has ended i
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -115,12 +115,17 @@ def until(tokens: Int[Tensor, "B N"], end: int) -> list[list[int]]:
 def write(model: "CLIPMapper", image_tokens: Float[Tensor, "B I image_width"], config: DecodingConfig) -> Written:
     """Captions of a batch of images, from CLIP's image tokens. Tokens are numbered as the head's logits."""
     first = image_tokens.new_full((len(image_tokens),), model.start, dtype=torch.long)
-    length = min(config.length, model.clip.model.context_length - 1)
+    length = most_tokens(model, config)
     writing = Writing(model, image_tokens)
     if config.method == "beam":
         return beam_search(writing, first, model.end, length, config.beams)
     drawn = nucleus(config.top_p, config.temperature, torch.Generator().manual_seed(config.seed))
     return one_by_one(writing, first, model.end, length, greedy if config.method == "greedy" else drawn)
+
+
+def most_tokens(model: "CLIPMapper", config: DecodingConfig) -> int:
+    """Returns how many tokens a caption has at most; one of so many has not ended by itself."""
+    return min(config.length, model.clip.model.context_length - 1)
 
 
 def captions(model: "CLIPMapper", image_tokens: Float[Tensor, "B I image_width"], config: DecodingConfig) -> list[str]:
