@@ -12,7 +12,7 @@ from clipmapper.explain.weights import Cider, References
 from clipmapper.metrics.captions import clip_score, embed_captions, embed_images, ref_clip_score
 from clipmapper.models.clip import FrozenCLIP
 from clipmapper.models.clip_mapper import UNKNOWN, CLIPMapper
-from clipmapper.models.decoding import write
+from clipmapper.models.decoding import most_tokens, write
 from xai.metrics.perturbation import Perturbed, Predict
 from xai.metrics.protocols import Protocol, named
 
@@ -62,20 +62,23 @@ def predictor(
     each caption of an image once. The log-probability is that of the old caption with its end, `tokens`, less what it is on
     the whole image.
     """
-    encode, tower = image_states(model.clip, pixels, "drop"), model.clip.model.visual
-    old = _Old(model, tokens)
+    encode, tower, config = image_states(model.clip, pixels, "drop"), model.clip.model.visual, DecodingConfig()
+    old, most = _Old(model, tokens), most_tokens(model, config)
     whole = old.log_probability(model.clip.image_tokens(pixels), torch.arange(len(pixels)))
     scores: dict[tuple[str, int], tuple[float, float]] = {}  # by caption and image
 
     def predict(batch: Perturbed) -> dict[str, Tensor]:
-        left = tower.ln_post(encode(batch))
-        captions = [model.text_of(new) for new in write(model, left, DecodingConfig()).tokens]
-        pairs = [(text, images[row]) for text, row in zip(captions, batch.rows.tolist(), strict=True)]
-        if new := list(dict.fromkeys(pair for pair in pairs if pair not in scores)):
-            scores.update(zip(new, map(tuple, scorer(*zip(*new, strict=True)).T.tolist()), strict=True))
+        left, rows = tower.ln_post(encode(batch)), batch.rows.tolist()
+        new = write(model, left, config)
+        pairs = [(model.text_of(text), images[row]) for text, row in zip(new.tokens, rows, strict=True)]
+        if unknown := list(dict.fromkeys(pair for pair in pairs if pair not in scores)):
+            scores.update(zip(unknown, map(tuple, scorer(*zip(*unknown, strict=True)).T.tolist()), strict=True))
         score, cider = torch.tensor([scores[pair] for pair in pairs], device=left.device).T
-        likely = old.log_probability(left, batch.rows) - whole[batch.rows]
-        return dict(zip(FIGURES, (score, cider, likely), strict=True))
+        likely = new.log_probability.clone()  # of the old caption, where the new one is the same to its end
+        ended = [len(text) < most and text == list(tokens[row]) for text, row in zip(new.tokens, rows, strict=True)]
+        others = (~torch.tensor(ended, device=left.device)).nonzero()[:, 0]
+        likely[others] = old.log_probability(left[others], batch.rows[others])
+        return dict(zip(FIGURES, (score, cider, likely - whole[batch.rows]), strict=True))
 
     return predict
 
@@ -98,5 +101,5 @@ class _Old:
         """Of captions `rows` [N] of CLIP's image tokens [N, L, D], [N]."""
         mask, target = self.mask[rows], self.next[rows]
         _, text = self.model.mapper(self.model.image_states(image), self.text[rows], mask)
-        found = self.model.head(text).float().log_softmax(dim=-1).gather(2, target.clamp(min=0)[..., None])[..., 0]
-        return found.where(mask, 0).sum(dim=1)
+        likely = self.model.head(text).float().log_softmax(dim=-1).gather(2, target.clamp(min=0)[..., None])[..., 0]
+        return likely.where(mask, 0).sum(dim=1)

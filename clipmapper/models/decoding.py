@@ -1,12 +1,12 @@
 """How the words of a caption are chosen: greedily, by beam search, or drawn from the nucleus.
 
-Captions are written in batches and end at different steps: one that has ended is filled with end tokens, which count nothing.
+Captions are written in batches and end at different steps. One that has ended is filled with end tokens, which count nothing.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -57,19 +57,27 @@ def nucleus(top_p: float, temperature: float, generator: torch.Generator) -> Cho
 
 
 def one_by_one(writer: Writer, first: Int[Tensor, " B"], end: int, length: int, choose: Choose) -> Written:
-    """Captions whose tokens are chosen one after the other, from the start tokens `first`."""
-    tokens, ended = first, torch.zeros_like(first, dtype=torch.bool)
-    total: Any = 0.0
-    chosen = []
-    for _ in range(length):
+    """Captions whose tokens are chosen one after the other, from the start tokens `first`.
+
+    Captions that have ended leave the writer's batch. `choose` sees them all the same, so that what it draws for one caption
+    does not depend on when others end.
+    """
+    written = first.new_full((len(first), length), end)
+    total = torch.zeros(len(first), device=first.device)
+    rows, tokens = torch.arange(len(first), device=first.device), first  # of the captions that go on
+    for place in range(length):
         log_probability = writer.step(tokens).float().log_softmax(dim=1)
-        tokens = choose(log_probability).where(~ended, end)
-        total = total + log_probability.gather(1, tokens[:, None])[:, 0].where(~ended, 0.0)
-        ended = ended | (tokens == end)
-        chosen.append(tokens)
-        if ended.all():
-            break
-    return Written(until(torch.stack(chosen, dim=1), end), total)
+        everyone = log_probability.new_zeros(len(first), log_probability.shape[1]).index_copy(0, rows, log_probability)
+        tokens = choose(everyone)[rows]
+        written[rows, place] = tokens
+        total[rows] += log_probability.gather(1, tokens[:, None])[:, 0]
+        places = (tokens != end).nonzero()[:, 0]
+        if len(places) < len(rows):
+            rows, tokens = rows[places], tokens[places]
+            if not len(rows):
+                break
+            writer.select(places)
+    return Written(until(written, end), total)
 
 
 def beam_search(writer: Writer, first: Int[Tensor, " B"], end: int, length: int, beams: int) -> Written:
@@ -107,12 +115,17 @@ def until(tokens: Int[Tensor, "B N"], end: int) -> list[list[int]]:
 def write(model: "CLIPMapper", image_tokens: Float[Tensor, "B I image_width"], config: DecodingConfig) -> Written:
     """Captions of a batch of images, from CLIP's image tokens. Tokens are numbered as the head's logits."""
     first = image_tokens.new_full((len(image_tokens),), model.start, dtype=torch.long)
-    length = min(config.length, model.clip.model.context_length - 1)
+    length = most_tokens(model, config)
     writing = Writing(model, image_tokens)
     if config.method == "beam":
         return beam_search(writing, first, model.end, length, config.beams)
     drawn = nucleus(config.top_p, config.temperature, torch.Generator().manual_seed(config.seed))
     return one_by_one(writing, first, model.end, length, greedy if config.method == "greedy" else drawn)
+
+
+def most_tokens(model: "CLIPMapper", config: DecodingConfig) -> int:
+    """Returns how many tokens a caption has at most; one of so many has not ended by itself."""
+    return min(config.length, model.clip.model.context_length - 1)
 
 
 def captions(model: "CLIPMapper", image_tokens: Float[Tensor, "B I image_width"], config: DecodingConfig) -> list[str]:

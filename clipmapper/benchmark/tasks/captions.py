@@ -51,6 +51,7 @@ FIGURES = {
 }
 WEIGHTED = "wra"  # the method whose caption-level maps are also weighted by metrics
 GROUND_TRUTH = "ground truth"  # shown in the gallery as if it were a method
+CPU_BATCH = 256  # images without patches at once: a step of writing costs much the same for more captions
 MOST_WORDS = 1000  # more than a caption has: gives each word a number of its own
 
 
@@ -218,7 +219,8 @@ class CaptionsTask(Task):
     def _removal(self, batch: Batch, content: Tensor, ids: Tensor) -> Scorer:
         pixels, steps = batch.inputs
         predict = predictor(self.model, pixels, steps.tokens, self.scorer, batch.records["row"])
-        return removal(predict, self.protocol, content, None, ids, self.config.removal_batch)
+        size = self.config.removal_batch or (CPU_BATCH if content.device.type == "cpu" else None)
+        return removal(predict, self.protocol, content, None, ids, size)
 
     def _whole_maps(
         self, batch: Batch, explained: Explained, captions: Mapping[str, CaptionRelevance], content: Tensor
