@@ -7,7 +7,7 @@ BIN = .venv/bin
 demo: .venv/installed
 	$(BIN)/python train.py --config mapper_b_vqa_shapes --run.dir runs/demo --run.resume auto --run.floors true \
 		--trainer.limit_val_batches 0.25 --explain.every 2 --explain.samples 8 --explain.pictures 2
-	$(BIN)/python evaluate.py --checkpoint runs/demo/checkpoints/best.ckpt --output runs/demo --explainers all --samples 32
+	$(BIN)/python evaluate.py --model runs/demo/checkpoints/best.ckpt --output runs/demo --explainers all --samples 32
 	@echo "checkpoint: runs/demo/checkpoints/best.ckpt   log: runs/demo/csv   figures: runs/demo/metrics.json"
 	@echo "pictures:   runs/demo/examples.png, runs/demo/curves.png   explainers compared: runs/demo/report.html"
 

@@ -1,14 +1,18 @@
 """Explains the attention models of others and ours: one recording of a forward pass, many methods."""
 
-from xai.adapters import adapter_for
-from xai.explain import explain, explain_each, explain_recording, explain_tape
-from xai.explainers import EXPLAINERS, METHODS, Method, register
-from xai.lrp.mode import PropagationError
-from xai.recording.adapter import Adapter, Layout, Site
-from xai.recording.assemble import RecordingError
-from xai.recording.record import record
-from xai.results.relevance import Relevance
-from xai.targets import Target, detection, difference, given, predicted, similarity, token
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xai.adapters import adapter_for
+    from xai.explain import explain, explain_each, explain_recording, explain_tape
+    from xai.explainers import EXPLAINERS, METHODS, Method, register
+    from xai.lrp.mode import PropagationError
+    from xai.recording.adapter import Adapter, Layout, Site
+    from xai.recording.assemble import RecordingError
+    from xai.recording.record import record
+    from xai.results.relevance import Relevance
+    from xai.targets import Target, detection, difference, given, predicted, similarity, token
 
 __all__ = [
     "EXPLAINERS",
@@ -35,3 +39,44 @@ __all__ = [
     "similarity",
     "token",
 ]
+
+_HOMES = {
+    "xai.adapters": ("adapter_for",),
+    "xai.explain": (
+        "explain",
+        "explain_each",
+        "explain_recording",
+        "explain_tape",
+    ),
+    "xai.explainers": (
+        "EXPLAINERS",
+        "METHODS",
+        "Method",
+        "register",
+    ),
+    "xai.lrp.mode": ("PropagationError",),
+    "xai.recording.adapter": (
+        "Adapter",
+        "Layout",
+        "Site",
+    ),
+    "xai.recording.assemble": ("RecordingError",),
+    "xai.recording.record": ("record",),
+    "xai.results.relevance": ("Relevance",),
+    "xai.targets": (
+        "Target",
+        "detection",
+        "difference",
+        "given",
+        "predicted",
+        "similarity",
+        "token",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:  # a name's module is imported when it is first asked for: files.py alone needs none
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'xai' has no attribute {name!r}")

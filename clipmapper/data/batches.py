@@ -146,6 +146,11 @@ def _load_pixels(source: Callable[[int], ImageSource], preprocess: Callable[...,
     return preprocess(load_image(source(image)))
 
 
+def mixed(*numbers: int) -> int:
+    """Returns a seed that depends on all of some numbers, the same with every version of Python."""
+    return int(np.random.SeedSequence([abs(number) for number in numbers]).generate_state(1, np.uint64)[0])
+
+
 class Batches(Sampler[list[int]]):
     """Rows of each batch of one process; with `seed` in an order that depends on seed and epoch alone.
 
@@ -169,7 +174,7 @@ class Batches(Sampler[list[int]]):
     def _own(self) -> Tensor:
         if self.seed is None:
             return torch.arange(self.count)[self.rank :: self.world]
-        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(hash((self.seed, self.epoch))))
+        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(mixed(self.seed, self.epoch)))
         padded = -(-self.count // self.world) * self.world
         return order[torch.arange(self.rank, padded, self.world) % self.count]
 

@@ -18,8 +18,6 @@ from clipmapper.models.fingerprint import weights_fingerprint
 ASSETS = Path(__file__).parents[1] / "assets"
 SHAPES_CLIP = "shapes-vit-8"  # the CLIP that ships with the package, pretrained on Shapes (tag "shapes")
 
-open_clip.add_model_config(ASSETS / "shapes-clip")
-
 
 class FrozenCLIP(nn.Module):
     """A ViT CLIP whose parameters are never trained and which stays in eval mode.
@@ -35,7 +33,7 @@ class FrozenCLIP(nn.Module):
         self.model: Any = create_clip(name, pretrained)  # Any: open_clip's towers have no common type
         self.preprocess_config = self.model.visual.preprocess_cfg
         self.preprocess = image_transform_v2(PreprocessCfg(**self.preprocess_config), is_train=False)
-        self.tokenizer = open_clip.get_tokenizer(name)
+        self.tokenizer = clip_tokenizer(name)
         self.requires_grad_(False).eval()
         self.fingerprint = weights_fingerprint(self.model)
 
@@ -83,8 +81,21 @@ class FrozenCLIP(nn.Module):
         return text_tokens(self.model, ids)
 
 
+def know_shapes(name: str) -> None:
+    """Tells open_clip of the CLIP of Shapes where it is asked for; who uses others finds open_clip as it was."""
+    if name == SHAPES_CLIP and name not in open_clip.list_models():
+        open_clip.add_model_config(ASSETS / "shapes-clip")
+
+
+def clip_tokenizer(name: str) -> Any:
+    """Returns open_clip's tokenizer of a model."""
+    know_shapes(name)
+    return open_clip.get_tokenizer(name)
+
+
 def create_clip(name: str, pretrained: str | None) -> Any:
     """open_clip's model with the weights of `pretrained`: a tag, a file, "shapes", or None for random weights."""
+    know_shapes(name)
     if name not in open_clip.list_models():
         raise unknown("CLIP model", name, open_clip.list_models())
     if pretrained == "shapes":

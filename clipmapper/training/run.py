@@ -8,7 +8,6 @@ from typing import TypeVar
 
 import pytorch_lightning as pl
 from filelock import FileLock
-from open_clip import get_tokenizer
 from pytorch_lightning.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
@@ -22,6 +21,7 @@ from clipmapper.data.records import CaptionRecords, Records, load_captions, load
 from clipmapper.data.vqa import VQAData
 from clipmapper.logs import make_loggers, quiet_lightning
 from clipmapper.models.checkpoints import check_checkpoint, read_checkpoint
+from clipmapper.models.clip import clip_tokenizer
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.processes import launched
 from clipmapper.training.callbacks import ExampleLogger, LastCheckpoint
@@ -102,7 +102,7 @@ def task_and_data(settings: Settings, records: Records | CaptionRecords) -> tupl
         data = VQAData(records, settings.data, model.clip, seed)
         return VQATask(model, settings.optimizer, seed, extra), data
     seen = settings.model.tokens == "seen"
-    tokens = seen_tokens(records.train, get_tokenizer(settings.model.clip)) if seen else ()
+    tokens = seen_tokens(records.train, clip_tokenizer(settings.model.clip)) if seen else ()
     model = CLIPMapper(settings.model, tokens=tokens)
     captions = CaptionData(records, settings.data, model.clip, seed, settings.run.captioned)
     return CaptionTask(model, settings.optimizer, seed, extra), captions

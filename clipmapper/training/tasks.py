@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from clipmapper.config import DecodingConfig, OptimizerConfig
-from clipmapper.data.batches import Batch, Texts
+from clipmapper.data.batches import Batch, Texts, mixed
 from clipmapper.data.captions import CaptionData
 from clipmapper.metrics.answers import VQAAccuracy
 from clipmapper.metrics.captions import CHEAP, score
@@ -54,7 +54,7 @@ class MapperTask(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout depends on seed and step alone, so that a resumed run goes on exactly as if never interrupted.
-        torch.manual_seed(hash((self.seed, self.global_step, batch_idx, self.global_rank)))
+        torch.manual_seed(mixed(self.seed, self.global_step, batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(batch)
