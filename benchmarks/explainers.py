@@ -13,7 +13,7 @@ from benchmarks.models import clip, forward_backward, vit
 from benchmarks.timing import Run, in_turn
 from clipmapper.models.clip import SHAPES_CLIP
 from xai import adapter_for, explain, explain_recording, given, record, similarity
-from xai.explain import METHODS, lrp_of
+from xai.explanation import METHODS, lrp_of
 
 TOGETHER: list[tuple[str, dict[str, Any]]] = [  # one backward pass serves them all
     ("raw_attention", {}),

@@ -6,7 +6,7 @@ from importlib import import_module
 import pytest
 
 WITH_EXAMPLES = (
-    "xai.explain",
+    "xai.explanation",
     "xai.explainers.registry",
     "xai.results.relevance",
     "clipmapper.models.clip_mapper",

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xai.adapters import adapter_for
-    from xai.explain import explain, explain_each, explain_recording, explain_tape
     from xai.explainers import EXPLAINERS, METHODS, Method, register
+    from xai.explanation import explain, explain_each, explain_recording, explain_tape
     from xai.lrp.mode import PropagationError
     from xai.recording.adapter import Adapter, Layout, Site
     from xai.recording.assemble import RecordingError
@@ -42,7 +42,7 @@ __all__ = [
 
 _HOMES = {
     "xai.adapters": ("adapter_for",),
-    "xai.explain": (
+    "xai.explanation": (
         "explain",
         "explain_each",
         "explain_recording",
@@ -78,5 +78,6 @@ _HOMES = {
 def __getattr__(name: str) -> Any:  # a name's module is imported when it is first asked for: files.py alone needs none
     for module, names in _HOMES.items():
         if name in names:
-            return getattr(import_module(module), name)
+            globals()[name] = value = getattr(import_module(module), name)
+            return value
     raise AttributeError(f"module 'xai' has no attribute {name!r}")

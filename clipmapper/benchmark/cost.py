@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 from clipmapper.benchmark.task import Batch, Task
-from xai.explain import explain_each, record_for
+from xai.explanation import explain_each, record_for
 
 
 @dataclass

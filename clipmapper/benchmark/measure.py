@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.task import Batch, Explained, Maps, Records, Scorer, Task
-from xai.explain import record_for
+from xai.explanation import record_for
 from xai.metrics.localisation import chance, mass_accuracy, rank_accuracy
 from xai.metrics.perturbation import Predict, perturb
 from xai.metrics.protocols import DIRECTIONS, Protocol

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from clipmapper.benchmark.task import Batch, Recorded, Task
-from xai.explain import explain_each, record_for
 from xai.explainers.registry import method_named
+from xai.explanation import explain_each, record_for
 from xai.metrics.sanity import noisy_output, randomisation
 from xai.recording.recording import Score
 

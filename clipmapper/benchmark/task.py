@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from clipmapper.benchmark.published import Published
 from clipmapper.benchmark.settings import BenchmarkConfig
-from xai.explain import Lrp, explain_each
+from xai.explanation import Lrp, explain_each
 from xai.metrics import protocols
 from xai.recording.recording import Recording, Score
 from xai.report.data import Column, Explanation, Sample

@@ -18,7 +18,7 @@ from clipmapper.models.clip_mapper import CLIPMapper
 from xai import Adapter, Layout, Relevance, Site, Target, explain_recording, given, record
 from xai.adapters.clip import open_clip
 from xai.adapters.common import before_grid, text_ends
-from xai.explain import Lrp, lrp_of
+from xai.explanation import Lrp, lrp_of
 from xai.figures.geometry import Geometry, Size, longest, shortest, squash
 from xai.recording.adapter import Stream, at
 from xai.recording.recording import Recording

@@ -14,7 +14,7 @@ from clipmapper.explain.weights import Weights, caption_weights
 from clipmapper.models.clip_mapper import UNKNOWN, CLIPMapper, evaluating
 from clipmapper.models.decoding import write
 from xai import Relevance, Target, explain_recording, given
-from xai.explain import lrp_of
+from xai.explanation import lrp_of
 from xai.recording.recording import Recording
 from xai.results.captions import CaptionRelevance, average
 

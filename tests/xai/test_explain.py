@@ -26,9 +26,9 @@ from xai import (
     token,
 )
 from xai.adapters import ADAPTERS
-from xai.explain import explain_each, record_for
 from xai.explainers import METHODS
 from xai.explainers.algebra import readout_weights
+from xai.explanation import explain_each, record_for
 from xai.lrp.mode import PropagationError
 
 from .conftest import Family, build

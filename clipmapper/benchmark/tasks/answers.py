@@ -21,7 +21,7 @@ from clipmapper.data.shapes.truth import Truth
 from clipmapper.data.vqa import Questions
 from clipmapper.explain.models.base import VQAModel, prepare_questions
 from clipmapper.models.fingerprint import weights_fingerprint
-from xai.explain import Lrp, explain_recording
+from xai.explanation import Lrp, explain_recording
 from xai.figures.render import compare
 from xai.metrics.protocols import Protocol, named
 from xai.metrics.ranking import random_relevance

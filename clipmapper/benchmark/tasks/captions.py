@@ -36,7 +36,7 @@ from clipmapper.metrics.caption_truth import KINDS, claims, scenes_of
 from clipmapper.models.clip import FrozenCLIP
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.models.fingerprint import weights_fingerprint
-from xai.explain import Lrp
+from xai.explanation import Lrp
 from xai.figures.filmstrip import strips
 from xai.figures.render import compare
 from xai.metrics.protocols import Protocol

@@ -25,7 +25,7 @@ from clipmapper.benchmark.tasks.vision import from_transformers, known_adapter, 
 from clipmapper.data.images import load_image
 from clipmapper.errors import unknown
 from clipmapper.models.fingerprint import weights_fingerprint
-from xai.explain import Lrp
+from xai.explanation import Lrp
 from xai.metrics.detection import coco_matches, coco_summary
 from xai.metrics.detection_resampling import resampled_figures
 from xai.metrics.masks import image_finder, panoptic_instances

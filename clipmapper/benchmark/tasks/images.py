@@ -13,7 +13,7 @@ from clipmapper.benchmark.task import Batch, Explained, Pass, Task
 from clipmapper.benchmark.tasks.source import PaperSettings
 from clipmapper.benchmark.tasks.vision import Vision, load_classifier
 from clipmapper.models.fingerprint import weights_fingerprint
-from xai.explain import Lrp
+from xai.explanation import Lrp
 from xai.recording.record import record
 from xai.recording.recording import Recording
 from xai.report.data import Explanation, Sample

@@ -17,7 +17,7 @@ from clipmapper.benchmark.tasks.vision import from_transformers, known_adapter, 
 from clipmapper.errors import unknown
 from clipmapper.models.fingerprint import weights_fingerprint
 from xai import Adapter, given, predicted
-from xai.explain import Lrp
+from xai.explanation import Lrp
 from xai.metrics.rationales import TOP, Review, read_eraser, token_f1, word_relevance
 from xai.recording.record import record
 from xai.report.data import Column, Explanation, Sample

@@ -21,7 +21,7 @@ from clipmapper.data.shapes.truth import Truth
 from clipmapper.data.vqa import Questions
 from clipmapper.explain.ground_truth import of_answers
 from xai import Relevance, Target, given
-from xai.explain import Lrp
+from xai.explanation import Lrp
 from xai.figures.geometry import Geometry, Size, squash
 from xai.metrics import protocols
 from xai.metrics.perturbation import Predict

@@ -9,7 +9,7 @@ from clipmapper.explain.answers import FromPixels, answer_target, mapper_adapter
 from clipmapper.explain.models.base import QuestionBatch, Recorded, VQAModel
 from clipmapper.explain.removal import Inputs, predictor
 from clipmapper.models.clip_mapper import CLIPMapper
-from xai.explain import Lrp
+from xai.explanation import Lrp
 from xai.figures.geometry import Geometry, Size
 from xai.metrics.perturbation import Predict
 from xai.metrics.protocols import Protocol

@@ -18,7 +18,7 @@ from clipmapper.explain.removal import figures
 from xai import Adapter, Relevance, record
 from xai.adapters import adapter_for
 from xai.adapters.regions import Regions, lxmert_inputs, visualbert_inputs
-from xai.explain import Lrp
+from xai.explanation import Lrp
 from xai.metrics.perturbation import Perturbed, Predict
 from xai.metrics.protocols import Protocol, Removal
 from xai.metrics.removal import drop

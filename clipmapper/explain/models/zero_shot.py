@@ -19,7 +19,7 @@ from clipmapper.explain.removal import SHORTER, figures, image_states, word_stat
 from clipmapper.models.clip import FrozenCLIP, text_tower
 from xai import Adapter, record
 from xai.adapters.clip import open_clip
-from xai.explain import Lrp
+from xai.explanation import Lrp
 from xai.figures.geometry import Geometry, Size
 from xai.metrics.perturbation import Perturbed, Predict
 from xai.metrics.protocols import Protocol, Removal
