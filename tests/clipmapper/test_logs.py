@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from clipmapper import logs
 from clipmapper.logs import log_examples, log_table, make_loggers
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[2]
 RUN = """
 import sys
 from pathlib import Path

@@ -16,7 +16,8 @@ from xai.metrics.detection import Detections, coco_results, confident, object_ma
 from xai.metrics.ranking import random_relevance
 from xai.recording.recording import Recording
 
-Results = dict[str, list[dict[str, Any]]]  # in COCO's format, by method; random maps by "random 0" and so on
+# In COCO's format, by method; random maps by "random 0" and so on. Without a mask the segmentation is None.
+Results = dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +89,7 @@ class Detected:
             for b, seen in enumerate(self.seen):
                 if place < len(seen.detections.queries):
                     for name, row in zip(names, maps[:, b], strict=True):
-                        results[name] += self._result(b, place, row)
+                        results[name].append(self._result(b, place, row))
         return results
 
     def _maps(self, explained: Explained, seeds: int) -> Iterator[Tensor]:
@@ -108,15 +109,15 @@ class Detected:
         mask = self.recording.mask[b, self.recording.modalities["image"]].unflatten(0, self.recording.grids["image"])
         return Seen((image.height, image.width), extent(self.inputs["pixel_mask"][b]), extent(mask), detections)
 
-    def _result(self, b: int, place: int, row: Tensor) -> list[dict[str, Any]]:
-        """Nothing for a row that is not finite."""
-        if not row.isfinite().all():
-            return []
+    def _result(self, b: int, place: int, row: Tensor) -> dict[str, Any]:
+        """Returns a detection; its segmentation is None where the row is not finite: the method failed, or is not measured."""
         seen, sure = self.seen[b], self.seen[b].detections
+        category, score = self.detector.categories[int(sure.labels[place])], float(sure.scores[place])
+        if not row.isfinite().all():
+            return {"image_id": self.ids[b], "category_id": category, "score": score, "segmentation": None}
         padded = (int(self.inputs["pixel_values"].shape[2]), int(self.inputs["pixel_values"].shape[3]))
         mask = object_masks(row[None], padded, seen.size, seen.unpadded, seen.cells)
-        category = self.detector.categories[int(sure.labels[place])]
-        return coco_results(self.ids[b], [category], [float(sure.scores[place])], mask)
+        return coco_results(self.ids[b], [category], [score], mask)[0]
 
 
 def extent(mask: Tensor) -> Size:

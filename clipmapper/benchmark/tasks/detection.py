@@ -123,10 +123,10 @@ class DetectionTask(Task):
     def record(self, batch: Batch, lrp: Lrp) -> Pass:
         with record(self.module, self.detector.adapter, lrp) as recorder:
             self.module(**batch.inputs)
-        return Pass(recorder.recording, self._detected(batch, recorder.recording).target())
+        return Pass(recorder.recording, self.detected(batch, recorder.recording).target())
 
     def samples(self, batch: Batch, explained: Explained) -> Records:
-        seen = self._detected(batch, explained.recorded.recording).seen
+        seen = self.detected(batch, explained.recorded.recording).seen
         counts = [len(s.detections.queries) for s in seen]
         return {"row": batch.records["row"], "name": batch.records["name"], "detections": counts}
 
@@ -134,7 +134,7 @@ class DetectionTask(Task):
         return {}
 
     def details(self, batch: Batch, explained: Explained, config: BenchmarkConfig) -> pa.Table:
-        detected = self._detected(batch, explained.recorded.recording)
+        detected = self.detected(batch, explained.recorded.recording)
         return table(detected.results(explained, config.random_seeds))
 
     def corpus(
@@ -154,7 +154,7 @@ class DetectionTask(Task):
 
     def explanations(self, batch: Batch, explained: Explained, place: int) -> dict[str, Explanation]:
         recording = explained.recorded.recording
-        sure = self._detected(batch, recording).seen[place].detections
+        sure = self.detected(batch, recording).seen[place].detections
         if not len(sure.queries):
             return {}
         shown = {n: Explanation(cells(r.map("image")[place]), ()) for n, r in explained.shown.items()}
@@ -170,14 +170,20 @@ class DetectionTask(Task):
             str(name), png(self.image(record["row"])), str(name), "", f"{count} objects", None, "", explanations
         )
 
-    def _detected(self, batch: Batch, recording: Any) -> Detected:
+    def detected(self, batch: Batch, recording: Any) -> Detected:
         threshold = self.settings.threshold
         return Detected(self.detector, recording, batch.inputs, batch.ids, batch.records["images"], threshold)
 
     def _metrics(self, results: Sequence[dict[str, Any]], counts: Tensor) -> dict[str, np.ndarray]:
-        """By name [1 + resamples]: the data's own first."""
-        evaluation = coco_matches(self.truth, results, self.ids, self.settings.min_iou)
-        whole, resampled = coco_summary(evaluation), resampled_figures(evaluation, counts[1:])
+        """By name [1 + resamples], the data's own first; over the images for which the method has masks, NaN without any."""
+        unknown_of = {entry["image_id"] for entry in results if entry["segmentation"] is None}
+        images = [i for i in self.ids if i not in unknown_of]
+        masks = [entry for entry in results if entry["image_id"] not in unknown_of]
+        if unknown_of and not masks:
+            return dict.fromkeys(METRICS, np.full(len(counts), np.nan))
+        evaluation = coco_matches(self.truth, masks, images, self.settings.min_iou)
+        of_images = counts[1:, torch.tensor([i not in unknown_of for i in self.ids])]
+        whole, resampled = coco_summary(evaluation), resampled_figures(evaluation, of_images)
         return {name: np.concatenate([[whole[name]], resampled[name].numpy()]) for name in METRICS}
 
 

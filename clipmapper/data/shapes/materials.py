@@ -6,7 +6,6 @@ from functools import partial
 from multiprocessing import get_context
 
 import numpy as np
-import open_clip
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,7 +15,7 @@ from clipmapper.data.shapes.captions import KINDS, CaptionKind, wrong
 from clipmapper.data.shapes.language import PLACES, Description, place, with_article
 from clipmapper.data.shapes.render import mask, render
 from clipmapper.data.shapes.scene import COLOURS, SHAPES, SIDE, SIZES, Scene, Thing, sample_scene
-from clipmapper.models.clip import SHAPES_CLIP
+from clipmapper.models.clip import SHAPES_CLIP, clip_tokenizer
 
 VALUES = (tuple(SIZES), tuple(COLOURS), SHAPES, tuple(name for row in PLACES for name in row))
 ATTRIBUTES = ("size", "colour", "shape", "place")
@@ -39,7 +38,7 @@ class Materials:
 
 def make_materials(seed: int, side: int, grid: int, indices: range) -> Materials:
     """Renders and describes the scenes of the given indices."""
-    tokenizer = open_clip.get_tokenizer(SHAPES_CLIP)
+    tokenizer = clip_tokenizer(SHAPES_CLIP)
     scenes = [sample_scene((seed, i), least=1, most=6) for i in indices]
     texts = [_texts(scene, np.random.default_rng((seed, i, 1))) for i, scene in zip(indices, scenes, strict=True)]
     full, details, phrases, codes = zip(*texts, strict=True)
@@ -103,7 +102,7 @@ def value_ids() -> Tensor:
     for attribute, values in zip(ATTRIBUTES, VALUES, strict=True):
         phrases += [with_article(Description(**{attribute: value}).words()) for value in values]
         phrases.append("the background")
-    return open_clip.get_tokenizer(SHAPES_CLIP)(phrases, PHRASE_LENGTH)
+    return clip_tokenizer(SHAPES_CLIP)(phrases, PHRASE_LENGTH)
 
 
 def fits(found: Tensor, wanted: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import open_clip
 import pytest
 import pytorch_lightning as pl
 
@@ -12,7 +11,7 @@ from clipmapper.data.captions import CaptionData, seen_tokens
 from clipmapper.data.images import load_image
 from clipmapper.data.records import CaptionRecords, load_captions
 from clipmapper.data.shapes.write import ShapesConfig
-from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
+from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP, clip_tokenizer
 
 Data = Callable[..., CaptionData]
 
@@ -88,7 +87,7 @@ def test_corrupt_images_are_counted_and_neither_read_nor_captioned(data: Data, r
 
 
 def test_seen_tokens(records: CaptionRecords) -> None:
-    tokenizer = open_clip.get_tokenizer(SHAPES_CLIP)
+    tokenizer = clip_tokenizer(SHAPES_CLIP)
     seen = seen_tokens(records.train, tokenizer)
     written = {i for text in records.train["caption"] for i in tokenizer([text])[0].tolist() if i}
     assert set(seen) == written and seen == sorted(seen) and len(seen) < 100

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pytest
 import torch
 from PIL import Image
@@ -24,7 +23,7 @@ from clipmapper.explain.captions import (
 )
 from clipmapper.explain.weights import METRICS, Cider, caption_weights, metric_drops
 from clipmapper.metrics.captions import score
-from clipmapper.models.clip import SHAPES_CLIP
+from clipmapper.models.clip import SHAPES_CLIP, clip_tokenizer
 from clipmapper.models.clip_mapper import CLIPMapper
 from xai import METHODS as EXPLAINER_METHODS
 from xai import explain_recording, given
@@ -44,7 +43,7 @@ def make(mapper: str = "b", **options: Any) -> CLIPMapper:
     config = ModelConfig(
         SHAPES_CLIP, None, **{"width": 16, "heads": 2, "layers": 2, "mapper": mapper, "task": "caption", **options}
     )
-    tokens = sorted({*open_clip.get_tokenizer(SHAPES_CLIP)([WORDS])[0].tolist()} - {0})
+    tokens = sorted({*clip_tokenizer(SHAPES_CLIP)([WORDS])[0].tolist()} - {0})
     model = CLIPMapper(config, ["yes"], tokens=tokens)
     for parameter in model.mapper.parameters():  # large enough that no softmax is flat
         if parameter.dim() > 1:

@@ -3,7 +3,6 @@
 import copy
 import itertools
 
-import open_clip
 import pytest
 import torch
 from open_clip.transformer import CustomResidualAttentionBlock
@@ -11,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipmapper.config import DecodingConfig, ModelConfig
-from clipmapper.models.clip import SHAPES_CLIP
+from clipmapper.models.clip import SHAPES_CLIP, clip_tokenizer
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.models.decoding import beam_search, captions, greedy, nucleus, one_by_one, tidy, until, write
 from clipmapper.models.incremental import Writing
@@ -23,7 +22,7 @@ def make(mapper: str) -> CLIPMapper:
     """Random captions of up to 12 words that depend on the image, in double precision, so that no two are as likely."""
     torch.manual_seed(1)
     config = ModelConfig(SHAPES_CLIP, None, width=16, heads=2, layers=2, task="caption", mapper=mapper)  # type: ignore[arg-type]
-    ids = open_clip.get_tokenizer(SHAPES_CLIP)([WORDS])[0]
+    ids = clip_tokenizer(SHAPES_CLIP)([WORDS])[0]
     model = CLIPMapper(config, tokens=sorted({*ids.tolist()} - {0}))
     model.double().eval()
     for seed in range(50):

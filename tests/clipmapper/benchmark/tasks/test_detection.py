@@ -66,7 +66,7 @@ def test_the_right_cells_have_ap_1_for_the_class_that_is_found(
     task = DetectionTask(settings(detr, coco(tmp_path, [(128, 128)])), CONFIG)
     batch = task.batch(range(1))
     explained = explain_batch(task, batch, ["genatt"])
-    seen = task._detected(batch, explained.recorded.recording).seen[0]
+    seen = task.detected(batch, explained.recorded.recording).seen[0]
     assert explained.recorded.recording.grids == {"image": (8, 8)} and seen.cells == (8, 8)
 
     def corner(self: Explained, modality: str, target: Any, recording: Any) -> torch.Tensor:
@@ -89,7 +89,7 @@ def test_padding_is_neither_seen_nor_cut_into_masks(detr: Path, tmp_path: Path) 
     task = DetectionTask(settings(detr, coco(tmp_path, [(128, 64), (64, 128)])), CONFIG)
     batch = task.batch(range(2))
     explained = explain_batch(task, batch, ["rollout"])
-    seen = task._detected(batch, explained.recorded.recording).seen
+    seen = task.detected(batch, explained.recorded.recording).seen
     assert [one.cells for one in seen] == [(8, 4), (4, 8)] and [one.unpadded for one in seen] == [(64, 32), (32, 64)]
     entries = [e for e in task.details(batch, explained, CONFIG).to_pylist() if e["method"] == "rollout"]
     assert [entry["segmentation"]["size"] for entry in entries] == [[128, 64], [64, 128]]
