@@ -56,7 +56,7 @@ PACKAGES = [
     "explain",
     "benchmark",
 ]
-PACKAGES += ["training", "evaluation", "truth", "export", "pretrain", "download"]
+PACKAGES += ["training", "evaluation", "published", "truth", "export", "pretrain", "download"]
 KNOWN = {("config", "data"), ("data", "models")}  # upwards still: to be mended
 
 

@@ -147,11 +147,13 @@ def _entry(
     sanity: Mapping[str, Any],
 ) -> dict[str, Any]:
     samples = max((int(metric.interval.samples[i]) for metric in metrics.values()), default=0)
+    means = {key: plain(m.interval, i) | {"samples": int(m.interval.samples[i])} for key, m in metrics.items()}
     return {
         "class_agnostic": class_agnostic(name),
         "error": results.errors.get(name),
         "samples": samples,
-        "metrics": {k: plain(m.interval, i) | {"samples": int(m.interval.samples[i])} for k, m in metrics.items()},
+        "metrics": means,
+        "figures": means,  # their name until 0.1, which others' scripts read
         "against_random": {
             key: {
                 **plain(m.against.difference, i),
