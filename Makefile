@@ -1,6 +1,7 @@
 # make demo: set up, train mapper B on the embedded data set, evaluate it, compare explainers on it.   make test: set up, lint, type check, test.
 PYTHON ?= python3
 BIN = .venv/bin
+unexport PYTHONDONTWRITEBYTECODE  # a process that compiles all it imports takes twenty seconds to start
 
 .PHONY: demo test clean
 

@@ -2,9 +2,12 @@
 
 import argparse
 import json
+import logging
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -48,7 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.names or BENCHMARKS:
         start = time.perf_counter()
         try:
-            found[name] = import_module(f"benchmarks.{name}").run(options.quick)
+            with only_errors_logged():
+                found[name] = import_module(f"benchmarks.{name}").run(options.quick)
         except Exception as error:  # the others are still of use
             traceback.print_exc()
             found[name], failed = [Entry("failed", note=repr(error))], failed + 1
@@ -58,6 +62,20 @@ def main(arguments: list[str] | None = None) -> int:
     save(options.output, machine | {"quick": options.quick, "seconds": seconds}, found)
     print(f"written to {options.output}; {sum(seconds.values()):.0f} s" + " (quick: no claims)" * options.quick)
     return failed
+
+
+@contextmanager
+def only_errors_logged() -> Iterator[None]:
+    """Leaves out warnings of random weights and advice of Lightning, which would part the lines of the table."""
+    loggers = [logging.getLogger(), logging.getLogger("pytorch_lightning")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def save(folder: Path, machine: dict, found: dict[str, list[Entry]]) -> None:

@@ -1,6 +1,5 @@
 """An epoch with cached image tokens against one that encodes the images live, and how long the loop waits for data."""
 
-import logging
 import tempfile
 import time
 from collections.abc import Iterator
@@ -50,7 +49,6 @@ def epoch(model: CLIPMapper, batches: Iterator[Batch]) -> tuple[float, float]:
 
 def run(quick: bool) -> list[Entry]:
     disable_progress_bars()
-    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns of random weights
     with tempfile.TemporaryDirectory() as folder:
         photographs(root := Path(folder) / "shapes", 4 if quick else 8)
         return [entry for width in ((16,) if quick else (512, 64)) for entry in _of(root, Path(folder), width, quick)]

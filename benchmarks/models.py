@@ -1,6 +1,5 @@
 """The models that are measured: usual sizes with random weights, or tiny ones for a quick run."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +8,8 @@ import open_clip
 import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
+
+from clipmapper.models.clip import know_shapes
 
 SEED = 0
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -36,7 +37,7 @@ def bert(
 
 def clip(name: str, batch: int) -> tuple[Any, tuple[Tensor, Tensor]]:
     """open_clip's model with random weights and its parameters frozen, images and texts without padding."""
-    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns of random weights
+    know_shapes(name)
     torch.manual_seed(SEED)
     model = open_clip.create_model(name).eval().requires_grad_(False)
     side = model.visual.image_size

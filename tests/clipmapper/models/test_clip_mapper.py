@@ -138,9 +138,7 @@ def test_foreign_configuration_is_refused(spoilt: Path) -> None:
 
 
 def test_unknown_name_is_answered_without_the_network() -> None:
-    with pytest.raises(
-        ValueError, match=r"neither a saved folder nor a hub id.*'shapes-b-vqq'; did you mean 'shapes-b-vqa'"
-    ):
+    with pytest.raises(ValueError, match=r"neither .* nor a hub id.*'shapes-b-vqq'; did you mean 'shapes-b-vqa'"):
         CLIPMapper.from_pretrained("shapes-b-vqq")
 
 
