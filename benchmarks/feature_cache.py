@@ -12,11 +12,11 @@ from PIL import Image
 
 from benchmarks.entry import Entry, Target, gain
 from benchmarks.timing import in_turn
-from clipmapper.config import DataConfig, ModelConfig
+from clipmapper.config import DataConfig, ModelConfig, ShapesConfig
 from clipmapper.data.batches import Batch, Batches, loader
 from clipmapper.data.features import FeatureCache
 from clipmapper.data.records import load_records
-from clipmapper.data.shapes.write import ShapesConfig, write_shapes
+from clipmapper.data.shapes.write import write_shapes
 from clipmapper.data.vqa import Questions
 from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper

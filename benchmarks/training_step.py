@@ -20,10 +20,10 @@ import torch
 from datasets import disable_progress_bars
 
 from benchmarks.entry import Entry, cost
-from clipmapper.config import DataConfig, ExplainConfig, ModelConfig, OptimizerConfig, RunConfig
+from clipmapper.config import DataConfig, ExplainConfig, ModelConfig, OptimizerConfig, RunConfig, ShapesConfig
 from clipmapper.data.batches import Batches, loader, mixed
 from clipmapper.data.records import Records, load_records
-from clipmapper.data.shapes.write import ShapesConfig, write_shapes
+from clipmapper.data.shapes.write import write_shapes
 from clipmapper.logs import make_loggers, quiet_lightning
 from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper

@@ -7,21 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import pytorch_lightning as pl
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from clipmapper.config import (
-    DataConfig,
-    ExplainConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-)
+from clipmapper.config import DataConfig, ExplainConfig, ModelConfig, OptimizerConfig, RunConfig, TrainerConfig
+from clipmapper.config.trainer import RESERVED
 from clipmapper.errors import nearest, unknown
-
-# What a run sets itself: loggers, callbacks and folders follow from `run`, samplers from `data`.
-OWN = {"logger", "callbacks", "default_root_dir", "use_distributed_sampler", "enable_checkpointing", "plugins"}
 
 # What jsonargparse says about a key it does not know, in a file's group, elsewhere in a file, on the command line.
 UNKNOWN_KEY = re.compile(
@@ -32,12 +23,19 @@ UNKNOWN_KEY = re.compile(
 
 
 class Parser(ArgumentParser):
-    """jsonargparse's parser, whose errors about an unknown key name the nearest known one."""
+    """jsonargparse's parser, whose errors about an unknown key name the nearest known one, or why there is none.
+
+    `reserved` has options that exist elsewhere but are no settings here, and the reason of each.
+    """
+
+    reserved: Mapping[str, str] = {}
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         for match in UNKNOWN_KEY.finditer(message):
             wanted = ".".join(part for part in match.groups() if part)
-            if near := nearest(wanted, self.known_keys()):
+            if reason := self.reserved.get(wanted):
+                message += f"\n{wanted} is set by the run itself: {reason}; leave it out"
+            elif near := nearest(wanted, self.known_keys()):
                 message += f"\nunknown: {wanted}; did you mean {near}?"
         print(f"error: {message}\nfor all keys and their meaning: python {self.prog} --help", file=sys.stderr)
         sys.exit(2)
@@ -57,9 +55,10 @@ def training_parser(configs: Path) -> Parser:
         ("optimizer", OptimizerConfig),
         ("run", RunConfig),
         ("explain", ExplainConfig),
+        ("trainer", TrainerConfig),
     ):
         parser.add_class_arguments(kind, name)
-    parser.add_class_arguments(pl.Trainer, "trainer", skip=OWN, instantiate=False)
+    parser.reserved = {f"trainer.{name}": reason for name, reason in RESERVED.items()}
     return parser
 
 
@@ -72,7 +71,7 @@ class Settings:
     optimizer: OptimizerConfig
     run: RunConfig
     explain: ExplainConfig
-    trainer: dict[str, Any]
+    trainer: TrainerConfig
     plain: dict[str, Any]
 
 
@@ -91,7 +90,7 @@ def parse_training(arguments: Sequence[str], configs: Path) -> Settings:
         built = parser.instantiate(parsed)
     except ValueError as error:
         parser.error(str(error))
-    return Settings(built.model, built.data, built.optimizer, built.run, built.explain, built.trainer.as_dict(), values)
+    return Settings(built.model, built.data, built.optimizer, built.run, built.explain, built.trainer, values)
 
 
 def renamed(words: Sequence[str], aliases: Mapping[str, str]) -> list[str]:

@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import wandb
 from PIL.Image import Image
 from PIL.PngImagePlugin import PngInfo
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
@@ -80,6 +79,8 @@ def _wandb(save_dir: Path, project: str, run_name: str | None) -> Logger | None:
 
 def _wandb_mode() -> str:
     """What the user set (WANDB_MODE, `wandb offline`), but offline where "online" would have to ask for a login."""
+    import wandb  # here: slow, and not needed by runs that log elsewhere
+
     mode = wandb.setup().settings.mode
     if mode in ("offline", "dryrun", "disabled") or wandb.login(prompt=False, verify=False):
         return mode

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from clipmapper.data.shapes.write import ShapesConfig, write_shapes
+from clipmapper.config import ShapesConfig
+from clipmapper.data.shapes.write import write_shapes
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clipmapper.config import MOST_SCENES, ShapesConfig
 from clipmapper.data.shapes.captions import RELATIONS
 from clipmapper.data.shapes.language import NUMBERS, Description
 from clipmapper.data.shapes.scene import COLOURS, SHAPES, SIZES, Scene, sample_scene
-from clipmapper.data.shapes.write import MOST_SCENES, ShapesConfig
 
 OPENING = re.compile("^(a picture of|an image with|there is) ")
 RELATION = re.compile(f"(.+) ({'|'.join(words for words, _, _ in RELATIONS)}) (.+)")

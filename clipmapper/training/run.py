@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from clipmapper.cli import Settings
-from clipmapper.config import DataConfig, ExplainConfig, RunConfig, Sees
+from clipmapper.config import DataConfig, ExplainConfig, RunConfig, Sees, TrainerConfig
 from clipmapper.data.batches import Data
 from clipmapper.data.captions import CaptionData, seen_tokens
 from clipmapper.data.files import BadData, MissingData
@@ -67,8 +67,9 @@ def blind(settings: Settings, name: str, sees: Sees) -> Settings:
     """A floor's run: the same recipe, validated four times as often, until a validation gains less than a point."""
     own = replace(settings.run, dir=settings.run.dir / "floors" / name, name=None, examples=0, patience=1, min_gain=1.0)
     own.resume = settings.run.resume and "auto"
-    interval = settings.trainer["val_check_interval"]
-    trainer = {**settings.trainer, "val_check_interval": interval / 4 if isinstance(interval, float) else interval}
+    interval = settings.trainer.val_check_interval
+    interval = 1.0 if interval is None else interval
+    trainer = replace(settings.trainer, val_check_interval=interval / 4 if isinstance(interval, float) else interval)
     model = replace(settings.model, sees=sees)
     return replace(settings, model=model, run=own, trainer=trainer, explain=ExplainConfig())
 
@@ -83,9 +84,9 @@ def train(settings: Settings, records: Records | CaptionRecords) -> None:
         check_checkpoint(read_checkpoint(resume), task.model, str(resume))
     loggers = make_loggers(config.loggers, config.dir, "clipmapper", config.name or config.dir.name, settings.plain)
     trainer = pl.Trainer(
-        **settings.trainer,
+        **vars(settings.trainer),
         logger=loggers,
-        callbacks=[*callbacks(config, task.monitor, loggers), *explaining(settings)],
+        callbacks=[*callbacks(config, task.monitor, loggers), *progress(settings.trainer), *explaining(settings)],
         default_root_dir=config.dir,
         use_distributed_sampler=False,  # our batches know their process
         plugins=[FileCheckpointIO()],
@@ -109,7 +110,7 @@ def task_and_data(settings: Settings, records: Records | CaptionRecords) -> tupl
 
 
 def callbacks(config: RunConfig, monitor: str, loggers: list[Logger]) -> list[Callback]:
-    """Best and last checkpoint, progress, and what was asked for."""
+    """Best and last checkpoint, and what was asked for."""
     folder = checkpoint_dir(config)
     chosen: list[Callback] = [
         ModelCheckpoint(
@@ -121,7 +122,6 @@ def callbacks(config: RunConfig, monitor: str, loggers: list[Logger]) -> list[Ca
             save_on_train_epoch_end=False,  # where Lightning could not go on from
         ),
         LastCheckpoint(folder / "last.ckpt", config.checkpoint_every),
-        TQDMProgressBar(refresh_rate=10),
     ]
     if loggers:
         chosen.append(LearningRateMonitor("step"))
@@ -140,6 +140,11 @@ def callbacks(config: RunConfig, monitor: str, loggers: list[Logger]) -> list[Ca
     if config.examples:
         chosen.append(ExampleLogger(config.examples))
     return chosen
+
+
+def progress(config: TrainerConfig) -> list[Callback]:
+    """Returns the progress bar, unless it is switched off: Lightning refuses a bar then."""
+    return [] if config.enable_progress_bar is False else [TQDMProgressBar(refresh_rate=10)]
 
 
 def explaining(settings: Settings) -> list[Callback]:

@@ -12,7 +12,8 @@ import yaml
 from PIL import Image
 
 from clipmapper.cli import Settings, parse_training
-from clipmapper.data.shapes.write import ShapesConfig, write_shapes
+from clipmapper.config import ShapesConfig
+from clipmapper.data.shapes.write import write_shapes
 from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
 
 

@@ -1,12 +1,19 @@
 """The command line: named files, overrides, and what is refused with which words."""
 
+import inspect
 import math
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import yaml
 
 from clipmapper.cli import Settings, named, parse_training
+from clipmapper.config import TrainerConfig
+from clipmapper.config.trainer import RESERVED
 from clipmapper.training.run import run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -44,7 +51,7 @@ def test_every_value_can_be_overridden(given: list[str]) -> None:
     options = ["--model.heads", "2", "--data.cache", "null", "--optimizer.betas=[0.5,0.6]", "--run.seed=7"]
     settings = parse(*given, *options, "--trainer.max_steps=12", "--data.root", "elsewhere")
     assert (settings.model.heads, settings.data.cache, settings.optimizer.betas) == (2, None, (0.5, 0.6))
-    assert (settings.run.seed, settings.trainer["max_steps"], settings.data.root) == (7, 12, Path("elsewhere"))
+    assert (settings.run.seed, settings.trainer.max_steps, settings.data.root) == (7, 12, Path("elsewhere"))
     assert settings.plain["data"]["root"] == "elsewhere" and settings.plain["optimizer"]["betas"] == [0.5, 0.6]
     assert yaml.safe_load(yaml.safe_dump(settings.plain)) == settings.plain, "only plain values go into a checkpoint"
 
@@ -99,7 +106,7 @@ def test_unknown_key_in_a_file(capsys: pytest.CaptureFixture[str], file: Path, c
         ("--optimizer.decay_from=1", ("optimizer.decay_from is 1", "at least warmup_steps")),
         ("--model.dropout=1", ("model.dropout is 1", "in [0, 1)")),
         ("--run.loggers=[wandbb]", ("unknown logger 'wandbb'", "did you mean 'wandb'?")),
-        ("--trainer.logger=false", ("trainer.logger",)),  # the run's own
+        ("--trainer.logger=false", ("trainer.logger is set by the run itself", "run.loggers")),
     ],
 )
 def test_wrong_values(capsys: pytest.CaptureFixture[str], option: str, parts: tuple[str, ...]) -> None:
@@ -118,6 +125,31 @@ def test_help_needs_no_configuration(capsys: pytest.CaptureFixture[str], option:
         parse(option)
     assert left.value.code == 0
     assert "--optimizer.warmup_steps" in capsys.readouterr().out
+
+
+def test_reading_the_command_line_waits_for_no_torch() -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from clipmapper.cli import parse_training
+try:
+    parse_training(sys.argv[1:], Path({str(CONFIGS)!r}))
+finally:
+    print(*{{"torch", "pytorch_lightning", "transformers", "numpy"}} & {{*sys.modules}})
+"""
+    for arguments, code_of_exit in ((["--config=mapper_b_vqa"], 0), (["--config=mapper_b_vqa", "--run.sed=1"], 2)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=CONFIGS.parent, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout.split()) == (code_of_exit, []), done.stderr
+
+
+def test_trainer_has_every_option_of_lightning_with_its_default() -> None:
+    """But those that only newer versions have, which are reserved."""
+    theirs = {name: option.default for name, option in inspect.signature(pl.Trainer).parameters.items()}
+    assert {*theirs} - {*RESERVED} == {*asdict(TrainerConfig())}
+    for name, value in asdict(TrainerConfig()).items():
+        assert value == theirs[name], name
 
 
 def test_missing_data_names_paths_command_and_twin(tmp_path: Path) -> None:
@@ -139,5 +171,5 @@ def test_the_caption_twins_are_validated_at_their_last_step(mapper: str) -> None
     settings = parse(f"--config=mapper_{mapper}_caption_shapes")
     assert settings.data.shapes is not None
     batches = math.ceil(5 * settings.data.shapes.train / settings.data.batch_size)
-    interval = int(batches * settings.trainer["val_check_interval"])
-    assert settings.trainer["max_steps"] == 2 * interval
+    interval = int(batches * settings.trainer.val_check_interval)
+    assert settings.trainer.max_steps == 2 * interval

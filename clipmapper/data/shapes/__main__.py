@@ -4,7 +4,8 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from clipmapper.data.shapes.write import ShapesConfig, write_shapes
+from clipmapper.config import ShapesConfig
+from clipmapper.data.shapes.write import write_shapes
 
 
 def main(root: Path, train: int = 8000, val: int = 1000, test: int = 200, questions: int = 6, seed: int = 0) -> None:

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,31 +18,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from clipmapper.config import MOST_SCENES, ShapesConfig
 from clipmapper.data.shapes.captions import captions
 from clipmapper.data.shapes.questions import PreparedQuestions, Question, ask
 from clipmapper.data.shapes.render import outline, render
 from clipmapper.data.shapes.scene import SHAPES, SIDE, Scene, Thing, sample_scene
 
 ANNOTATORS = 10
-MOST_SCENES = 250_000  # of a split: splits share no image id
 LICENCE = {"name": "generated: free of rights", "url": ""}
-
-
-@dataclass(frozen=True)
-class ShapesConfig:
-    """Scenes of each split and questions a scene. The same values give the same files, byte for byte."""
-
-    train: int = 8000
-    val: int = 1000
-    test: int = 200
-    questions: int = 6
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.train, self.val, self.questions) < 1 or min(self.test, self.seed) < 0:
-            raise ValueError(f"Shapes needs at least one train scene, val scene and question, got {self}")
-        if max(self.train, self.val, self.test) > MOST_SCENES:
-            raise ValueError(f"a split of Shapes holds at most {MOST_SCENES} scenes, got {self}")
 
 
 def write_shapes(root: Path, config: ShapesConfig, workers: int = 2) -> None:

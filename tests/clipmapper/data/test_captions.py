@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 
-from clipmapper.config import DataConfig
+from clipmapper.config import DataConfig, ShapesConfig
 from clipmapper.data.captions import CaptionData, seen_tokens
 from clipmapper.data.images import load_image
 from clipmapper.data.records import CaptionRecords, load_captions
-from clipmapper.data.shapes.write import ShapesConfig
 from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP, clip_tokenizer
 
 Data = Callable[..., CaptionData]

@@ -10,13 +10,12 @@ import pytest
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pillow
 
-from clipmapper.config import DataConfig, HubConfig
+from clipmapper.config import DataConfig, HubConfig, ShapesConfig
 from clipmapper.data.coco import FEATURES, read_captions
 from clipmapper.data.files import BadData, MissingData
 from clipmapper.data.hub_captions import read_hub_captions
 from clipmapper.data.images import load_image
 from clipmapper.data.records import Images, load_caption_split, load_captions
-from clipmapper.data.shapes.write import ShapesConfig
 
 
 def write(root: Path, folder: str, *captions: tuple[int, int, str]) -> Path:

@@ -9,10 +9,9 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from clipmapper.config import DataConfig, HubConfig
+from clipmapper.config import DataConfig, HubConfig, ShapesConfig
 from clipmapper.data.files import MissingData
 from clipmapper.data.records import Images, build_vocabulary, load_records, load_split, without_missing_images
-from clipmapper.data.shapes.write import ShapesConfig
 
 Foreign = Callable[..., Path]
 

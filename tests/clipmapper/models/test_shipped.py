@@ -7,12 +7,11 @@ import torch
 from huggingface_hub import ModelCard
 
 from clipmapper import CLIPMapper
-from clipmapper.config import DataConfig
+from clipmapper.config import DataConfig, ShapesConfig
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.data.records import load_split
 from clipmapper.data.shapes.render import render
 from clipmapper.data.shapes.scene import COLOURS, sample_scene
-from clipmapper.data.shapes.write import ShapesConfig
 from clipmapper.data.vqa import Questions
 from clipmapper.models.clip import ASSETS
 from clipmapper.models.clip_mapper import SHIPPED

@@ -13,13 +13,14 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from clipmapper.config import ShapesConfig
 from clipmapper.data.files import missing_images
 from clipmapper.data.official import read_official
 from clipmapper.data.shapes import write
 from clipmapper.data.shapes.language import PLACES
 from clipmapper.data.shapes.render import mask
 from clipmapper.data.shapes.scene import COLOURS, SHAPES, Scene, sample_scene
-from clipmapper.data.shapes.write import ShapesConfig, write_shapes
+from clipmapper.data.shapes.write import write_shapes
 
 CONFIG = ShapesConfig(train=14, val=6, test=3, questions=5, seed=4)
 FOLDERS = {"train": "train2014", "val": "val2014", "test": "test2015"}
