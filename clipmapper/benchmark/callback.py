@@ -23,7 +23,7 @@ from clipmapper.benchmark.summary import numbers
 from clipmapper.benchmark.task import Task
 from clipmapper.benchmark.tasks.held_out import held_out_task
 from clipmapper.config import ExplainConfig, ModelSource
-from clipmapper.data.images import BadImage
+from clipmapper.images import BadImage
 from clipmapper.logs import log_examples, log_table
 from clipmapper.processes import World, all_gathered
 

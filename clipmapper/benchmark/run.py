@@ -20,7 +20,7 @@ from clipmapper.benchmark.settings import PAPERS, BenchmarkConfig
 from clipmapper.benchmark.store import Store, read_json, save_table, write
 from clipmapper.benchmark.summary import summarise, with_inverted
 from clipmapper.benchmark.task import Task
-from clipmapper.data.images import BadImage
+from clipmapper.images import BadImage
 from clipmapper.processes import World, launched, wait
 from xai.explainers.registry import METHODS, method_named
 from xai.report.build import write_report

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clipmapper.config import DataConfig
 from clipmapper.data.features import FeatureCache
-from clipmapper.data.images import BadImage, ImageSource, image_key, load_image
 from clipmapper.data.records import Images, without_missing_images
+from clipmapper.images import BadImage, ImageSource, image_key, load_image
 from clipmapper.models.clip import FrozenCLIP, tokenize
 from clipmapper.processes import World, all_gathered, grouped, patient_group
 

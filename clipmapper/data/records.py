@@ -14,9 +14,9 @@ from clipmapper.data.coco import read_captions
 from clipmapper.data.files import MissingData, column, missing_images
 from clipmapper.data.hub import read_hub
 from clipmapper.data.hub_captions import read_hub_captions
-from clipmapper.data.images import ImageSource
 from clipmapper.data.official import answer_counts, read_official, train_val, with_labels
 from clipmapper.data.shapes.write import write_shapes
+from clipmapper.images import ImageSource
 
 COVERAGE = 0.9  # share of training questions whose answer a built vocabulary holds at least
 

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from clipmapper.data.captions import Captions
-from clipmapper.data.images import load_image
 from clipmapper.data.vqa import Questions
+from clipmapper.images import load_image
 from xai.files import replacing
 
 COLUMNS, ROWS = 6, 2

@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from clipmapper.config import DataConfig, OptimizerConfig
 from clipmapper.data.batches import Batches, Texts, loader
-from clipmapper.data.images import BadImage
 from clipmapper.data.vqa import Questions
 from clipmapper.explain.models.base import VQAModel, prepare_questions
 from clipmapper.explain.models.mapper import MapperModel
 from clipmapper.files import write_json
+from clipmapper.images import BadImage
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.processes import World, launched, wait
 from clipmapper.training.tasks import MapperTask, VQATask

@@ -11,8 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from clipmapper.data.images import ImageSource, load_image
 from clipmapper.errors import unknown
+from clipmapper.images import ImageSource, load_image
 from clipmapper.models.clip import FrozenCLIP
 from clipmapper.models.clip_mapper import CLIPMapper
 from xai import Adapter, Layout, Relevance, Site, Target, explain_recording, given, record

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from clipmapper.config import DecodingConfig
-from clipmapper.data.images import ImageSource
 from clipmapper.explain.removal import image_states
 from clipmapper.explain.weights import Cider, References
+from clipmapper.images import ImageSource
 from clipmapper.metrics.captions import clip_score, embed_captions, embed_images, ref_clip_score
 from clipmapper.models.clip import FrozenCLIP
 from clipmapper.models.clip_mapper import UNKNOWN, CLIPMapper

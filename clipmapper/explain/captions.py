@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from clipmapper.config import DecodingConfig
-from clipmapper.data.images import ImageSource, load_image
 from clipmapper.explain.answers import FromPixels, Lrp, record_pass, words
 from clipmapper.explain.weights import Weights, caption_weights
+from clipmapper.images import ImageSource, load_image
 from clipmapper.models.clip_mapper import UNKNOWN, CLIPMapper, evaluating
 from clipmapper.models.decoding import write
 from xai import Relevance, Target, explain_recording, given

@@ -25,7 +25,7 @@ from pycocoevalcap.spice.spice import Spice
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 from torch import Tensor
 
-from clipmapper.data.images import ImageSource, load_image
+from clipmapper.images import ImageSource, load_image
 from clipmapper.models.clip import FrozenCLIP
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "SPICE")

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clipmapper.config import DecodingConfig, ModelConfig
-from clipmapper.data.images import ImageSource, load_image
 from clipmapper.errors import unknown
+from clipmapper.images import ImageSource, load_image
 from clipmapper.models.checkpoints import described, read_checkpoint
 from clipmapper.models.clip import ASSETS, FrozenCLIP, text_tower
 from clipmapper.models.decoding import captions, tidy

@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
 
 from clipmapper.data.batches import Data
-from clipmapper.data.images import load_image
+from clipmapper.images import load_image
 from clipmapper.logs import log_examples
 from clipmapper.training.tasks import CaptionTask, VQATask
 

@@ -16,10 +16,10 @@ from clipmapper.benchmark.page import location_columns, removal_columns
 from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.task import Batch, Explained, Maps, Recorded, Records, Scorer, Task
 from clipmapper.data.files import column
-from clipmapper.data.images import BadImage, load_image
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.data.vqa import Questions
 from clipmapper.explain.models.base import VQAModel, prepare_questions
+from clipmapper.images import BadImage, load_image
 from clipmapper.models.fingerprint import weights_fingerprint
 from xai.explanation import Lrp, explain_recording
 from xai.figures.render import compare

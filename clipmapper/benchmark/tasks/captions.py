@@ -18,7 +18,6 @@ from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.task import Batch, Explained, Maps, Pass, Records, Scorer, Task
 from clipmapper.benchmark.tasks.caption_report import caption_explanation, caption_sample, scene_explanation
 from clipmapper.data.captions import Captions
-from clipmapper.data.images import BadImage, load_image
 from clipmapper.explain.answers import FromPixels, preprocessing
 from clipmapper.explain.caption_removal import CaptionScorer, dropping, predictor
 from clipmapper.explain.captions import (
@@ -32,6 +31,7 @@ from clipmapper.explain.captions import (
 )
 from clipmapper.explain.ground_truth import NamedWord, named_words, scene_region
 from clipmapper.explain.weights import METRICS, References, caption_weights, metric
+from clipmapper.images import BadImage, load_image
 from clipmapper.metrics.caption_truth import KINDS, claims, scenes_of
 from clipmapper.models.clip import FrozenCLIP
 from clipmapper.models.clip_mapper import CLIPMapper

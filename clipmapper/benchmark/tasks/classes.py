@@ -18,7 +18,7 @@ from clipmapper.benchmark.task import Batch, Explained, Maps, Records, Scorer
 from clipmapper.benchmark.tasks.folders import class_indices, labelled_images
 from clipmapper.benchmark.tasks.images import ClassifiedImages, grid_scores
 from clipmapper.benchmark.tasks.source import PaperSettings, readable, spread
-from clipmapper.data.images import load_image
+from clipmapper.images import load_image
 from xai.metrics.perturbation import Perturbed
 from xai.metrics.protocols import DIRECTIONS, Protocol, named
 from xai.metrics.removal import blank

@@ -22,8 +22,8 @@ from clipmapper.benchmark.tasks.detected import Detected, Detector, Results
 from clipmapper.benchmark.tasks.images import GROUND_TRUTH, cells, on_grid, png
 from clipmapper.benchmark.tasks.source import PaperSettings, readable, required, spread
 from clipmapper.benchmark.tasks.vision import from_transformers, known_adapter, placed, processor_of
-from clipmapper.data.images import load_image
 from clipmapper.errors import unknown
+from clipmapper.images import load_image
 from clipmapper.models.fingerprint import weights_fingerprint
 from xai.explanation import Lrp
 from xai.metrics.detection import coco_matches, coco_summary

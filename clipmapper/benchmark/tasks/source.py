@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from clipmapper.data.files import MissingData
-from clipmapper.data.images import BadImage
+from clipmapper.images import BadImage
 
 T = TypeVar("T")
 

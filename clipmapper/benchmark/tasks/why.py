@@ -12,8 +12,8 @@ from clipmapper.benchmark.measure import RANDOM, explain_batch
 from clipmapper.benchmark.store import Results
 from clipmapper.benchmark.summary import INVERTED
 from clipmapper.benchmark.tasks.answers import AnswersTask
-from clipmapper.data.images import load_image
 from clipmapper.data.shapes.truth import Corners, Span
+from clipmapper.images import load_image
 from xai.figures.render import compare, save
 
 QUESTIONS, METHODS = 6, 5  # rows and columns

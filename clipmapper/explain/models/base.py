@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clipmapper.data.answers import soft_scores
-from clipmapper.data.images import BadImage, load_image
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.data.vqa import Questions
 from clipmapper.explain.ground_truth import of_answers
+from clipmapper.images import BadImage, load_image
 from xai import Relevance, Target, given
 from xai.explanation import Lrp
 from xai.figures.geometry import Geometry, Size, squash

@@ -8,8 +8,8 @@ import pytorch_lightning as pl
 
 from clipmapper.config import DataConfig, ShapesConfig
 from clipmapper.data.captions import CaptionData, seen_tokens
-from clipmapper.data.images import load_image
 from clipmapper.data.records import CaptionRecords, load_captions
+from clipmapper.images import load_image
 from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP, clip_tokenizer
 
 Data = Callable[..., CaptionData]

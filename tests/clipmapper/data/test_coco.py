@@ -14,8 +14,8 @@ from clipmapper.config import DataConfig, HubConfig, ShapesConfig
 from clipmapper.data.coco import FEATURES, read_captions
 from clipmapper.data.files import BadData, MissingData
 from clipmapper.data.hub_captions import read_hub_captions
-from clipmapper.data.images import load_image
 from clipmapper.data.records import Images, load_caption_split, load_captions
+from clipmapper.images import load_image
 
 
 def write(root: Path, folder: str, *captions: tuple[int, int, str]) -> Path:

@@ -10,8 +10,8 @@ from PIL import Image as Pillow
 from clipmapper.data.answers import vqa_accuracy
 from clipmapper.data.files import BadData
 from clipmapper.data.hub import answer_type, read_hub
-from clipmapper.data.images import load_image
 from clipmapper.data.official import FEATURES, answer_counts
+from clipmapper.images import load_image
 
 
 def png(colour: str) -> bytes:

@@ -14,9 +14,9 @@ from PIL import Image
 from clipmapper.config import DataConfig
 from clipmapper.data.batches import Batches, loader
 from clipmapper.data.features import FeatureCache
-from clipmapper.data.images import BadImage, load_image
 from clipmapper.data.records import Records, load_records
 from clipmapper.data.vqa import ANSWER_TYPES, VQAData
+from clipmapper.images import BadImage, load_image
 from clipmapper.models.clip import FrozenCLIP
 
 Data = Callable[..., VQAData]

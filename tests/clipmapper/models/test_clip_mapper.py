@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clipmapper.config import ModelConfig
-from clipmapper.data.images import BadImage
+from clipmapper.images import BadImage
 from clipmapper.models import clip_mapper as model_module
 from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper

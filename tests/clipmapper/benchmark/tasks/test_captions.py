@@ -22,11 +22,11 @@ from clipmapper.benchmark.tasks import captions
 from clipmapper.benchmark.tasks.captions import GROUND_TRUTH, CaptionsTask
 from clipmapper.config import DataConfig
 from clipmapper.data.captions import Captions
-from clipmapper.data.images import BadImage
 from clipmapper.data.records import load_caption_split
 from clipmapper.data.shapes.scene import Scene, Thing
 from clipmapper.explain.captions import tokens_of
 from clipmapper.explain.ground_truth import scene_region
+from clipmapper.images import BadImage
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.processes import World
 from xai.explainers.registry import METHODS

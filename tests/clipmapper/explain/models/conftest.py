@@ -14,11 +14,11 @@ import transformers as tf
 
 from clipmapper.config import DataConfig, ModelSource
 from clipmapper.data.answers import AnswerVocabulary
-from clipmapper.data.images import load_image
 from clipmapper.data.records import load_split
 from clipmapper.data.vqa import Questions
 from clipmapper.explain.models.base import VQAModel
 from clipmapper.explain.models.load import load_model
+from clipmapper.images import load_image
 from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
 
 WIDTH = 6  # of the regions' features

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipmapper.data.images import BadImage, image_key, load_image
+from clipmapper.images import BadImage, image_key, load_image
 
 
 def save(image: Image.Image, path: Path, **options: object) -> Path:
