@@ -14,6 +14,12 @@ from clipmapper.config import DataConfig, ExplainConfig, ModelConfig, OptimizerC
 from clipmapper.config.trainer import RESERVED
 from clipmapper.errors import nearest, unknown
 
+# Options that act in one task alone.
+ACTS_IN = {
+    "vqa": ("model.read", "data.vocabulary", "data.min_count", "run.floors"),
+    "caption": ("model.tied", "model.tokens", "data.karpathy", "optimizer.label_smoothing", "run.captioned"),
+}
+
 # What jsonargparse says about a key it does not know, in a file's group, elsewhere in a file, on the command line.
 UNKNOWN_KEY = re.compile(
     r"Group '(?P<group>[\w.]+)' does not accept option '(?P<option>[\w.]+)'"
@@ -90,6 +96,10 @@ def parse_training(arguments: Sequence[str], configs: Path) -> Settings:
         built = parser.instantiate(parsed)
     except ValueError as error:
         parser.error(str(error))
+    for task, names in ACTS_IN.items():
+        idle = [name for name in names if task != built.model.task and parsed[name] != parser.get_default(name)]
+        if idle:
+            parser.error(f"{idle[0]} acts with model.task {task} alone; leave it out")
     return Settings(built.model, built.data, built.optimizer, built.run, built.explain, built.trainer, values)
 
 

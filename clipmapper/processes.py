@@ -59,6 +59,16 @@ def launched(environment: Mapping[str, str] = os.environ) -> World:
     return World()
 
 
+def places(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
+    """Returns how many processes torchrun or srun started on each machine, and on how many machines; else None."""
+    if "LOCAL_WORLD_SIZE" in environment and "WORLD_SIZE" in environment:
+        local = int(environment["LOCAL_WORLD_SIZE"])
+        return local, int(environment["WORLD_SIZE"]) // local
+    if "SLURM_NTASKS_PER_NODE" in environment and "SLURM_NNODES" in environment:
+        return int(environment["SLURM_NTASKS_PER_NODE"]), int(environment["SLURM_NNODES"])
+    return None
+
+
 def own_device(device: torch.device, environment: Mapping[str, str] = os.environ) -> torch.device:
     """Each process of a machine its own GPU, as long as there are any."""
     local = next((int(environment[name]) for name in LOCAL if name in environment), 0)

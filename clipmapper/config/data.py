@@ -74,4 +74,11 @@ class DataConfig:
     def __post_init__(self) -> None:
         for name in ("min_count", "held_out", "batch_size", "encode_batch"):
             require(getattr(self, name) > 0, f"data.{name}", getattr(self, name), "above 0")
+        both = self.hub is not None and (self.root != DataConfig.root or self.shapes is not None)
+        require(
+            not both,
+            "data.hub",
+            getattr(self.hub, "name", None),
+            "null where data.root or data.shapes is given: give one of them",
+        )
         require(self.workers >= 0, "data.workers", self.workers, "0 or more")

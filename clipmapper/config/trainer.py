@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from clipmapper.config.checks import require
+
 Precision = Literal[
     "64-true", "32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed", "transformer-engine",
     "transformer-engine-float16", "64", "32", "16", "bf16", 64, 32, 16,
@@ -18,6 +20,11 @@ RESERVED = {
     "plugins": "checkpoints are written whole or not at all by a plugin of the run",
     "enable_autolog_hparams": "all settings are logged once",
     "model_registry": "checkpoints stay in run.dir",
+    "limit_test_batches": "train.py runs no test; evaluate.py does",
+    "limit_predict_batches": "train.py predicts nothing; evaluate.py does",
+    "barebones": "it forbids logs and checkpoints, which every run has",
+    "sync_batchnorm": "no model here has batch norm",
+    "reload_dataloaders_every_n_epochs": "data stay the same over a run",
 }
 
 
@@ -39,8 +46,6 @@ class TrainerConfig:
         max_time: DD:HH:MM:SS, or {hours: 1}.
         limit_train_batches: batches of an epoch, or the share of them; null for all.
         limit_val_batches: batches of a validation, or the share of them; null for all.
-        limit_test_batches: not used by train.py.
-        limit_predict_batches: not used by train.py.
         overfit_batches: train and validate on the same few batches, or a share of them.
         val_check_interval: share of an epoch (0.25), batches (500), or time between validations; null for an epoch.
         check_val_every_n_epoch: null counts the batches of val_check_interval over epochs.
@@ -56,9 +61,6 @@ class TrainerConfig:
         inference_mode: validation under torch.inference_mode, else under torch.no_grad.
         profiler: simple, advanced, pytorch or xla.
         detect_anomaly: finds the operation whose gradient is NaN; slow.
-        barebones: refused by Lightning with loggers or checkpoints, as here.
-        sync_batchnorm: no effect, for there is no batch norm.
-        reload_dataloaders_every_n_epochs: 0 for never.
     """
 
     accelerator: str = "auto"
@@ -74,8 +76,6 @@ class TrainerConfig:
     max_time: str | dict[str, int] | None = None
     limit_train_batches: int | float | None = None
     limit_val_batches: int | float | None = None
-    limit_test_batches: int | float | None = None
-    limit_predict_batches: int | float | None = None
     overfit_batches: int | float = 0.0
     val_check_interval: int | float | str | dict[str, int] | None = None
     check_val_every_n_epoch: int | None = 1
@@ -91,6 +91,20 @@ class TrainerConfig:
     inference_mode: bool = True
     profiler: str | None = None
     detect_anomaly: bool = False
-    barebones: bool = False
-    sync_batchnorm: bool = False
-    reload_dataloaders_every_n_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("limit_train_batches", "limit_val_batches", "overfit_batches", "val_check_interval"):
+            value = getattr(self, name)
+            if isinstance(value, float):
+                require(
+                    0 <= value <= 1, f"trainer.{name}", value, "a share from 0.0 to 1.0, or a whole number of batches"
+                )
+            elif isinstance(value, int):
+                require(value >= 0, f"trainer.{name}", value, "0 or more batches, or a share such as 0.5")
+        require(self.val_check_interval != 0, "trainer.val_check_interval", self.val_check_interval, "above 0")
+        require(self.limit_train_batches != 0, "trainer.limit_train_batches", self.limit_train_batches, "above 0")
+        for name in ("accumulate_grad_batches", "num_nodes"):
+            require(getattr(self, name) > 0, f"trainer.{name}", getattr(self, name), "above 0")
+        for name in ("max_epochs", "max_steps"):
+            value = getattr(self, name)
+            require(value is None or value == -1 or value > 0, f"trainer.{name}", value, "above 0, or -1 for no limit")

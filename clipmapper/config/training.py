@@ -75,6 +75,9 @@ class RunConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
+        require(self.examples >= 0, "run.examples", self.examples, "0 or more")
+        require(self.patience is None or self.patience > 0, "run.patience", self.patience, "above 0, or null")
+        require(self.min_gain >= 0, "run.min_gain", self.min_gain, "0 or more")
         require(self.checkpoint_every > 0, "run.checkpoint_every", self.checkpoint_every, "above 0")
         require(self.captioned > 0, "run.captioned", self.captioned, "above 0")
         for name in self.loggers:

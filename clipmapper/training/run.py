@@ -23,7 +23,7 @@ from clipmapper.logs import make_loggers, quiet_lightning
 from clipmapper.models.checkpoints import check_checkpoint, read_checkpoint
 from clipmapper.models.clip import clip_tokenizer
 from clipmapper.models.clip_mapper import CLIPMapper
-from clipmapper.processes import launched
+from clipmapper.processes import launched, places
 from clipmapper.training.callbacks import ExampleLogger, LastCheckpoint
 from clipmapper.training.checkpoints import FileCheckpointIO
 from clipmapper.training.compilation import CompiledSteps
@@ -84,7 +84,7 @@ def train(settings: Settings, records: Records | CaptionRecords) -> None:
         check_checkpoint(read_checkpoint(resume), task.model, str(resume))
     loggers = make_loggers(config.loggers, config.dir, "clipmapper", config.name or config.dir.name, settings.plain)
     trainer = pl.Trainer(
-        **vars(settings.trainer),
+        **vars(as_launched(settings.trainer)),
         logger=loggers,
         callbacks=[*callbacks(config, task.monitor, loggers), *progress(settings.trainer), *explaining(settings)],
         default_root_dir=config.dir,
@@ -93,6 +93,14 @@ def train(settings: Settings, records: Records | CaptionRecords) -> None:
     )
     trainer.fit(task, data, ckpt_path=resume, weights_only=True)
     report(data)
+
+
+def as_launched(config: TrainerConfig) -> TrainerConfig:
+    """Returns the settings with devices and machines as torchrun or srun started processes, unless they are given."""
+    there = places()
+    if there is None or config.devices != "auto" or config.num_nodes != 1:
+        return config
+    return replace(config, devices=there[0], num_nodes=there[1])
 
 
 def task_and_data(settings: Settings, records: Records | CaptionRecords) -> tuple[MapperTask, Data]:

@@ -60,7 +60,7 @@ class MapperTask(pl.LightningModule):
         loss = self.loss(batch)
         new = ~loss.detach().isfinite() & (self.diverged < 0)
         self.diverged = self.diverged.masked_fill(new, self.global_step)
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         skipped = batch["skipped"].float()
         self.log("train/skipped", skipped, on_step=False, on_epoch=True, reduce_fx="sum", batch_size=1, sync_dist=True)
         return loss

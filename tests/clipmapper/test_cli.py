@@ -106,11 +106,18 @@ def test_unknown_key_in_a_file(capsys: pytest.CaptureFixture[str], file: Path, c
         ("--optimizer.decay_from=1", ("optimizer.decay_from is 1", "at least warmup_steps")),
         ("--model.dropout=1", ("model.dropout is 1", "in [0, 1)")),
         ("--run.loggers=[wandbb]", ("unknown logger 'wandbb'", "did you mean 'wandb'?")),
+        ("--run.examples=-2", ("run.examples is -2", "0 or more")),
+        ("--run.patience=-1", ("run.patience is -1", "above 0, or null")),
+        ("--data.hub={name: x}", ("data.hub", "give one of them")),
+        ("--trainer.val_check_interval=1.5", ("val_check_interval is 1.5", "whole number of batches")),
+        ("--trainer.limit_val_batches=-1", ("limit_val_batches is -1", "0 or more batches")),
+        ("--trainer.barebones=true", ("trainer.barebones is set by the run itself", "leave it out")),
+        ("--model.tied=false", ("model.tied acts with model.task caption alone",)),
         ("--trainer.logger=false", ("trainer.logger is set by the run itself", "run.loggers")),
     ],
 )
 def test_wrong_values(capsys: pytest.CaptureFixture[str], option: str, parts: tuple[str, ...]) -> None:
-    message = refused(capsys, "--config", "mapper_b_vqa", option)
+    message = refused(capsys, "--config", "mapper_b_vqa_shapes", option)
     assert all(part in message for part in parts), message
 
 

@@ -129,7 +129,7 @@ def test_two_machines_train_what_one_process_does(
     """They start at once, with a cache that is not there yet."""
     common = ["--model.dropout=0", "--trainer.max_epochs=1", "--run.resume=auto", "--run.examples=0"]
     options = [*common, f"--data.cache={tmp_path / 'features'}"]
-    cluster = ["--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp", "--data.batch_size=13"]
+    cluster = ["--data.batch_size=13"]  # devices and machines are those of the launcher
     port, processes = free_port(), []
     for node in range(WORLD):
         arguments, variables = launch(node, port)
@@ -145,4 +145,5 @@ def test_two_machines_train_what_one_process_does(
     assert single["global_step"] == double["global_step"] == 3
     assert_close(double["state_dict"], single["state_dict"])
     assert logged(tmp_path / "two", "val/loss") == pytest.approx(logged(tmp_path / "one", "val/loss"), rel=1e-5)
+    assert logged(tmp_path / "two", "train/loss") == pytest.approx(logged(tmp_path / "one", "train/loss"), rel=1e-5)
     assert len(list((tmp_path / "two").rglob("metrics.csv"))) == 1, "process 0 alone logs"
