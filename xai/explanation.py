@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from xai.adapters import adapter_for
+from xai.adapters.common import unwrapped
 from xai.explainers.algebra import readout_scores
 from xai.explainers.registry import METHODS, Method, as_method
 from xai.lrp.conservation import Conservation, conservation
@@ -43,8 +44,10 @@ def explain(
     """Computes how much each input token matters for a target.
 
     Args:
-        model: an attention model; its mode, parameters and hooks are left as they were.
-        inputs: the arguments of the model's forward, by name or in order, with a batch of B samples.
+        model: an attention model; its mode, parameters and hooks are left as they were. Of one that is wrapped for several
+            devices or compiled, the model inside is explained.
+        inputs: the arguments of the model's forward, by name or in order, with a batch of B samples; what a tokenizer or
+            processor returns will do.
         method: a name of `xai.METHODS`, "module:function", a `Method`, or a function (recording, target, **options) to a
             map [B, T, T] or scores [B, T].
         target: from the model's outputs to one number a sample, [B]; None for the predicted class.
@@ -74,10 +77,11 @@ def explain(
         torch.Size([1, 4, 4])
     """
     known = as_method(method)
+    model, inputs = unwrapped(model), _plain(inputs)
     if dtype is not None:
         model, inputs = deepcopy(model).to(dtype), tree_map(lambda value: _cast(value, dtype), inputs)
     with record(model, adapter or adapter_for(model), lrp_of(known)) as recorder:
-        if isinstance(inputs, Mapping):
+        if isinstance(inputs, dict):
             model(**inputs)
         else:
             model(*([inputs] if isinstance(inputs, Tensor) else inputs))
@@ -194,6 +198,13 @@ def _log_once(name: str, error: Exception) -> None:
     if key not in _logged:
         _logged.add(key)
         log.warning("method %s failed: %s", name, error, exc_info=error)
+
+
+def _plain(value: Any) -> Any:
+    """Mappings of any type, nested ones too, as dicts: PyTorch looks into no others."""
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

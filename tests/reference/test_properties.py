@@ -12,6 +12,7 @@ from xai.explainers.algebra import advance, evidence, identity, readout_scores
 from xai.explainers.genatt import genatt
 from xai.explainers.interaction import interaction
 from xai.explainers.wra import attention_share, wra, wra_change
+from xai.targets import Target
 
 from .conftest import BIMODAL, ORDERS, tape_of, total
 
@@ -147,6 +148,7 @@ def test_random_scores_depend_on_the_seed_alone() -> None:
 def test_what_is_read_is_a_row() -> None:
     recording = tape_of("co-attention", seed=18)
     R = wra(recording, total)
-    torch.testing.assert_close(readout_scores(recording, R, total), R[:, 1])
+    target = Target("second of a", total, ("a", 1))
+    torch.testing.assert_close(readout_scores(recording, R, target), R[:, 1])
     recording.mask[1, 2] = False
-    assert not readout_scores(recording, R, total)[1, 2]
+    assert not readout_scores(recording, R, target)[1, 2]

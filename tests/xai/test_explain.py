@@ -3,6 +3,7 @@
 import ast
 import importlib
 import sys
+from collections import UserDict
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import BatchEncoding
 
 import xai
 from xai import (
@@ -70,17 +72,24 @@ def test_methods_that_ignore_the_target_are_tagged(bert: Family) -> None:
 
 
 def test_one_backward_pass_serves_all_methods(bert: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+    """Those without gradients go before and look into the last layer alone, for the rows that the target reads."""
+    calls: list[int] = []
     grad = torch.autograd.grad
-    monkeypatch.setattr(torch.autograd, "grad", lambda *args, **kwargs: calls.append(1) or grad(*args, **kwargs))
+
+    def counting(output: Any, inputs: Any, **options: Any) -> Any:
+        calls.append(len(inputs))
+        return grad(output, inputs, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", counting)
     with record(bert.model, adapter_for(bert.model)) as recorder:
         bert.model(**bert.inputs)
     target = predicted()
     for method in (name for name in EXPLAINERS if METHODS[name].passes == "one"):
         explain_recording(recorder.recording, method, target)
-    assert len(calls) == 1
+    whole = 3 * len(recorder.recording.events)
+    assert sorted(calls) == [1, whole]
     explain_recording(recorder.recording, "wra", given(0))
-    assert len(calls) == 2
+    assert sorted(calls) == [1, whole, whole]
 
 
 def test_a_failing_method_costs_the_others_nothing(bert: Family, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +173,45 @@ def test_a_target_reads_its_own_row(bert: Family) -> None:
         readout_weights(recording, token(7))
     with pytest.raises(ValueError, match="modality 'queries'; the model has text"):
         readout_weights(recording, xai.detection(0))
+
+
+def test_rows_that_a_callable_reads_are_found_by_its_gradient(bert: Family) -> None:
+    encoder = bert.model.base_model
+    inputs = {name: value[:1] for name, value in bert.inputs.items()}  # without padding
+    with record(encoder, adapter_for(encoder)) as recorder:
+        encoder(**inputs)
+    recording = recorder.recording
+    for method in ("rollout", "genatt"):
+        maps = EXPLAINERS[method](recording, mean_state)
+        of_mean = explain_recording(recording, method, mean_state).scores["text"]
+        torch.testing.assert_close(of_mean, maps.detach().mean(dim=1))
+        of_third = explain_recording(recording, method, third_state).scores["text"]
+        torch.testing.assert_close(of_third, EXPLAINERS[method](recording, third_state).detach()[:, 2])
+
+
+def mean_state(output: Any) -> Tensor:
+    return output.last_hidden_state[..., 0].mean(dim=1)
+
+
+def third_state(output: Any) -> Tensor:
+    return output.last_hidden_state[:, 2, 0]
+
+
+@pytest.mark.parametrize("method", ["rollout", "raw_attention", "attention_gradcam", "genatt", "wra"])
+def test_a_head_that_reads_padding_is_refused(bert: Family, method: str) -> None:
+    mask = bert.inputs["attention_mask"].flip(1)
+    with pytest.raises(ValueError, match=r"sample 1: the target reads token 0, which is padding. Pad on the right"):
+        explain(bert.model, {"input_ids": bert.inputs["input_ids"].flip(1), "attention_mask": mask}, method, given(1))
+
+
+def test_inputs_of_any_mapping_are_cast(bert: Family) -> None:
+    wanted = explain(bert.model, bert.inputs, "wra", given(1), dtype=torch.float64).scores["text"]
+    inputs = BatchEncoding(dict(bert.inputs))
+    assert torch.equal(explain(bert.model, inputs, "wra", given(1), dtype=torch.float64).scores["text"], wanted)
+    embeds = bert.model.base_model.embeddings.word_embeddings(bert.inputs["input_ids"]).detach()
+    inputs = UserDict(inputs_embeds=embeds, attention_mask=bert.inputs["attention_mask"])
+    found = explain(bert.model, inputs, "wra", given(1), dtype=torch.float64).scores["text"]
+    torch.testing.assert_close(found, wanted)
 
 
 def off_target(output: Any) -> Tensor:

@@ -31,8 +31,23 @@ def bert_sites(model: nn.Module, stream: Stream) -> list[Site]:
 
 
 def text_masks(inputs: Mapping[str, Any], length: int) -> tuple[Tensor, Tensor]:
-    """Real and special tokens, [B or 1, length] each, from `attention_mask` and `input_ids`, either of which may lack."""
+    """Returns the mask and the special tokens, [B or 1, length] each.
+
+    Args:
+        inputs: arguments of forward, by name; `attention_mask` and `input_ids` may be absent or None.
+        length: tokens of the text.
+
+    Raises:
+        ValueError: texts with another axis, as those for multiple choice have.
+    """
     mask, ids = inputs.get("attention_mask"), inputs.get("input_ids")
+    for name, value in (("input_ids", ids), ("attention_mask", mask)):
+        if value is not None and value.dim() != 2:
+            raise ValueError(
+                f"{name} has shape {list(value.shape)}, expected [batch, tokens]. A model for multiple choice turns its "
+                "choices into samples: load its encoder with a head for one text (...ForSequenceClassification) and give each "
+                "choice as a sample"
+            )
     mask = torch.ones(1, length, dtype=torch.bool, device=None if ids is None else ids.device) if mask is None else mask
     return mask, text_ends(ids, mask)
 

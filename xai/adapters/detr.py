@@ -20,7 +20,9 @@ STRIDES = (4, 8, 16, 32, 64)
 
 
 def detr(model: nn.Module) -> Adapter:
-    prefix = prefix_of(model)
+    """Builds the adapter of a detector, or of the one inside a model with a mask head."""
+    inside = getattr(model, "detr", None)
+    prefix = prefix_of(model) if inside is None else "detr." + prefix_of(inside)
     encoder = stack(model, prefix + "encoder.layers", IMAGE, "self_attn", "self_attn", "self_attn.o_proj")
     layers: list[tuple[Site, ...]] = [(site,) for site in encoder]
     for i, _ in model.get_submodule(prefix + "decoder.layers").named_children():

@@ -17,7 +17,8 @@ def visualbert(model: nn.Module) -> Adapter:
     before_last = type(model).__name__ == "VisualBertForQuestionAnswering"
 
     def layout(inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
-        length = inputs["input_ids"].shape[1]
+        ids = inputs.get("input_ids")
+        length = (inputs["inputs_embeds"] if ids is None else ids).shape[1]
         lengths = {"text": length, "regions": sizes[JOINT] - length}
         text, special = text_masks(inputs, length)
         regions = inputs.get("visual_attention_mask")

@@ -50,10 +50,7 @@ def fold(recording: Recording, change: Change, last: int | None = None) -> Tenso
 
 
 def readout_scores(recording: Recording, relevance: Tensor, target: Score) -> Tensor:
-    """Scores [B, T] from a map [B, T, T]: the rows that the target, or else the model's head, reads. Padding gets 0.
-
-    A target reads a row of its own if it has a `row`: a modality and a position (or one for each sample) in it.
-    """
+    """Returns scores [B, T] from a map [B, T, T]: the rows that the target reads. Padding gets 0."""
     if relevance.dim() == 3:
         weights = readout_weights(recording, target).to(relevance.dtype)
         relevance = (weights[:, None] @ relevance)[:, 0]
@@ -61,14 +58,17 @@ def readout_scores(recording: Recording, relevance: Tensor, target: Score) -> Te
 
 
 def readout_weights(recording: Recording, target: Score) -> Tensor:
-    """[B, T]: how much of each row counts for the target."""
+    """Returns how much of each row counts for the target, [B, T].
+
+    A target may say it: its `row` is a modality and a position (or one for each sample) in it. Of another target the rows
+    are those by which it has a gradient: as the model's head weighs them, or equally where the head reads other rows.
+
+    Raises:
+        ValueError: the target reads padding, or no row that can be told.
+    """
     row = getattr(target, "row", None)
     if row is None:
-        if not recording.readout.any():
-            raise ValueError(
-                "this model's head reads no token of its own; give a target with a `row`, such as detection(query)"
-            )
-        return recording.readout
+        return _weights_by_gradient(recording, target)
     modality, position = row
     if modality not in recording.modalities:
         raise ValueError(f"the target reads modality {modality!r}; the model has {', '.join(recording.modalities)}")
@@ -79,3 +79,22 @@ def readout_weights(recording: Recording, target: Score) -> Tensor:
             f"the target reads position {position} of {modality!r}, which has {where.stop - where.start} tokens"
         )
     return torch.zeros_like(recording.readout).scatter(1, where.start + index[:, None], 1)
+
+
+def _weights_by_gradient(recording: Recording, target: Score) -> Tensor:
+    head, rows = recording.readout.expand(recording.mask.shape), recording.rows_of(target)
+    known = ~rows.any(dim=1, keepdim=True)  # a target without gradient reads what the head reads
+    of_head = known | ((head != 0) >= rows).all(dim=1, keepdim=True)
+    weights = torch.where(of_head, head * (rows | known), rows / rows.sum(dim=1, keepdim=True).clamp(min=1))
+    if not weights.any(dim=1).all():
+        raise ValueError(
+            "it cannot be told which token the target reads; give one with a `row`, such as detection(query)"
+        )
+    padding = ((weights != 0) & ~recording.mask).nonzero()
+    if len(padding):
+        sample, position = padding[0].tolist()
+        raise ValueError(
+            f"sample {sample}: the target reads token {position}, which is padding. Pad on the right "
+            '(tokenizer.padding_side = "right"); a target that averages tokens must leave padding out'
+        )
+    return weights

@@ -39,6 +39,11 @@ class Recorder:
             raise RecordingError("nothing was recorded: call the model once inside `with record(model, adapter)`")
         return self._recording
 
+    @property
+    def tape(self) -> Recording:
+        """The recording, by its name until 0.1."""
+        return self.recording
+
 
 @contextmanager
 def record(model: nn.Module, adapter: Adapter, lrp: Literal["tokens", "pixels"] | None = None) -> Iterator[Recorder]:

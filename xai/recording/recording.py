@@ -83,6 +83,7 @@ class Recording:
     pixels: Tensor | None = field(default=None, repr=False)  # [B, C, rows, columns] if the graph starts at them
     relevances: dict[Any, Any] = field(default_factory=dict, repr=False)  # found so far, for xai.lrp.relevances
     _gradients: dict[Score, Gradients] = field(default_factory=dict, repr=False)
+    _rows: dict[Score, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def events(self) -> tuple[Event, ...]:
@@ -114,7 +115,19 @@ class Recording:
 
     def fresh(self) -> "Recording":
         """The same record without what was found on it so far, which takes memory for every target."""
-        return replace(self, relevances={}, _gradients={})
+        return replace(self, relevances={}, _gradients={}, _rows={})
+
+    def rows_of(self, target: Score) -> Tensor:
+        """Finds the rows that `target` reads after the last attention: those by which it has a gradient.
+
+        Returns:
+            [B, T], False throughout for a sample of which the target has no gradient at all. Tokens that other tokens
+            still read after their own last attention, as an encoder's are read by a decoder, count as not read.
+        """
+        if target not in self._rows:
+            with torch.inference_mode(False), torch.enable_grad():
+                self._rows[target] = self._rows_with_gradient(target)
+        return self._rows[target]
 
     def score(self, target: Score) -> Tensor:
         """The target of each sample, [B]; raises ValueError if it is not one finite number a sample."""
@@ -130,6 +143,36 @@ class Recording:
                 f"the target is not finite for samples {bad}; check the model's weights and inputs for NaN"
             )
         return score
+
+    def _rows_with_gradient(self, target: Score) -> Tensor:
+        rows = torch.zeros_like(self.mask)
+        last = self._last_events()
+        if target in self._gradients:
+            gradients = tuple(self._gradients[target][event].Y_out for event in last.values())
+        else:  # as far as the last layers only
+            score = self.score(target)
+            if not score.requires_grad:
+                return rows
+            states = [event.Y_out for event in last.values()]
+            gradients = torch.autograd.grad(
+                score.sum(), states, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+        for (name, event), gradient in zip(last.items(), gradients, strict=True):
+            where = self.modalities[name]
+            rows[:, where] = (gradient[:, event.rows(where)] != 0).any(dim=-1)
+        return rows
+
+    def _last_events(self) -> dict[str, Event]:
+        """The last attention of each modality whose tokens no other ones read afterwards."""
+        last: dict[str, Event] = {}
+        for name, tokens in self.modalities.items():
+            for layer in self.layers:
+                own = [event for event in layer if event.rows(tokens) is not None]
+                if own:
+                    last[name] = own[-1]
+                elif any(event.keys.start <= tokens.start and event.keys.stop >= tokens.stop for event in layer):
+                    last.pop(name, None)
+        return last
 
     def _differentiate(self, target: Score) -> Gradients:
         score = self.score(target)

@@ -25,7 +25,7 @@ from xai import (
 from xai.adapters.clip import open_clip as open_clip_adapter
 from xai.explainers.algebra import readout_weights
 
-from ..conftest import Family, build, pixels
+from ..conftest import TINY, Family, build, pixels
 
 
 def floats(output: Any) -> list[Tensor]:
@@ -64,7 +64,7 @@ def test_what_the_head_reads(family: Family) -> None:
         family.model(**family.inputs)
     recording = recorder.recording
     gradients = recording.gradients(family.target)
-    read = readout_weights(recording, family.target) != 0
+    read = (recording.readout if family.target.row is None else readout_weights(recording, family.target)) != 0
     streams = {
         (event.queries.start, event.queries.stop): event for event in recording.events if gradients[event].reached
     }
@@ -165,10 +165,76 @@ def test_swin_and_unknown_models_are_refused() -> None:
         explain(nn.Linear(2, 2), torch.ones(1, 2))
 
 
-def test_detr_needs_a_query() -> None:
+class Inside(nn.Module):
+    """A user's own module around a known model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.encoder = model
+
+
+def test_wrapped_models() -> None:
+    family = build("vit")
+    wanted = explain(family.model, family.inputs, "wra", given(0)).scores["image"]
+    averaged = torch.optim.swa_utils.AveragedModel(family.model)
+    for wrapper in (nn.DataParallel(family.model), torch.compile(family.model), nn.DataParallel(averaged)):
+        assert torch.equal(explain(wrapper, family.inputs, "wra", given(0)).scores["image"], wanted)
+    with pytest.raises(
+        TypeError, match=r"DataParallel wraps the model to explain: give the model inside, `model\.module`"
+    ):
+        adapter_for(nn.DataParallel(family.model))
+    with pytest.raises(TypeError, match=r"no adapter for Inside: .* `model\.encoder` has one"):
+        adapter_for(Inside(family.model))
+
+
+def test_a_detector_with_a_mask_head_is_its_detector() -> None:
+    stages = [f"stage{number}" for number in (1, 2, 3, 4)]
+    backbone = tf.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8] * 4, depths=[1] * 4, layer_type="basic", out_features=stages
+    )
+    sizes = {"d_model": 256, "num_queries": 2, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 24}
+    config = tf.DetrConfig(
+        use_timm_backbone=False, backbone=None, backbone_config=backbone, **sizes
+    )  # its mask head wants 256
+    model, inputs = tf.DetrForSegmentation(config).eval(), {"pixel_values": torch.randn(1, 3, 64, 64)}
+    inside = explain(model.detr, inputs, "genatt", detection(0)).scores["image"]
+    assert torch.equal(explain(model, inputs, "genatt", detection(0)).scores["image"], inside)
+
+
+@pytest.mark.parametrize("name", ["lxmert", "visualbert"])
+@pytest.mark.parametrize("left", [{}, {"input_ids": None}])
+def test_embeddings_in_place_of_ids(name: str, left: dict[str, None]) -> None:
+    family = build(name)
+    words = next(
+        part for part in family.model.modules() if isinstance(part, nn.Embedding) and part.num_embeddings == 40
+    )
+    inputs: dict[str, Any] = {key: value for key, value in family.inputs.items() if key != "input_ids"} | left
+    inputs["inputs_embeds"] = words(family.inputs["input_ids"]).detach()
+    wanted = explain(family.model, family.inputs, "wra", given(1)).scores
+    for modality, scores in explain(family.model, inputs, "wra", given(1)).scores.items():
+        torch.testing.assert_close(scores, wanted[modality])
+
+
+def test_multiple_choice_is_refused() -> None:
+    model = tf.BertForMultipleChoice(tf.BertConfig(vocab_size=40, **TINY))
+    with pytest.raises(ValueError, match=r"input_ids has shape \[1, 3, 6\].* A model for multiple choice"):
+        explain(model, {"input_ids": torch.ones(1, 3, 6, dtype=torch.long)}, "wra", given(0))
+
+
+def test_images_and_texts_must_be_pairs() -> None:
+    family = build("clip")
+    inputs = {**family.inputs, "pixel_values": family.inputs["pixel_values"][:1]}
+    with pytest.raises(RecordingError, match=r"a batch of 2 of text, .* one of 1. Images and texts must be pairs"):
+        explain(family.model, inputs, "wra", lambda out: out.logits_per_image[:, 1])
+
+
+def test_the_query_that_a_target_reads_is_found() -> None:
     family = build("detr")
+    by_name = explain(family.model, family.inputs, "genatt", detection(1, 0))
+    by_gradient = explain(family.model, family.inputs, "genatt", lambda output: output.logits[:, 1, 0])
+    assert torch.equal(by_name.scores["image"], by_gradient.scores["image"])
     with pytest.raises(ValueError, match="detection"):
-        explain(family.model, family.inputs, "genatt", lambda output: output.logits[:, 0, 0])
+        explain(family.model, family.inputs, "rollout", lambda output: output.logits[:, 0, 0].detach())
 
 
 # patches of 8 in 16 x 16 pixels lie 2 x 2; the words are [CLS] five others [SEP] and [CLS] three others [SEP] two of padding
