@@ -38,12 +38,30 @@ def quiet_lightning() -> None:
 
 
 def make_loggers(
-    names: Sequence[str], save_dir: Path, project: str, run_name: str | None, config: Mapping[str, Any]
+    names: Sequence[str],
+    save_dir: Path,
+    project: str,
+    run_name: str | None,
+    config: Mapping[str, Any],
+    resume_step: int | None = None,
 ) -> list[Logger]:
-    """Loggers by name ("wandb", "csv", "tensorboard"), each in its own folder of `save_dir`, with `config` logged.
+    """Starts loggers, each in its own folder of `save_dir`, and logs the settings.
 
     W&B never asks and never fails the run: without a login it logs offline, and if it cannot start, it is left out
-    with a warning. ValueError for an unknown name, ModuleNotFoundError if tensorboard is not installed.
+    with a warning.
+
+    Args:
+        names: "wandb", "csv", "tensorboard".
+        save_dir: folder of the run.
+        project: of W&B, and a folder of the others.
+        run_name: the run's name there.
+        config: the settings.
+        resume_step: of a run that goes on, the step it goes on from. It goes on in its own logs, from which what came
+            after that step is taken out.
+
+    Raises:
+        ValueError: an unknown name.
+        ModuleNotFoundError: tensorboard is not installed.
     """
     makers = {"wandb": _wandb, "csv": _csv, "tensorboard": _tensorboard}
     for name in names:
@@ -51,27 +69,59 @@ def make_loggers(
             raise unknown("logger", name, makers)
     save_dir = save_dir.absolute()
     save_dir.mkdir(parents=True, exist_ok=True)
-    made = [makers[name](save_dir, project, run_name) for name in names]
+    made = [makers[name](save_dir, project, run_name, resume_step) for name in names]
     loggers = [logger for logger in made if logger is not None]
     for logger in loggers:
         logger.log_hyperparams(dict(config))
     return loggers
 
 
-def _csv(save_dir: Path, project: str, run_name: str | None) -> Logger:
-    return CSVLogger(save_dir / "csv", _folder_name(project, run_name))
+def _csv(save_dir: Path, project: str, run_name: str | None, resume_step: int | None) -> Logger:
+    folder = _folder_name(project, run_name)
+    logger = CSVLogger(save_dir / "csv", folder, _version(save_dir / "csv" / folder, resume_step, "metrics.csv"))
+    if resume_step is not None:
+        _go_on(logger, resume_step)
+    return logger
 
 
-def _tensorboard(save_dir: Path, project: str, run_name: str | None) -> Logger:
+@rank_zero_only
+def _go_on(logger: CSVLogger, step: int) -> None:
+    """Keeps the rows of an earlier start, which Lightning would throw away."""
+    path = Path(logger.log_dir, "metrics.csv")
+    if not path.is_file():
+        return
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it throws them away
+        logger.experiment.metrics.extend({name: value for name, value in row.items() if value} for row in rows)
+    logger.experiment.save()
+
+
+def _version(folder: Path, resume_step: int | None, records: str) -> int | None:
+    """The number of the newest start, if the run goes on from it or it has logged nothing; else None, for a new one."""
+    numbers = [int(path.name.removeprefix("version_")) for path in folder.glob("version_*") if path.name[8:].isdigit()]
+    if not numbers or (resume_step is None and list(folder.glob(f"version_{max(numbers)}/{records}"))):
+        return None
+    return max(numbers)
+
+
+def _tensorboard(save_dir: Path, project: str, run_name: str | None, resume_step: int | None) -> Logger:
     if importlib.util.find_spec("tensorboard") is None:
         raise ModuleNotFoundError("logger 'tensorboard' needs tensorboard: pip install clipmapper[tensorboard]")
-    return TensorBoardLogger(save_dir / "tensorboard", _folder_name(project, run_name))
+    folder = _folder_name(project, run_name)
+    version = _version(save_dir / "tensorboard" / folder, resume_step, "events*")
+    return TensorBoardLogger(save_dir / "tensorboard", folder, version, purge_step=resume_step)
 
 
-def _wandb(save_dir: Path, project: str, run_name: str | None) -> Logger | None:
+def _wandb(save_dir: Path, project: str, run_name: str | None, resume_step: int | None) -> Logger | None:
+    memory = save_dir / "wandb-id.txt"  # of the run, by which it goes on
+    identity = memory.read_text().strip() if resume_step is not None and memory.is_file() else None
     for choose, otherwise in ((_wandb_mode, "trying offline"), (lambda: "offline", "going on without W&B")):
         try:
-            return _start_wandb(save_dir, project, run_name, choose())
+            logger = _start_wandb(save_dir, project, run_name, choose(), identity)
+            _remember(memory, logger)
+            return logger
         except Exception as error:
             warnings.warn(f"W&B could not start ({_summary(error)}): {otherwise}", stacklevel=3)
     return None
@@ -87,8 +137,15 @@ def _wandb_mode() -> str:
     return "offline"
 
 
-def _start_wandb(save_dir: Path, project: str, run_name: str | None, mode: str) -> Logger:
-    logger = _SafeWandbLogger(name=run_name, save_dir=save_dir, project=project, mode=mode)
+@rank_zero_only
+def _remember(memory: Path, logger: WandbLogger) -> None:
+    with replacing(memory) as temporary:
+        temporary.write_text(f"{logger.experiment.id}\n")
+
+
+def _start_wandb(save_dir: Path, project: str, run_name: str | None, mode: str, identity: str | None) -> WandbLogger:
+    resumes: dict[str, Any] = {} if identity is None else {"id": identity, "resume": "allow"}
+    logger = _SafeWandbLogger(name=run_name, save_dir=save_dir, project=project, mode=mode, **resumes)
     _tell_if_offline(logger.experiment)  # starts the run now, where a failure is handled
     return logger
 
@@ -131,7 +188,7 @@ def log_table(
             logger.experiment.add_text(name, _markdown(columns, rows), step)
         elif isinstance(logger, CSVLogger):
             suffix = "" if step is None else f"-{step:08d}"
-            path = Path(logger.log_dir, "tables", f"{_file_name(name)}{suffix}.csv")
+            path = Path(logger.log_dir, "tables", f"{_path_name(name)}{suffix}.csv")
             with replacing(path) as temporary:
                 _write_csv([columns, *rows], temporary)
 
@@ -153,7 +210,7 @@ def log_examples(loggers: Sequence[Logger], name: str, images: list[Image], capt
                 logger.experiment.add_image(f"{name}/{i}", pixels, step, dataformats="HWC")
                 logger.experiment.add_text(f"{name}/{i}", caption, step)
         elif isinstance(logger, CSVLogger):
-            folder = Path(logger.log_dir, "examples", _file_name(name), f"{step:08d}")
+            folder = Path(logger.log_dir, "examples", _path_name(name), f"{step:08d}")
             for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
                 words = re.sub(r"[^A-Za-z0-9]+", "-", caption).strip("-")[:60]
                 with replacing(folder / f"{i:02d}-{words}.png") as temporary:
@@ -179,6 +236,11 @@ def _markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def _file_name(name: str) -> str:
     """One path component for any name; different names stay different."""
     return quote(name, safe=" ").replace(".", "%2E")
+
+
+def _path_name(name: str) -> str:
+    """A name with slashes as folders below one another."""
+    return os.path.join(*(_file_name(part) or "%" for part in name.split("/")))
 
 
 def _folder_name(project: str, run_name: str | None) -> str:

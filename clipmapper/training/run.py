@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 from filelock import FileLock
@@ -20,11 +20,11 @@ from clipmapper.data.files import BadData, MissingData
 from clipmapper.data.records import CaptionRecords, Records, load_captions, load_records
 from clipmapper.data.vqa import VQAData
 from clipmapper.logs import make_loggers, quiet_lightning
-from clipmapper.models.checkpoints import check_checkpoint, read_checkpoint
+from clipmapper.models.checkpoints import check_checkpoint, described, read_checkpoint
 from clipmapper.models.clip import clip_tokenizer
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.processes import launched, places
-from clipmapper.training.callbacks import ExampleLogger, LastCheckpoint
+from clipmapper.training.callbacks import ExampleLogger, LastCheckpoint, StopOnSignal
 from clipmapper.training.checkpoints import FileCheckpointIO
 from clipmapper.training.compilation import CompiledSteps
 from clipmapper.training.tasks import CaptionTask, MapperTask, VQATask
@@ -40,8 +40,6 @@ def run(settings: Settings) -> None:
     quiet_lightning()
     try:
         if settings.model.task == "caption":
-            if settings.run.floors:
-                raise ValueError("run.floors: those of captions need no training, evaluate.py has them; leave it out")
             train(settings, one_by_one(settings, load_captions))
             return
         records = one_by_one(settings, load_records)
@@ -80,9 +78,14 @@ def train(settings: Settings, records: Records | CaptionRecords) -> None:
     resume = resume_from(config)
     pl.seed_everything(config.seed)
     task, data = task_and_data(settings, records)
+    step = None
     if resume is not None:
-        check_checkpoint(read_checkpoint(resume), task.model, str(resume))
-    loggers = make_loggers(config.loggers, config.dir, "clipmapper", config.name or config.dir.name, settings.plain)
+        checkpoint = read_checkpoint(resume)
+        step = checkpoint.get("global_step")
+        check_checkpoint(checkpoint, task.model, str(resume))
+        check_recipe(checkpoint, task.extra, str(resume))
+    name = config.name or config.dir.name
+    loggers = make_loggers(config.loggers, config.dir, "clipmapper", name, settings.plain, step)
     trainer = pl.Trainer(
         **vars(as_launched(settings.trainer)),
         logger=loggers,
@@ -95,6 +98,29 @@ def train(settings: Settings, records: Records | CaptionRecords) -> None:
     report(data)
 
 
+def check_recipe(checkpoint: dict[str, Any], extra: dict[str, Any], source: str) -> None:
+    """Refuses to go on with another recipe: optimizer and order of the data are those of the checkpoint.
+
+    Raises:
+        ValueError: names the first setting that differs, with both values.
+    """
+    saved = described(checkpoint, source)["extra"]
+    then, now = (
+        {
+            **{f"optimizer.{name}": value for name, value in each.get("optimizer", {}).items()},
+            "data.held_out": each.get("data", {}).get("held_out"),
+            "run.seed": each.get("seed"),
+        }
+        for each in (saved, extra)
+    )
+    for name, value in now.items():
+        if then.get(name) is not None and then[name] != value:
+            raise ValueError(
+                f"{source} was trained with {name} {then[name]}, which a run that goes on keeps; here it is {value}. "
+                "Leave it out, or start anew in another --run.dir"
+            )
+
+
 def as_launched(config: TrainerConfig) -> TrainerConfig:
     """Returns the settings with devices and machines as torchrun or srun started processes, unless they are given."""
     there = places()
@@ -105,7 +131,8 @@ def as_launched(config: TrainerConfig) -> TrainerConfig:
 
 def task_and_data(settings: Settings, records: Records | CaptionRecords) -> tuple[MapperTask, Data]:
     """A new model in its task, and what it is trained and validated on."""
-    seed, extra = settings.run.seed, {"data": settings.plain["data"]}
+    seed = settings.run.seed
+    extra = {"data": settings.plain["data"], "optimizer": settings.plain["optimizer"], "seed": seed}
     if isinstance(records, Records):
         model = CLIPMapper(settings.model, records.vocabulary.answers)
         data = VQAData(records, settings.data, model.clip, seed)
@@ -120,6 +147,7 @@ def task_and_data(settings: Settings, records: Records | CaptionRecords) -> tupl
 def callbacks(config: RunConfig, monitor: str, loggers: list[Logger]) -> list[Callback]:
     """Best and last checkpoint, and what was asked for."""
     folder = checkpoint_dir(config)
+    last = LastCheckpoint(folder / "last.ckpt", config.checkpoint_every)
     chosen: list[Callback] = [
         ModelCheckpoint(
             folder,
@@ -129,7 +157,8 @@ def callbacks(config: RunConfig, monitor: str, loggers: list[Logger]) -> list[Ca
             enable_version_counter=False,
             save_on_train_epoch_end=False,  # where Lightning could not go on from
         ),
-        LastCheckpoint(folder / "last.ckpt", config.checkpoint_every),
+        last,
+        StopOnSignal(last),
     ]
     if loggers:
         chosen.append(LearningRateMonitor("step"))

@@ -150,11 +150,30 @@ def test_csv_keeps_metrics_and_config_and_never_overwrites(csv_logger: CSVLogger
     assert Path(again.log_dir) == folder.with_name("version_1")
 
 
+def test_a_run_that_goes_on_keeps_its_rows_up_to_its_step(csv_logger: CSVLogger, tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        csv_logger.log_metrics({"loss": step, "seen": 2 * step} if step == 2 else {"loss": step}, step)
+    csv_logger.finalize("success")
+    (again,) = make_loggers(["csv"], tmp_path, "toys", "run/../1", {}, resume_step=2)
+    assert again.log_dir == csv_logger.log_dir
+    again.log_metrics({"loss": 7.0, "new": 1}, 3)
+    again.finalize("success")
+    with open(Path(again.log_dir) / "metrics.csv") as file:
+        rows = [(row["step"], row["loss"], row["seen"], row["new"]) for row in csv.DictReader(file)]
+    assert rows == [("1", "1", "", ""), ("2", "2", "4", ""), ("3", "7.0", "", "1")]
+
+
+def test_a_start_that_logged_nothing_leaves_no_folder_behind(csv_logger: CSVLogger, tmp_path: Path) -> None:
+    assert Path(csv_logger.log_dir).is_dir(), "of the settings"
+    (again,) = make_loggers(["csv"], tmp_path, "toys", "run/../1", {})
+    assert again.log_dir == csv_logger.log_dir
+
+
 def test_csv_examples_are_safe_files(csv_logger: CSVLogger) -> None:
     captions = ["../../what is: it?", "ein blauer Würfel " * 20]
     images = [Image.new("RGB", (2, 2), colour) for colour in ("red", "blue")]
     log_examples([csv_logger], "../wrong/a", images, captions, 12)
-    folder = Path(csv_logger.log_dir, "examples", "%2E%2E%2Fwrong%2Fa", "00000012")
+    folder = Path(csv_logger.log_dir, "examples", "%2E%2E", "wrong", "a", "00000012")
     first, second = sorted(folder.iterdir())
     assert first.name == "00-what-is-it.png"
     assert Image.open(first).getpixel((0, 0)) == (255, 0, 0)
@@ -168,8 +187,8 @@ def test_csv_tables(csv_logger: CSVLogger) -> None:
     log_table([csv_logger], "a/b", ["question", "score"], [["is it, or not?\nyes", 1], ['"', 0.5]], 3)
     log_table([csv_logger], "a/b", ["question"], [["last"]])
     folder = Path(csv_logger.log_dir, "tables")
-    assert sorted(path.name for path in folder.iterdir()) == ["a%2Fb-00000003.csv", "a%2Fb.csv"]
-    with open(folder / "a%2Fb-00000003.csv", newline="") as file:
+    assert sorted(path.name for path in folder.rglob("*.csv")) == ["b-00000003.csv", "b.csv"]
+    with open(folder / "a" / "b-00000003.csv", newline="") as file:
         assert list(csv.reader(file)) == [["question", "score"], ["is it, or not?\nyes", "1"], ['"', "0.5"]]
 
 

@@ -93,7 +93,7 @@ def test_run_logs_and_resumes(caption: MakeSettings, monkeypatch: pytest.MonkeyP
     for name in ("val/loss", "val/CIDEr", "val/BLEU-4", "val/skipped"):
         assert list(logged(folder, name)) == [EPOCH - 1, 2 * EPOCH - 1], name
     assert logged(folder, "train/loss")[2 * EPOCH - 1] < logged(folder, "train/loss")[0]
-    assert len(list(folder.rglob("examples/*/*/*.png"))) == 4
+    assert len(list(folder.rglob("examples/val/*/*/*.png"))) == 4
     assert (folder / "checkpoints" / "best.ckpt").is_file()
 
     class Killed(BaseException):
@@ -129,7 +129,9 @@ def test_validation_scores_what_the_model_writes(
     assert logged(tmp_path / "run", "val/BLEU-4")[EPOCH - 1] == pytest.approx(1)
 
 
-def test_checkpoint_and_saved_model_write_the_same(caption: MakeSettings, tmp_path: Path, shapes_root: Path) -> None:
+def test_checkpoint_and_saved_model_write_the_same(
+    caption: MakeSettings, settings: MakeSettings, tmp_path: Path, shapes_root: Path
+) -> None:
     checkpoint = go(caption("run", "--trainer.max_epochs=1"))
     model = CLIPMapper._of_checkpoint(checkpoint, "x.ckpt")
     image = next((shapes_root / "val2014").iterdir())
@@ -140,13 +142,13 @@ def test_checkpoint_and_saved_model_write_the_same(caption: MakeSettings, tmp_pa
     other = CLIPMapper(model.config, tokens=model.tokens[:-3] + model.tokens[-2:])
     with pytest.raises(ValueError, match=r"x\.ckpt writes \d+ BPE tokens, this run's captions have \d+ or others"):
         check_checkpoint(checkpoint, other, "x.ckpt")
-    vqa = CLIPMapper(caption("x", "--model.task=vqa").model, ["yes"])
+    vqa = CLIPMapper(settings("x").model, ["yes"])
     with pytest.raises(ValueError, match=r"x\.ckpt: model\.task is 'caption' there and 'vqa' here"):
         check_checkpoint(checkpoint, vqa, "x.ckpt")
 
 
-def test_checkpoints_made_before_captions_load(caption: MakeSettings) -> None:
-    model = CLIPMapper(caption("x", "--model.task=vqa", "--model.tokens=all").model, ["yes", "no"])
+def test_checkpoints_made_before_captions_load(settings: MakeSettings) -> None:
+    model = CLIPMapper(settings("x").model, ["yes", "no"])
     description = {"config": {k: v for k, v in vars(model.config).items() if k not in ("task", "tied", "tokens")}}
     checkpoint = {
         "clipmapper": {"format": 1, "model": description["config"], "answers": ["yes", "no"]}
@@ -157,9 +159,10 @@ def test_checkpoints_made_before_captions_load(caption: MakeSettings) -> None:
     assert CLIPMapper._of_checkpoint(checkpoint, "old.ckpt").config.task == "vqa"
 
 
-def test_floors_are_refused(caption: MakeSettings) -> None:
-    with pytest.raises(SystemExit, match=r"run\.floors: those of captions need no training"):
-        run(caption("run", "--run.floors=true"))
+def test_floors_are_refused(caption: MakeSettings, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        caption("run", "--run.floors=true")
+    assert "run.floors acts with model.task vqa alone" in capsys.readouterr().err
 
 
 def test_blind_to_text_is_refused(caption: MakeSettings, capsys: pytest.CaptureFixture[str]) -> None:

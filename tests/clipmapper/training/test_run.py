@@ -105,7 +105,7 @@ def test_logs_and_examples(settings: MakeSettings, tmp_path: Path) -> None:
         assert list(values) == [EPOCH - 1, 2 * EPOCH - 1], name
     assert all(0 <= value <= 100 for value in logged(folder, "val/accuracy").values())
     assert set(logged(folder, "val/skipped").values()) == set(logged(folder, "train/skipped").values()) == {0.0}
-    assert len(list(folder.rglob("examples/*/00000016/*.png"))) == 2
+    assert len(list(folder.rglob("examples/val/examples/00000016/*.png"))) == 2
 
 
 def interrupted(settings: MakeSettings, name: str, monkeypatch: pytest.MonkeyPatch, when: int, *options: str) -> None:
@@ -228,7 +228,7 @@ def test_early_stop(settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> 
 def test_floors_are_trained_beside_the_run_and_resumed_with_it(
     settings: MakeSettings, seen: list[list[int]], tmp_path: Path
 ) -> None:
-    options = ("--trainer.max_epochs=1", "--run.floors=true")
+    options = ("--trainer.max_epochs=1", f"--trainer.val_check_interval={EPOCH}", "--run.floors=true")
     run(settings("run", *options))
     assert len(seen) == 3 * EPOCH and seen[:EPOCH] == seen[EPOCH : 2 * EPOCH] == seen[2 * EPOCH :]
     for name, sees in (("question_only", "question"), ("image_only", "image")):
@@ -239,6 +239,44 @@ def test_floors_are_trained_beside_the_run_and_resumed_with_it(
     seen.clear()
     run(settings("run", "--run.resume=last", *options))
     assert len(seen) == EPOCH, "only the floor without a checkpoint starts anew"
+
+
+@pytest.mark.parametrize(("number", "code", "batch"), [(signal.SIGTERM, 143, 3), (signal.SIGINT, 130, EPOCH - 1)])
+def test_a_run_that_is_told_to_stop_saves_and_says_how_to_go_on(
+    settings: MakeSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    code: int,
+    batch: int,
+) -> None:
+    whole, handlers = go(settings("whole")), [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    step = VQATask.training_step
+
+    def told(self: VQATask, samples: dict[str, Tensor], batch_idx: int) -> Tensor:
+        if self.global_step == batch:
+            os.kill(os.getpid(), number)
+        return step(self, samples, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VQATask, "training_step", told)
+        with pytest.raises(SystemExit) as left:
+            go(settings("cut", "--run.checkpoint_every=100"))
+    assert left.value.code == code and "--run.resume last" in capsys.readouterr().out
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
+    if batch < EPOCH - 1:  # else the last batch of the epoch: its validation comes first, and is cut
+        assert last(settings("cut").run.dir)["global_step"] == batch + 1
+    cut = go(settings("cut", "--run.resume=auto"))
+    assert same(cut["state_dict"], whole["state_dict"]) and same(cut["optimizer_states"], whole["optimizer_states"])
+
+
+def test_another_recipe_does_not_go_on(settings: MakeSettings) -> None:
+    go(settings("run", "--trainer.max_epochs=1"))
+    for name, value in (("optimizer.lr", "3"), ("run.seed", "5"), ("optimizer.name", "muon")):
+        with pytest.raises(
+            ValueError, match=rf"last\.ckpt was trained with {name} .*; here it is {value}.*\. Leave it out"
+        ):
+            go(settings("run", "--run.resume=last", f"--{name}={value}"))
 
 
 def command(config: Path, folder: Path, *options: str) -> list[str]:
