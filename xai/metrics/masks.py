@@ -70,11 +70,13 @@ def imagenet_segmentation(path: Path) -> MaskedImages:
             with h5py.File(path) as file:
                 pixels = np.asarray(file[file["value/img"][i, 0]]).T  # MATLAB's axes are reversed
                 labels = torch.from_numpy(np.asarray(file[file[file["value/gt"][i, 0]][0, 0]]).T)
+            if pixels.dtype != np.uint8:
+                raise TypeError(f"its pixels are {pixels.dtype}, not uint8")
             image = Image.fromarray(pixels).convert("RGB")
         except (*DAMAGED, LookupError, TypeError, RuntimeError) as error:
             raise refused(f"image {i} cannot be read ({error})") from error
         if labels.shape != (image.height, image.width):
-            raise refused(f"the mask of image {i} has {_size(labels)} pixels, the image {image.width} x {image.height}")
+            raise refused(f"the mask of image {i} has {_size(labels.T.shape)} pixels, the image {_size(image.size)}")
         return Masked(str(i), image, labels != 0, torch.ones_like(labels, dtype=torch.bool))
 
     try:
@@ -112,7 +114,7 @@ def mask_folder(images: Path, masks: Path, ignore: int | None = None, load: Load
                 f"{paths[i]}: its only label but 0 is {ignore}, which is ignored, so no object is left; {remedy}"
             )
         image = load(path)
-        _require_fit(labels, paths[i], image, path)
+        require_fit(_extent(labels), str(paths[i]), image, path)
         return Masked(path.stem, image, mask, valid)
 
     return MaskedImages(len(paths), read)
@@ -132,7 +134,7 @@ def panoptic_images(images: Path, annotations: Path, folder: Path, load: Load = 
 
     def read(i: int) -> Masked:
         ids, segments, image = _segments(entries[i], Path(folder)), entries[i]["segments_info"], load(paths[i])
-        _require_fit(ids, Path(folder) / entries[i]["file_name"], image, paths[i])
+        require_fit(_extent(ids), str(Path(folder) / entries[i]["file_name"]), image, paths[i])
         crowds = [segment["id"] for segment in segments if segment["iscrowd"]]
         objects = [segment["id"] for segment in segments if segment["category_id"] in things]
         valid = (ids != 0) & ~torch.isin(ids, torch.tensor(crowds, dtype=torch.long))
@@ -150,21 +152,34 @@ def panoptic_instances(annotations: Path, folder: Path) -> dict[str, Any]:
 
     described = _read_panoptic(annotations)
     things = _things(described)
-    sizes = {image["id"]: (image["height"], image["width"]) for image in described["images"]}
+    sizes = {image["id"]: (image["width"], image["height"]) for image in described["images"]}
     found: list[dict[str, Any]] = []
     for entry in described["annotations"]:
-        ids = _segments(entry, Path(folder)).numpy()
-        if ids.shape != sizes[entry["image_id"]]:
-            height, width = sizes[entry["image_id"]]
+        size, ids = sizes[entry["image_id"]], _segments(entry, Path(folder))
+        if _extent(ids) != size:
             mask = Path(folder) / entry["file_name"]
-            raise ValueError(
-                f"{mask} has {_size(ids)} pixels, its image by {annotations} {width} x {height}; fetch both anew"
-            )
+            by_file = f"its image by {annotations} {_size(size)}"
+            raise ValueError(f"{mask} has {_size(_extent(ids))} pixels, {by_file}; fetch both anew")
         for segment in (s for s in entry["segments_info"] if s["category_id"] in things):
-            encoded = rle.encode(np.asfortranarray((ids == segment["id"]).astype(np.uint8)))
+            encoded = rle.encode(np.asfortranarray((ids == segment["id"]).numpy().astype(np.uint8)))
             found.append(placed({**segment, "image_id": entry["image_id"]}, encoded, len(found) + 1))
     categories = [category for category in described["categories"] if category["isthing"]]
     return {"images": described["images"], "categories": categories, "annotations": found}
+
+
+def require_fit(size: tuple[int, int], what: str, image: Image.Image, path: Path) -> None:
+    """Raises ValueError unless `what`, width x height, fits an image; a photo is as it is stored, however it is to be shown.
+
+    Where a photo is to be turned and has the same size then, it stays open which way `what` lies: refused too.
+    """
+    with _naming(path), Image.open(path) as header:
+        orientation = header.getexif().get(ExifTags.Base.Orientation, 1)
+    turned = f"{path} is stored turned (EXIF orientation {orientation}): save it as it is shown"
+    if size != image.size:
+        remedy = turned if orientation > 1 else "make their sizes the same"
+        raise ValueError(f"{what} has {_size(size)} pixels, its image {path} {_size(image.size)}; {remedy}")
+    if orientation > 1 and (orientation < 5 or image.width == image.height):
+        raise ValueError(f"{what} may be turned or not; {turned}, and what was drawn on it")
 
 
 def as_seen(mask: Tensor, geometry: Geometry) -> Tensor:
@@ -220,22 +235,13 @@ def _labels(path: Path) -> Tensor:
     return torch.from_numpy(labels.astype(np.int64))
 
 
-def _require_fit(labels: Tensor, mask_path: Path, image: Image.Image, path: Path) -> None:
-    """Raises ValueError for a mask of another size than its image, and where a turned photo leaves open which way it lies."""
-    with _naming(path), Image.open(path) as header:
-        orientation = header.getexif().get(ExifTags.Base.Orientation, 1)
-    turned = (
-        f"; {path} is stored turned (EXIF orientation {orientation}): save it as it is shown" if orientation > 1 else ""
-    )
-    if labels.shape != (image.height, image.width):
-        sizes = f"{mask_path} has {_size(labels)} pixels, its image {path} {image.width} x {image.height}"
-        raise ValueError(sizes + (turned or "; make their sizes the same"))
-    if turned and (orientation < 5 or image.width == image.height):
-        raise ValueError(f"{mask_path} may be turned or not{turned}, and the mask likewise")
+def _size(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))
 
 
-def _size(labels: Any) -> str:
-    return f"{labels.shape[1]} x {labels.shape[0]}" if len(labels.shape) == 2 else str(tuple(labels.shape))
+def _extent(labels: Tensor) -> tuple[int, int]:
+    """Width and height."""
+    return int(labels.shape[1]), int(labels.shape[0])
 
 
 def _read_panoptic(path: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from xai.metrics.coco import image_finder
 from xai.metrics.detection import coco_matches, coco_summary
 from xai.metrics.detection_resampling import resampled_figures
 from xai.metrics.instances import read_instances
-from xai.metrics.masks import panoptic_instances
+from xai.metrics.masks import panoptic_instances, require_fit
 from xai.metrics.resampling import resampled_counts
 from xai.recording.record import record
 from xai.report.data import Column, Explanation, Sample
@@ -93,7 +93,7 @@ class DetectionTask(Task):
         self.truth = coco_truth(settings)
         find = image_finder(required(settings.images, "images", folder=True))
         self.paths = {i: find(self.truth.imgs[i]["file_name"]) for i in sorted(self.truth.imgs)}
-        self.ids = readable([list(self.paths)[i] for i in spread(len(self.paths), config.samples)], self._require_size)
+        self.ids = readable([list(self.paths)[i] for i in spread(len(self.paths), config.samples)], self._require_fit)
         self.detector = load_detector(settings, self.truth)
         self.module = self.detector.model
         self.facts = {"model": settings.model, "class": type(self.module).__name__, "mask": "Otsu on the query's row"}
@@ -175,12 +175,11 @@ class DetectionTask(Task):
         threshold = self.settings.threshold
         return Detected(self.detector, recording, batch.inputs, batch.ids, batch.records["images"], threshold)
 
-    def _require_size(self, key: int) -> None:
-        """Raises ValueError for an image that is not as large as its entry says: masks would lie elsewhere."""
-        image, entry = load_image(self.paths[key]), self.truth.imgs[key]
-        if image.size != (entry["width"], entry["height"]):
-            sizes = f"{image.width} x {image.height} pixels, by the annotations {entry['width']} x {entry['height']}"
-            raise ValueError(f"--images: {self.paths[key]} has {sizes}; give the images that were annotated")
+    def _require_fit(self, key: int) -> None:
+        """Raises ValueError for an image that does not lie as its annotations say."""
+        entry = self.truth.imgs[key]
+        what = f"the entry of image {key} in {self.settings.annotations or self.settings.panoptic}"
+        require_fit((entry["width"], entry["height"]), what, load_image(self.paths[key]), self.paths[key])
 
     def _metrics(self, results: Sequence[dict[str, Any]], counts: Tensor) -> dict[str, np.ndarray]:
         """By name [1 + resamples], the data's own first; over the images for which the method has masks, NaN without any."""

@@ -38,7 +38,7 @@ class SegmentationSettings(PaperSettings):
         data: gtsegs_ijcv.mat, ImageNet-Segmentation.
         images: folder of images.
         masks: folder of masks of the same names; labels that are not 0 are the object.
-        ignore: the label in masks that says nothing.
+        ignore: the label in masks that says nothing; null for none, where 255 is the object.
         panoptic: COCO panoptic file, of which all things are the object; its PNGs lie beside it.
     """
 

@@ -60,13 +60,13 @@ def gtsegs(path: Path, change: Callable[[h5py.File], object] = lambda file: None
     return path
 
 
-def without(name: str, shape: tuple[int, ...] | None = None) -> Callable[[h5py.File], None]:
+def without(name: str, shape: tuple[int, ...] | None = None, kind: type = np.uint8) -> Callable[[h5py.File], None]:
     """Takes a data set out, or puts another in its place; one that is referred to keeps its references broken."""
 
     def change(file: h5py.File) -> None:
         del file[name]
         if shape:
-            made = file.create_dataset(name, shape, np.uint8)
+            made = file.create_dataset(name, shape, kind)
             if name == "refs/image":
                 file["value/img"][0, 0] = made.ref
 
@@ -81,6 +81,7 @@ def without(name: str, shape: tuple[int, ...] | None = None) -> Callable[[h5py.F
         (without("refs/image"), "image 0 cannot be read"),
         (without("refs/image", (3, 9, 5)), "the mask of image 0 has 7 x 5 pixels, the image 9 x 5"),
         (without("refs/image", (5, 7, 5)), "image 0 cannot be read"),
+        (without("refs/image", (3, 7, 5), np.uint16), "image 0 cannot be read .*its pixels are uint16"),
     ],
 )
 def test_other_data_sets_in_gtsegs_are_refused(tmp_path: Path, change: Any, message: str) -> None:

@@ -183,12 +183,28 @@ def test_annotations_are_checked_before_a_model_is_loaded(tmp_path: Path) -> Non
             lambda t: t["annotations"][1].update(segmentation=[]),
             r"instances\.json: annotation 2: .*no segmentation",
         ),
-        ("size", lambda t: t["images"][0].update(width=32), r"0\.png has 64 x 64 pixels, by the annotations 32 x 64"),
+        (
+            "size",
+            lambda t: t["images"][0].update(width=32),
+            r"json has 32 x 64 pixels, its image .*0\.png 64 x 64",
+        ),
     ):
         (tmp_path / name).mkdir()
         annotations = edited(coco(tmp_path / name, [(64, 64)], side=8), change)
         with pytest.raises(ValueError, match=message):
             DetectionTask(settings(none, annotations), CONFIG)
+
+
+def test_photos_that_may_have_been_annotated_turned_are_refused(tmp_path: Path) -> None:
+    annotations = coco(tmp_path, [(64, 64)], side=8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "images" / "0.png"
+    Image.open(path).save(path, exif=exif)
+    with pytest.raises(
+        ValueError, match=r"image 0 in .*instances\.json may be turned or not; .*0\.png is stored turned"
+    ):
+        DetectionTask(settings(tmp_path / "no model", annotations), CONFIG)
 
 
 def test_annotations_without_optional_keys_give_the_same_figures(detr: Path, tmp_path: Path) -> None:
