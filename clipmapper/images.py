@@ -1,8 +1,6 @@
 """One image, from wherever it lies, as RGB pixels; and a short key that changes when its pixels may have changed."""
 
 import io
-import struct
-import zlib
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
@@ -11,11 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from xai.files import DAMAGED
+
 # Path, file content, undecoded `datasets` image {"bytes": ..., "path": ...} (one may be None), or a decoded image.
 ImageSource = str | Path | bytes | Mapping[str, Any] | Image.Image
-
-# What Pillow's decoders raise on broken files of one format or another.
-_DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
 
 class BadImage(ValueError):
@@ -26,7 +23,8 @@ def load_image(source: ImageSource) -> Image.Image:
     """The image in mode RGB, 8 bits a channel, unrotated (the EXIF orientation is ignored, as in CLIP's preprocessing).
 
     Transparent pixels come out over white; 16-bit grey is scaled down. Raises BadImage for a file that is missing,
-    truncated, not an image, or large beyond Pillow's limit (`PIL.Image.MAX_IMAGE_PIXELS`, twice).
+    truncated, not an image, large beyond Pillow's limit (`PIL.Image.MAX_IMAGE_PIXELS`, twice), or of floats or 32-bit
+    integers, which do not say how bright white is.
     """
     try:
         return _to_rgb(_open(source))
@@ -34,7 +32,7 @@ def load_image(source: ImageSource) -> Image.Image:
         raise BadImage(f"{_name(source)}: {error}; make the image smaller") from error
     except FileNotFoundError as error:
         raise BadImage(f"{_name(source)}: no such image; check the data root and the image folder") from error
-    except _DECODER_ERRORS as error:
+    except DAMAGED as error:
         raise BadImage(f"{_name(source)}: not a readable image ({error}); fetch it anew or leave it out") from error
 
 
@@ -68,6 +66,8 @@ def _open(source: ImageSource) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):  # a PNG of 16 bits is "I" to some Pillows
+        raise ValueError(f"mode {image.mode} does not say how bright white is; save it with 8 or 16 bits a channel")
     if image.mode.startswith("I"):  # Pillow's own conversion clips at 255
         grey = np.asarray(image).astype(np.int64).clip(0, 65535) // 257
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")

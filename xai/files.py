@@ -1,10 +1,19 @@
-"""Files that are there whole or not at all."""
+"""Files of our own, which are there whole or not at all; and files of others, which may be anything."""
 
 import os
+import struct
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # in any case
+
+# What Pillow's decoders raise on broken files of one format or another, beside its own DecompressionBombError.
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+
+_OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")
 
 
 @contextmanager
@@ -19,3 +28,17 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def visible(folder: Path) -> list[Path]:
+    """What is in a folder, by name, without what systems leave there: hidden files (.DS_Store, ._a.png), Thumbs.db."""
+    found = (path for path in Path(folder).iterdir() if not path.name.startswith("."))
+    return sorted(path for path in found if path.name.lower() not in _OF_THE_SYSTEM)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, with or without a byte order mark. Raises ValueError, naming it, if it is not UTF-8."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error}); save it anew as UTF-8") from error

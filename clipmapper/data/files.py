@@ -102,9 +102,9 @@ def official_name(folder: str, image_id: int) -> str:
 
 
 def renamed_images(folder: Path) -> dict[int, str]:
-    """File name of each image id whose file has a plainer name ("42.jpg", "000000000042.png") than the official one."""
+    """File name of each image id whose file has a plainer name ("42.JPG", "000000000042.png") than the official one."""
     names = set(listing(folder))
-    pattern = re.compile(rf"(?:COCO_{folder.name}_)?(\d+)\.(?:jpe?g|png)")
+    pattern = re.compile(rf"(?:COCO_{re.escape(folder.name)}_)?(\d+)\.(?i:jpe?g|png)")
     found = {int(match[1]): name for name in sorted(names) if (match := pattern.fullmatch(name))}
     return {image: name for image, name in found.items() if official_name(folder.name, image) not in names}
 

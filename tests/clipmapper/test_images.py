@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipmapper.data import images as former
 from clipmapper.images import BadImage, image_key, load_image
 
 
@@ -38,6 +39,34 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     values = np.array([[0, 257 * 128], [300, 65535]], dtype=np.uint16)
     image = load_image(save(Image.fromarray(values), tmp_path / "deep.png"))
     assert np.asarray(image)[..., 0].tolist() == [[0, 128], [1, 255]]
+
+
+@pytest.mark.parametrize("values", [np.linspace(0, 1, 8), np.linspace(0, 255, 8), np.full(8, 255), np.full(8, 70_000)])
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_brightness_without_a_scale_is_refused(tmp_path: Path, values: np.ndarray, kind: type) -> None:
+    """Whether 1, 255 or 65535 is white is not in the file: it would come out black, or clipped."""
+    path = save(Image.fromarray(values.astype(kind)[None]), tmp_path / "deep.tiff")
+    for source in (path, path.read_bytes(), Image.fromarray(values.astype(kind)[None])):
+        with pytest.raises(BadImage, match="does not say how bright white is; save it with 8 or 16 bits"):
+            load_image(source)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_sixteen_bits_in_either_order(tmp_path: Path, order: str) -> None:
+    values = np.array([[0, 257 * 128, 65535]], dtype=f"{order}u2")
+    mode = "I;16B" if order == ">" else "I;16"
+    path = save(Image.frombytes(mode, (3, 1), values.tobytes()), tmp_path / "deep.tiff")
+    assert np.asarray(load_image(path))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_grey_is_kept_beside_an_opaque_alpha(tmp_path: Path) -> None:
+    assert pixel(save(Image.new("LA", (4, 4), (77, 255)), tmp_path / "a.png")) == (77, 77, 77)
+    palette = Image.new("RGB", (4, 4), (200, 100, 50)).quantize(4)
+    assert pixel(save(palette, tmp_path / "b.png", transparency=3)) == (200, 100, 50)
+    assert pixel(save(palette, tmp_path / "c.gif")) == (200, 100, 50)
+    for mode in ("HSV", "YCbCr"):
+        near = pixel(Image.new("RGB", (4, 4), (200, 100, 50)).convert(mode))
+        assert max(abs(a - b) for a, b in zip(near, (200, 100, 50), strict=True)) < 4
 
 
 def test_transparent_pixels_come_out_over_white(tmp_path: Path) -> None:
@@ -120,3 +149,7 @@ def test_key_follows_the_content() -> None:
     assert image_key(b"one") == image_key({"bytes": b"one", "path": "a.jpg"}) != image_key(b"two")
     image, turned = Image.new("RGB", (4, 2)), Image.new("RGB", (2, 4))
     assert image_key(image) == image_key(image.copy()) != image_key(turned)
+
+
+def test_the_former_name_stays() -> None:
+    assert former.load_image is load_image and former.BadImage is BadImage

@@ -1,16 +1,21 @@
 """Images with the truth of where their object is: ImageNet-Segmentation, folders of masks, COCO panoptic files."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from xai.figures.geometry import Geometry
+from xai.files import DAMAGED, PICTURES, visible
+from xai.metrics.coco import annotations as entries_of
+from xai.metrics.coco import image_finder, labelled, read_described, text, whole
+
+Load = Callable[[Path], Image.Image]  # an image file as RGB pixels, unrotated
 
 
 class Masked(NamedTuple):
@@ -38,60 +43,103 @@ class MaskedImages(Sequence[Masked]):
         return self._read(rows) if isinstance(rows, int) else MaskedImages(len(rows), lambda i: self._read(rows[i]))
 
 
+def read_image(path: Path) -> Image.Image:
+    """An image as RGB pixels, unrotated. Raises OSError, naming it, for a damaged one, and ValueError for 16 bits or floats."""
+    image = _opened(path)
+    if image.mode.startswith(("I", "F")):  # Pillow clips them at 255
+        raise ValueError(f"{path}: its mode is {image.mode}; save it with 8 bits a channel")
+    with _naming(path):
+        return image.convert("RGB")
+
+
 def imagenet_segmentation(path: Path) -> MaskedImages:
-    """The images of `gtsegs_ijcv.mat` (Guillaumin et al. 2014), a MATLAB 7.3 file; needs h5py."""
+    """The images of `gtsegs_ijcv.mat` (Guillaumin et al. 2014), a MATLAB 7.3 file; needs h5py.
+
+    Raises ValueError, naming the file, for another file or a truncated one.
+    """
     try:
         import h5py
     except ImportError as error:
         raise ImportError(f"{path} is a MATLAB 7.3 file; install h5py to read it") from error
 
+    def refused(problem: object) -> ValueError:
+        return ValueError(f"{path}: {problem}; expected gtsegs_ijcv.mat, a MATLAB 7.3 file: fetch it anew")
+
     def read(i: int) -> Masked:
+        try:
+            with h5py.File(path) as file:
+                pixels = np.asarray(file[file["value/img"][i, 0]]).T  # MATLAB's axes are reversed
+                labels = torch.from_numpy(np.asarray(file[file[file["value/gt"][i, 0]][0, 0]]).T)
+            if pixels.dtype != np.uint8:
+                raise TypeError(f"its pixels are {pixels.dtype}, not uint8")
+            image = Image.fromarray(pixels).convert("RGB")
+        except (*DAMAGED, LookupError, TypeError, RuntimeError) as error:
+            raise refused(f"image {i} cannot be read ({error})") from error
+        if labels.shape != (image.height, image.width):
+            raise refused(f"the mask of image {i} has {_size(labels.T.shape)} pixels, the image {_size(image.size)}")
+        return Masked(str(i), image, labels != 0, torch.ones_like(labels, dtype=torch.bool))
+
+    try:
         with h5py.File(path) as file:
-            pixels = np.asarray(file[file["value/img"][i, 0]]).transpose(2, 1, 0)  # MATLAB's axes are reversed
-            mask = torch.from_numpy(np.asarray(file[file[file["value/gt"][i, 0]][0, 0]]).T != 0)
-        return Masked(str(i), Image.fromarray(pixels).convert("RGB"), mask, torch.ones_like(mask))
+            missing = [name for name in ("value/img", "value/gt") if name not in file]
+            if missing:
+                raise refused(f"has no {missing[0]}")
+            images, masks = file["value/img"].shape, file["value/gt"].shape
+    except (OSError, AttributeError) as error:  # a group has no shape
+        raise refused(error) from error
+    if images != masks or images[1:] != (1,):
+        raise refused(f"its images are {images}, its masks {masks}")
+    return MaskedImages(images[0], read)
 
-    with h5py.File(path) as file:
-        for name in ("value/img", "value/gt"):
-            if name not in file:
-                raise ValueError(f"{path} has no {name}; is it gtsegs_ijcv.mat?")
-        return MaskedImages(len(file["value/img"]), read)
 
-
-def mask_folder(images: Path, masks: Path, ignore: int | None = None) -> MaskedImages:
+def mask_folder(images: Path, masks: Path, ignore: int | None = None, load: Load = read_image) -> MaskedImages:
     """Pairs an image with the mask of the same stem, in the order of names; labels that are not 0 are the object.
 
-    The label `ignore` says nothing (255 in PASCAL VOC). Raises FileNotFoundError for a mask without image.
+    The label `ignore` says nothing (255 in PASCAL VOC). Raises FileNotFoundError for a mask without image. Reading one
+    raises ValueError for a mask that has another size than its image, no label a pixel, or nothing but what is ignored.
     """
-    by_stem = {path.stem: path for path in Path(images).iterdir()}
-    paths = sorted(Path(masks).iterdir())
+    by_stem = _by_stem([path for path in visible(images) if path.suffix.lower() in PICTURES])
+    paths = list(_by_stem(visible(masks)).values())
     for path in paths:
         if path.stem not in by_stem:
             raise FileNotFoundError(f"no image of the name {path.stem} in {images} for the mask {path}")
 
     def read(i: int) -> Masked:
-        labels = torch.from_numpy(np.array(Image.open(paths[i])))
-        if labels.dim() != 2:
-            raise ValueError(f"{paths[i]} has {labels.shape[-1]} channels; a mask has one label a pixel")
+        path, labels = by_stem[paths[i].stem], _labels(paths[i])
         valid = labels != ignore if ignore is not None else torch.ones_like(labels, dtype=torch.bool)
-        return Masked(paths[i].stem, _image(by_stem[paths[i].stem]), (labels != 0) & valid, valid)
+        mask = (labels != 0) & valid
+        if not mask.any() and not valid.all():
+            remedy = f"give --ignore null if {ignore} is the object, or take the mask out"
+            raise ValueError(
+                f"{paths[i]}: its only label but 0 is {ignore}, which is ignored, so no object is left; {remedy}"
+            )
+        image = load(path)
+        require_fit(_extent(labels), str(paths[i]), image, path)
+        return Masked(path.stem, image, mask, valid)
 
     return MaskedImages(len(paths), read)
 
 
-def panoptic_images(images: Path, annotations: Path, folder: Path) -> MaskedImages:
+def panoptic_images(images: Path, annotations: Path, folder: Path, load: Load = read_image) -> MaskedImages:
     """The images of a COCO panoptic file with the mask of all things; what is unlabelled or a crowd is not valid.
 
-    Raises FileNotFoundError for an image that is missing.
+    Raises FileNotFoundError for an image that is missing, ValueError for an entry that does not fit.
     """
-    described = json.loads(Path(annotations).read_text(encoding="utf-8"))
-    things, entries = _things(described), described["annotations"]
+    described = _read_panoptic(annotations)
+    things = _things(described)
     find = image_finder(images)
     names = {image["id"]: image["file_name"] for image in described["images"]}
+    entries = described["annotations"]
     paths = [find(names[entry["image_id"]]) for entry in entries]
 
     def read(i: int) -> Masked:
-        return Masked(str(entries[i]["image_id"]), _image(paths[i]), *_of_things(entries[i], Path(folder), things))
+        ids, segments, image = _segments(entries[i], Path(folder)), entries[i]["segments_info"], load(paths[i])
+        require_fit(_extent(ids), str(Path(folder) / entries[i]["file_name"]), image, paths[i])
+        crowds = [segment["id"] for segment in segments if segment["iscrowd"]]
+        objects = [segment["id"] for segment in segments if segment["category_id"] in things]
+        valid = (ids != 0) & ~torch.isin(ids, torch.tensor(crowds, dtype=torch.long))
+        mask = torch.isin(ids, torch.tensor(objects, dtype=torch.long)) & valid
+        return Masked(str(entries[i]["image_id"]), image, mask, valid)
 
     return MaskedImages(len(entries), read)
 
@@ -100,34 +148,38 @@ def panoptic_instances(annotations: Path, folder: Path) -> dict[str, Any]:
     """A COCO panoptic file as one of instances: its things, each with its mask."""
     from pycocotools import mask as rle  # here: the readers of masks need none of it
 
-    described = json.loads(Path(annotations).read_text(encoding="utf-8"))
+    from xai.metrics.instances import placed
+
+    described = _read_panoptic(annotations)
     things = _things(described)
+    sizes = {image["id"]: (image["width"], image["height"]) for image in described["images"]}
     found: list[dict[str, Any]] = []
     for entry in described["annotations"]:
-        ids = _segments(entry, Path(folder)).numpy()
+        size, ids = sizes[entry["image_id"]], _segments(entry, Path(folder))
+        if _extent(ids) != size:
+            mask = Path(folder) / entry["file_name"]
+            by_file = f"its image by {annotations} {_size(size)}"
+            raise ValueError(f"{mask} has {_size(_extent(ids))} pixels, {by_file}; fetch both anew")
         for segment in (s for s in entry["segments_info"] if s["category_id"] in things):
-            encoded = rle.encode(np.asfortranarray((ids == segment["id"]).astype(np.uint8)))
-            place = {"id": len(found) + 1, "image_id": entry["image_id"], "segmentation": encoded}
-            found.append({key: segment[key] for key in ("category_id", "iscrowd", "area", "bbox")} | place)
+            encoded = rle.encode(np.asfortranarray((ids == segment["id"]).numpy().astype(np.uint8)))
+            found.append(placed({**segment, "image_id": entry["image_id"]}, encoded, len(found) + 1))
     categories = [category for category in described["categories"] if category["isthing"]]
     return {"images": described["images"], "categories": categories, "annotations": found}
 
 
-def image_finder(folder: Path) -> Callable[[str], Path]:
-    """From a name in an annotation file to the image; COCO's 2014 files are found by their 2017 names too.
+def require_fit(size: tuple[int, int], what: str, image: Image.Image, path: Path) -> None:
+    """Raises ValueError unless `what`, width x height, fits an image; a photo is as it is stored, however it is to be shown.
 
-    The function raises FileNotFoundError for an image that is not in `folder`.
+    Where a photo is to be turned and has the same size then, it stays open which way `what` lies: refused too.
     """
-    paths = sorted(Path(folder).iterdir())
-    known = {path.stem.rpartition("_")[2]: path for path in paths} | {path.name: path for path in paths}
-
-    def find(name: str) -> Path:
-        path = known.get(name) or known.get(Path(name).stem)
-        if path is None:
-            raise FileNotFoundError(f"the image {name} is not in {folder}")
-        return path
-
-    return find
+    with _naming(path), Image.open(path) as header:
+        orientation = header.getexif().get(ExifTags.Base.Orientation, 1)
+    turned = f"{path} is stored turned (EXIF orientation {orientation}): save it as it is shown"
+    if size != image.size:
+        remedy = turned if orientation > 1 else "make their sizes the same"
+        raise ValueError(f"{what} has {_size(size)} pixels, its image {path} {_size(image.size)}; {remedy}")
+    if orientation > 1 and (orientation < 5 or image.width == image.height):
+        raise ValueError(f"{what} may be turned or not; {turned}, and what was drawn on it")
 
 
 def as_seen(mask: Tensor, geometry: Geometry) -> Tensor:
@@ -144,24 +196,83 @@ def _pixels_seen(geometry: Geometry, axis: int) -> tuple[Tensor, Tensor]:
     return pixels.clamp(0, last), (pixels >= 0) & (pixels <= last)
 
 
+def _opened(path: Path) -> Image.Image:
+    """Raises OSError, naming the file, for a damaged one."""
+    with _naming(path), Image.open(path) as image:
+        image.load()
+        return image
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no file {path}") from error
+    except (*DAMAGED, Image.DecompressionBombError) as error:
+        raise OSError(f"{path}: not a readable image ({error}); fetch it anew or leave it out") from error
+
+
+def _by_stem(paths: Sequence[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        other = found.setdefault(path.stem, path)
+        if other != path:
+            raise ValueError(f"{other} and {path} have one name: which belongs to the other folder's? take one out")
+    return found
+
+
+def _labels(path: Path) -> Tensor:
+    """The label of each pixel [H, W]; of a palette image its index."""
+    image = _opened(path)
+    labels = np.asarray(image)
+    if labels.ndim != 2:
+        raise ValueError(
+            f"{path} has {labels.shape[-1]} channels; a mask has one label a pixel: save it as grey or palette"
+        )
+    if image.format == "JPEG" or image.mode == "F":
+        raise ValueError(f"{path} has no whole labels (it is {image.format}, mode {image.mode}); save masks as PNG")
+    return torch.from_numpy(labels.astype(np.int64))
+
+
+def _size(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))
+
+
+def _extent(labels: Tensor) -> tuple[int, int]:
+    """Width and height."""
+    return int(labels.shape[1]), int(labels.shape[0])
+
+
+def _read_panoptic(path: Path) -> dict[str, Any]:
+    """With the entries of `annotations` checked."""
+    described = read_described(path)
+    kinds = {category["id"] for category in described["categories"]}
+    for category in described["categories"]:
+        if category.get("isthing") not in (0, 1):
+            raise ValueError(
+                f"{path}: category {category['name']!r} has no 'isthing' of 0 or 1; is it a panoptic file?"
+            )
+    entries = []
+    for entry, what in entries_of(path, described):
+        segments = entry.get("segments_info")
+        if not isinstance(segments, list) or not all(isinstance(segment, dict) for segment in segments):
+            raise ValueError(f"{what}: has no list of entries under 'segments_info'; is {path} a panoptic file?")
+        checked = [{**labelled(s, what, kinds), "id": whole(s, "id", what)} for s in segments]
+        entries.append({**entry, "file_name": text(entry, "file_name", what), "segments_info": checked})
+    return {**described, "annotations": entries}
+
+
 def _things(described: dict[str, Any]) -> set[int]:
     return {category["id"] for category in described["categories"] if category["isthing"]}
 
 
 def _segments(entry: dict[str, Any], folder: Path) -> Tensor:
-    """The segment's id of each pixel [H, W]."""
-    rgb = torch.from_numpy(np.array(Image.open(folder / entry["file_name"]).convert("RGB"))).long()
-    return rgb @ torch.tensor([1, 256, 256**2])
-
-
-def _of_things(entry: dict[str, Any], folder: Path, things: set[int]) -> tuple[Tensor, Tensor]:
-    ids, segments = _segments(entry, folder), entry["segments_info"]
-    crowds = [segment["id"] for segment in segments if segment["iscrowd"]]
-    objects = [segment["id"] for segment in segments if segment["category_id"] in things]
-    valid = (ids != 0) & ~torch.isin(ids, torch.tensor(crowds, dtype=torch.long))
-    return torch.isin(ids, torch.tensor(objects, dtype=torch.long)) & valid, valid
-
-
-def _image(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
+    """The segment's id of each pixel [H, W]; raises ValueError unless they are the entry's segments."""
+    path = folder / entry["file_name"]
+    rgb = torch.from_numpy(np.array(_opened(path).convert("RGB"))).long()
+    ids = rgb @ torch.tensor([1, 256, 256**2])
+    unlike = {int(i) for i in ids.unique() if i} ^ {segment["id"] for segment in entry["segments_info"]}
+    if unlike:
+        raise ValueError(f"{path}: segment {min(unlike)} is not both in it and in the annotation file; fetch both anew")
+    return ids

@@ -4,10 +4,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from xai.files import read_text
 from xai.metrics.ranking import expected_hits
 
 TOP = tuple(range(10, 81, 10))
@@ -32,12 +34,14 @@ class Review:
 
 
 def read_eraser(folder: Path, split: str) -> list[Review]:
-    """`folder`/`split`.jsonl with its `docs`; words are what whitespace separates.
+    """`folder`/`split`.jsonl with its `docs`; words are what blanks and ends of lines part, as spans count them.
 
-    Raises ValueError naming the entry that has reasons outside its document or in several documents.
+    Raises ValueError or FileNotFoundError naming file and entry: cut in the middle, without a field, with reasons outside
+    its document or in several documents, with a document that is missing, empty or not UTF-8.
     """
-    lines = (Path(folder) / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [_review(Path(folder) / "docs", json.loads(line)) for line in lines if line.strip()]
+    path = Path(folder) / f"{split}.jsonl"
+    lines = read_text(path).split("\n")  # other ends of lines may stand in a text
+    return [_review(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def word_relevance(relevance: Tensor, word_of: Tensor, words: int) -> tuple[Tensor, Tensor]:
@@ -70,15 +74,59 @@ def token_f1(relevance: Tensor, rationale: Tensor, valid: Tensor, top: Sequence[
     return (2 * hits / (chosen + gold)).where(defined, torch.nan)
 
 
-def _review(documents: Path, entry: dict) -> Review:
-    name = entry["annotation_id"]
-    evidence = [part for group in entry["evidences"] for part in group]
-    sources = {part["docid"] for part in evidence} or {name}
+def _review(path: Path, number: int, line: str) -> Review:
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: line {number} is cut or not JSON ({error}); fetch the file anew") from error
+    name = entry.get("annotation_id") if isinstance(entry, dict) else None
+    what = f"{path}: ERASER entry {name!r}" if name else f"{path}: line {number}"
+    evidence = _evidence(entry, what)
+    sources = _documents(entry, evidence, what)
     if len(sources) > 1:
-        raise ValueError(f"ERASER entry {name!r} has reasons in several documents: {', '.join(sorted(sources))}")
-    words = (documents / sources.pop()).read_text(encoding="utf-8").split()
+        raise ValueError(f"{what} has reasons in several documents: {', '.join(sorted(sources))}; leave it out")
+    words = _words(path.parent / "docs" / sources.pop(), what)
     spans = [(part["start_token"], part["end_token"]) for part in evidence]
     for start, end in spans:
         if not 0 <= start <= end <= len(words):
-            raise ValueError(f"ERASER entry {name!r}: words {start} to {end} of a document of {len(words)} words")
-    return Review(name, words, entry["classification"], spans)
+            raise ValueError(f"{what}: words {start} to {end} of a document of {len(words)} words; correct the span")
+    return Review(entry["annotation_id"], words, entry["classification"], spans)
+
+
+def _evidence(entry: Any, what: str) -> list[dict[str, Any]]:
+    """The reasons of an entry whose fields are checked."""
+    for key in ("annotation_id", "classification"):
+        if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
+            raise ValueError(f"{what}: has no text {key!r}; expected an entry of ERASER")
+    groups = entry.get("evidences")
+    if not isinstance(groups, list) or not all(isinstance(group, list) for group in groups):
+        raise ValueError(f"{what}: its 'evidences' are no list of lists; without reasons it is []")
+    evidence = [part for group in groups for part in group]
+    for part in evidence:
+        tokens = [part.get(key) if isinstance(part, dict) else None for key in ("start_token", "end_token")]
+        if not all(type(token) is int for token in tokens):
+            raise ValueError(f"{what}: its evidence {str(part)[:80]} has no whole 'start_token' and 'end_token'")
+    return evidence
+
+
+def _documents(entry: dict[str, Any], evidence: Sequence[dict[str, Any]], what: str) -> set[str]:
+    """What the evidence, else the entry, says that its documents are; an entry without either is named as its document."""
+    listed = entry.get("docids") or []
+    sources = (
+        [part["docid"] for part in evidence if part.get("docid") is not None] or listed or [entry["annotation_id"]]
+    )
+    if not isinstance(listed, list) or not all(isinstance(source, str) for source in [*sources, *listed]):
+        raise ValueError(
+            f"{what}: its 'docids' or its evidence's 'docid' are no texts; expected names of files in docs"
+        )
+    return set(sources)
+
+
+def _words(document: Path, what: str) -> list[str]:
+    """The words as ERASER counts them: of each line what single blanks part, so that a no-break space is part of a word."""
+    if not document.is_file():
+        raise FileNotFoundError(f"{what}: no document {document}; fetch it, or name it in the entry's 'docids'")
+    words = [word for line in read_text(document).split("\n") for word in line.strip().split(" ") if word]
+    if not words:
+        raise ValueError(f"{what}: the document {document} has no word; fetch it anew or leave the entry out")
+    return words

@@ -13,12 +13,14 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from torch import Tensor
+from tqdm import tqdm
 
 from clipmapper.benchmark import published
 from clipmapper.benchmark.measure import RANDOM
 from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.task import Batch, Explained, Maps, Pass, Records, Task
 from clipmapper.benchmark.tasks.detected import Detected, Detector, Results
+from clipmapper.benchmark.tasks.folders import unique_classes
 from clipmapper.benchmark.tasks.images import GROUND_TRUTH, cells, on_grid, png
 from clipmapper.benchmark.tasks.source import PaperSettings, readable, required, spread
 from clipmapper.benchmark.tasks.vision import from_transformers, known_adapter, placed, processor_of
@@ -26,9 +28,11 @@ from clipmapper.errors import unknown
 from clipmapper.images import load_image
 from clipmapper.models.fingerprint import weights_fingerprint
 from xai.explanation import Lrp
+from xai.metrics.coco import image_finder
 from xai.metrics.detection import coco_matches, coco_summary
 from xai.metrics.detection_resampling import resampled_figures
-from xai.metrics.masks import image_finder, panoptic_instances
+from xai.metrics.instances import read_instances
+from xai.metrics.masks import panoptic_instances, require_fit
 from xai.metrics.resampling import resampled_counts
 from xai.recording.record import record
 from xai.report.data import Column, Explanation, Sample
@@ -88,13 +92,10 @@ class DetectionTask(Task):
         self.settings, self.config = settings, config
         self.truth = coco_truth(settings)
         find = image_finder(required(settings.images, "images", folder=True))
-        paths = {i: find(self.truth.imgs[i]["file_name"]) for i in sorted(self.truth.imgs)}
+        self.paths = {i: find(self.truth.imgs[i]["file_name"]) for i in sorted(self.truth.imgs)}
+        self.ids = readable([list(self.paths)[i] for i in spread(len(self.paths), config.samples)], self._require_fit)
         self.detector = load_detector(settings, self.truth)
         self.module = self.detector.model
-        self.ids = readable(
-            [list(paths)[i] for i in spread(len(paths), config.samples)], lambda i: load_image(paths[i])
-        )
-        self.paths = paths
         self.facts = {"model": settings.model, "class": type(self.module).__name__, "mask": "Otsu on the query's row"}
 
     def __len__(self) -> int:
@@ -174,6 +175,12 @@ class DetectionTask(Task):
         threshold = self.settings.threshold
         return Detected(self.detector, recording, batch.inputs, batch.ids, batch.records["images"], threshold)
 
+    def _require_fit(self, key: int) -> None:
+        """Raises ValueError for an image that does not lie as its annotations say."""
+        entry = self.truth.imgs[key]
+        what = f"the entry of image {key} in {self.settings.annotations or self.settings.panoptic}"
+        require_fit((entry["width"], entry["height"]), what, load_image(self.paths[key]), self.paths[key])
+
     def _metrics(self, results: Sequence[dict[str, Any]], counts: Tensor) -> dict[str, np.ndarray]:
         """By name [1 + resamples], the data's own first; over the images for which the method has masks, NaN without any."""
         unknown_of = {entry["image_id"] for entry in results if entry["segmentation"] is None}
@@ -188,15 +195,14 @@ class DetectionTask(Task):
 
 
 def coco_truth(settings: DetectionSettings) -> COCO:
-    """Returns the objects to find; raises MissingData for files that are not there."""
-    if settings.annotations is not None:
-        path = required(settings.annotations, "annotations")
-        with contextlib.redirect_stdout(io.StringIO()):
-            return COCO(str(path))
-    assert settings.panoptic is not None
-    path = required(settings.panoptic, "panoptic")
+    """Returns the objects to find; raises MissingData for files that are not there, ValueError for what does not fit."""
     truth = COCO()
-    truth.dataset = panoptic_instances(path, required(path.with_suffix(""), "panoptic", folder=True))
+    if settings.annotations is not None:
+        truth.dataset = read_instances(required(settings.annotations, "annotations"), tqdm.write)
+    else:
+        assert settings.panoptic is not None
+        path = required(settings.panoptic, "panoptic")
+        truth.dataset = panoptic_instances(path, required(path.with_suffix(""), "panoptic", folder=True))
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
     return truth
@@ -212,12 +218,12 @@ def load_detector(settings: DetectionSettings, truth: COCO) -> Detector:
 
 
 def categories(labels: Mapping[int, str], truth: COCO) -> dict[int, int]:
-    """Returns COCO's category of each class of a model, by name; raises ValueError if the model lacks one."""
-    classes = {name: int(label) for label, name in labels.items()}
+    """Returns COCO's category of each class of a model, by name; raises ValueError unless the model has each once."""
+    classes = unique_classes(labels)
     for category in truth.cats.values():
         if category["name"] not in classes:
             error = unknown("class", category["name"], classes)
-            raise ValueError(f"--model: {error}; its id2label must have COCO's names")
+            raise ValueError(f"--model: {error}; its id2label must have COCO's names, each once")
     return {classes[category["name"]]: category["id"] for category in truth.cats.values()}
 
 

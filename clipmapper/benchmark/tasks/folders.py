@@ -1,13 +1,13 @@
 """Which class of a model a folder of images is: by the model's own names, by WordNet ids, or by a file."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clipmapper.benchmark.tasks.source import required
 from clipmapper.data.files import BadData, MissingData
 from clipmapper.errors import unknown
-
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+from xai.files import PICTURES, read_text, visible
 
 
 def labelled_images(folder: Path) -> list[tuple[Path, str]]:
@@ -16,30 +16,32 @@ def labelled_images(folder: Path) -> list[tuple[Path, str]]:
     Raises MissingData where there is none.
     """
     required(folder, "data", folder=True)
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
-    found = [
-        (path, of.name)
-        for of in classes
-        for path in sorted(of.iterdir(), key=lambda p: p.name)
-        if path.suffix.lower() in IMAGES
-    ]
+    classes = [path for path in visible(folder) if path.is_dir()]
+    found = [(path, of.name) for of in classes for path in visible(of) if path.suffix.lower() in PICTURES]
     if not found:
         raise MissingData(
-            f"--data: no folder in {folder} has images ({', '.join(IMAGES)}); it must hold a folder of images for each class"
+            f"--data: no folder in {folder} has images ({', '.join(PICTURES)}); it must hold a folder of images for each class"
         )
     return found
+
+
+def unique_classes(names: Mapping[int, str]) -> dict[str, int]:
+    """The class of each name that one class alone has: of ImageNet's 1000 all but those called "crane" or "maillot"."""
+    counts = Counter(names.values())
+    return {name: int(i) for i, name in names.items() if counts[name] == 1}
 
 
 def class_indices(folders: Sequence[str], names: Mapping[str, int], classes: int, file: Path | None) -> dict[str, int]:
     """The class of each folder. Raises ValueError for a folder that is none.
 
-    `names` are the model's own; WordNet ids are those of ImageNet's 1000 classes.
+    `names` are those that one class of the model alone has; WordNet ids are those of ImageNet's 1000 classes.
     """
     known = dict(names) | wordnet_ids(classes) if file is None else _listed(file, classes)
     for folder in folders:
         if folder not in known:
-            remedy = "give --labels FILE with the folder's name of each class" if file is None else f"see {file}"
-            raise ValueError(f"{unknown('class', folder, known)}; {remedy}")
+            remedy = "name it otherwise, or give --labels FILE with the folder's name of each class"
+            several = "" if len(names) == classes else f" (names of several of the {classes} classes are left out)"
+            raise ValueError(f"{unknown('class', folder, known)}{several}; {remedy if file is None else f'see {file}'}")
     return {folder: known[folder] for folder in folders}
 
 
@@ -53,7 +55,7 @@ def wordnet_ids(classes: int) -> dict[str, int]:
 
 
 def _listed(file: Path, classes: int) -> dict[str, int]:
-    lines = required(file, "labels").read_text(encoding="utf-8").split("\n")
+    lines = read_text(required(file, "labels")).split("\n")
     names = [line.strip() for line in lines if line.strip()]
     if len(names) != classes or len(set(names)) != classes:
         raise BadData(f"--labels: {file} has {len(set(names))} names for {classes} classes; give each one line")

@@ -85,6 +85,7 @@ class RationalesTask(Task):
     def __init__(self, settings: RationalesSettings, config: BenchmarkConfig) -> None:
         self.settings, self.config = settings, config
         required(settings.data / f"{settings.split}.jsonl", "data")
+        required(settings.data / "docs", "data", folder=True)
         self.reviews = read_eraser(settings.data, settings.split)
         self.reader = load_reader(settings, self.reviews)
         self.module = self.reader.model
@@ -182,12 +183,12 @@ def longest_text(model: Any, tokenizer: Any) -> int:
 
 
 def class_of(wanted: Sequence[str], names_of_data: str | None, names: Sequence[str]) -> dict[str, int]:
-    """Returns the model's class of each of the data's; raises ValueError, naming --classes, for one that it has not."""
+    """Returns the model's class of each of the data's; raises ValueError, naming --classes, for one that it has not once."""
     known = [name.strip() for name in names_of_data.split(",")] if names_of_data else list(names)
     if len(known) != len(names):
         raise ValueError(f"--classes names {len(known)} classes; the model has {len(names)}: {', '.join(names)}")
     for name in wanted:
-        if name not in known:
-            error = unknown("class", name, known)
+        if known.count(name) != 1:
+            error = f"several classes are called {name!r}" if name in known else unknown("class", name, known)
             raise ValueError(f"{error}; give --classes with the data's names in the model's order")
     return {name: known.index(name) for name in wanted}

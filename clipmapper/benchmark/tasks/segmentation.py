@@ -15,6 +15,7 @@ from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.task import Batch, Explained, Maps, Records
 from clipmapper.benchmark.tasks.images import ClassifiedImages, grid_scores
 from clipmapper.benchmark.tasks.source import PaperSettings, readable, required, spread
+from clipmapper.images import load_image
 from xai.metrics.masks import MaskedImages, as_seen, imagenet_segmentation, mask_folder, panoptic_images
 from xai.metrics.resampling import resampled_counts
 from xai.metrics.segmentation import SegmentationScores, segmentation_scores, segmentation_summary
@@ -37,7 +38,7 @@ class SegmentationSettings(PaperSettings):
         data: gtsegs_ijcv.mat, ImageNet-Segmentation.
         images: folder of images.
         masks: folder of masks of the same names; labels that are not 0 are the object.
-        ignore: the label in masks that says nothing.
+        ignore: the label in masks that says nothing; null for none, where 255 is the object.
         panoptic: COCO panoptic file, of which all things are the object; its PNGs lie beside it.
     """
 
@@ -61,16 +62,15 @@ class SegmentationTask(ClassifiedImages):
         config: the settings of the benchmark.
 
     Raises:
-        ValueError, MissingData: the model or a file cannot be used; names it.
+        ValueError, OSError: the model or a file cannot be used; names it.
     """
 
     name, order, published = "segmentation", ("miou",), published.SEGMENTATION
 
     def __init__(self, settings: SegmentationSettings, config: BenchmarkConfig) -> None:
-        images = masked_images(settings)
-        super().__init__(settings, config)
-        self.masked = images
-        self.usable = readable(spread(len(images), config.samples), images.__getitem__)
+        self.masked = masked_images(settings)
+        self.usable = readable(spread(len(self.masked), config.samples), self.masked.__getitem__)
+        super().__init__(settings, config)  # loads the model
 
     def __len__(self) -> int:
         return len(self.usable)
@@ -142,7 +142,7 @@ def masked_images(settings: SegmentationSettings) -> MaskedImages:
     assert settings.images is not None
     images = required(settings.images, "images", folder=True)
     if settings.masks is not None:
-        return mask_folder(images, required(settings.masks, "masks", folder=True), settings.ignore)
+        return mask_folder(images, required(settings.masks, "masks", folder=True), settings.ignore, load_image)
     assert settings.panoptic is not None
     masks = required(settings.panoptic.with_suffix(""), "panoptic", folder=True)
-    return panoptic_images(images, required(settings.panoptic, "panoptic"), masks)
+    return panoptic_images(images, required(settings.panoptic, "panoptic"), masks, load_image)

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from clipmapper.data.files import MissingData
 from clipmapper.images import BadImage
+from xai.files import visible
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ class PaperSettings:
 
 def required(path: Path, option: str, folder: bool = False) -> Path:
     """Returns the path; raises MissingData if there is no such file, or no such folder with something in it."""
-    if folder and not (path.is_dir() and any(path.iterdir())):
+    if folder and not (path.is_dir() and visible(path)):
         state = "empty" if path.is_dir() else "no folder"
         raise MissingData(f"--{option}: {path} is {state}; what should be in it: --help")
     if not folder and not path.is_file():
@@ -63,10 +64,12 @@ def readable(samples: Sequence[T], read: Callable[[T], object]) -> list[T]:
     for sample in tqdm(samples, desc="reading", unit="image"):
         try:
             read(sample)
-        except (BadImage, OSError, SyntaxError) as error:
+        except (BadImage, OSError) as error:
             tqdm.write(f"left out: {error}")
         else:
             good.append(sample)
     if not good:
         raise BadImage(f"none of {len(samples)} images can be read")
+    if len(good) < len(samples):
+        tqdm.write(f"left out: {len(samples) - len(good)} of {len(samples)} images")
     return good

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from clipmapper.benchmark.tasks.folders import unique_classes
 from clipmapper.benchmark.tasks.source import PaperSettings
 from xai import Adapter, adapter_for
 from xai.figures.geometry import Geometry, Size, shortest, squash
@@ -28,7 +29,7 @@ class Vision:
     argument: str  # of the model's forward, that takes them
     geometry: Callable[[Size], Geometry]
     black: Tensor  # [3, 1, 1], a black pixel after normalisation
-    names: dict[str, int]  # the model's own names of its classes
+    names: dict[str, int]  # the model's own names of its classes, where one class alone has it
     classes: int
 
     def inputs(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -117,8 +118,8 @@ def _of_transformers(source: str) -> Vision:
     def geometry(size: Size) -> Geometry:
         return processor_geometry(processor, size)
 
-    names = {str(name): int(label) for label, name in model.config.id2label.items()}
-    return Vision(model, known_adapter(model), pixels, "pixel_values", geometry, _black(mean, std), names, len(names))
+    names, classes = unique_classes(model.config.id2label), len(model.config.id2label)
+    return Vision(model, known_adapter(model), pixels, "pixel_values", geometry, _black(mean, std), names, classes)
 
 
 def _of_timm(name: str) -> Vision:
@@ -130,7 +131,7 @@ def _of_timm(name: str) -> Vision:
         raise ValueError(f"--model: timm has no weights for {name!r} ({error})") from error
     config = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**config, is_training=False)
-    names = {str(n): i for i, n in enumerate(getattr(model, "pretrained_cfg", {}).get("label_names") or ())}
+    names = unique_classes(dict(enumerate(getattr(model, "pretrained_cfg", {}).get("label_names") or ())))
 
     def pixels(images: Sequence[Image.Image]) -> Tensor:
         return torch.stack([transform(image) for image in images])

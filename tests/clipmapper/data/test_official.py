@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from clipmapper.data import official
 from clipmapper.data.answers import AnswerVocabulary, vqa_accuracy
-from clipmapper.data.files import BadData, MissingData, missing_images
+from clipmapper.data.files import BadData, MissingData, missing_images, renamed_images
 from clipmapper.data.official import (
     FEATURES,
     SPLITS,
@@ -157,6 +157,15 @@ def test_plainly_named_images(tmp_path: Path) -> None:
     assert missing_images(test.select([4, 0]), tmp_path) == [official_name.format(5)]
     (folder / "5.jpg").touch()
     assert missing_images(read(tmp_path, "test"), tmp_path) == []
+
+
+def test_suffixes_may_be_capitals(tmp_path: Path) -> None:
+    folder = tmp_path / "val2014"
+    folder.mkdir()
+    names = {42: "42.JPG", 5: "5.Jpeg", 9: "COCO_val2014_000000000009.JPG", 7: "000000000007.PNG"}
+    for name in (*names.values(), "._8.JPG", "COCO_train2014_000000000001.JPG", "cam_2.JPG", "3.JPG.txt"):
+        (folder / name).touch()
+    assert renamed_images(folder) == names
 
 
 def test_without_an_image_folder_all_are_missing(small: Path) -> None:

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,3 +69,64 @@ def test_entries_that_do_not_fit_are_refused(tmp_path: Path, evidences: list, me
     (tmp_path / "val.jsonl").write_text(json.dumps(entry) + "\n\n")
     with pytest.raises(ValueError, match=message):
         read_eraser(tmp_path, "val")
+
+
+def eraser(folder: Path, texts: dict[str, bytes], *entries: dict | str) -> Path:
+    (folder / "docs").mkdir()
+    for name, text in texts.items():
+        (folder / "docs" / name).write_bytes(text)
+    lines = [entry if isinstance(entry, str) else json.dumps(entry, ensure_ascii=False) for entry in entries]
+    (folder / "val.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def entry(name: str, *spans: tuple[int, int], **more: Any) -> dict:
+    parts = [{"docid": name, "start_token": start, "end_token": end} for start, end in spans]
+    return {"annotation_id": name, "classification": "POS", "evidences": [parts], **more}
+
+
+@pytest.mark.parametrize("white", ["\u00a0", "\u2003", "\x1f", "\t", "\u2028", "\x85"])
+def test_blanks_and_lines_alone_part_words(tmp_path: Path, white: str) -> None:
+    text = f" a{white}b  good\r\n\n{white}film \n".encode()
+    (review,) = read_eraser(eraser(tmp_path, {"a": text}, entry("a", (1, 2))), "val")
+    assert review.words == [f"a{white}b", "good", "film"] and review.rationale.tolist() == [False, True, False]
+
+
+def test_ends_of_lines_of_other_kinds_stand_in_entries(tmp_path: Path) -> None:
+    folder = eraser(tmp_path, {"a": b"one two"}, entry("a", (0, 1), query="what\u2028is\x85it"))
+    assert len(read_eraser(folder, "val")) == 1
+
+
+def test_which_document_an_entry_is_of(tmp_path: Path) -> None:
+    """That of its reasons, else that which `docids` lists, else that of its own name."""
+    texts = {name: name.encode() for name in ("one", "two", "three")}
+    of_reasons = entry("one", (0, 1), annotation_id="first", docids=["two", "one"])
+    listed = entry("second", evidences=[], docids=["two"])
+    own = entry("three", evidences=[[]], docids=None)
+    reviews = read_eraser(eraser(tmp_path, texts, of_reasons, listed, own), "val")
+    assert [review.words for review in reviews] == [["one"], ["two"], ["three"]]
+    assert [review.spans for review in reviews] == [[(0, 1)], [], []]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (json.dumps(entry("a", (0, 1)))[:-20], r"val\.jsonl: line 2 is cut or not JSON"),
+        ("[1]", r"val\.jsonl: line 2: has no text 'annotation_id'"),
+        (entry("a", annotation_id=3), "entry 3: has no text 'annotation_id'"),
+        (entry("a", classification=None), "entry 'a': has no text 'classification'"),
+        (entry("a", evidences=None), "entry 'a': its 'evidences' are no list"),
+        (entry("a", evidences=[{"docid": "a"}]), "entry 'a': its 'evidences' are no list"),
+        (entry("a", (0.0, 1)), "entry 'a': its evidence .* has no whole 'start_token'"),  # type: ignore[arg-type]
+        (entry("a", evidences=[[{"docid": "a", "start_token": 0}]]), "has no whole 'start_token' and 'end_token'"),
+        (entry("a", docids="a"), "entry 'a': its 'docids' .* are no texts"),
+        (entry("a", evidences=[], docids=["a", "empty"]), "entry 'a' has reasons in several documents: a, empty"),
+        (entry("b", evidences=[]), r"entry 'b': no document .*docs/b; fetch it, or name it in the entry's 'docids'"),
+        (entry("empty", evidences=[]), "entry 'empty': the document .*docs/empty has no word"),
+        (entry("latin", evidences=[]), r"docs/latin: not UTF-8 .*save it anew as UTF-8"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path: Path, bad: dict | str, message: str) -> None:
+    texts = {"a": b"one two", "empty": b" \n", "latin": "voil\xe0".encode("latin-1")}
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_eraser(eraser(tmp_path, texts, entry("a", (0, 1)), bad), "val")

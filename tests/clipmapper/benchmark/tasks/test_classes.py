@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import transformers as tf
 from PIL import Image
 from torch import Tensor, nn
 
@@ -125,3 +126,18 @@ def test_a_damaged_image_costs_no_other_its_values(vit: Path, folder: Path, tmp_
         path.write_bytes(b"no image")
     with pytest.raises(SystemExit, match="none of 6 images can be read"):
         run(vit, damaged, tmp_path / "nothing")
+
+
+def test_imagenet_by_wordnet_id_though_two_classes_have_one_name(tmp_path: Path) -> None:
+    names = {i: f"thing {i}" for i in range(1000)} | {134: "crane", 517: "crane"}
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    config = tf.ViTConfig(**sizes, image_size=16, patch_size=8, id2label=names)
+    tf.ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
+    tf.ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "vit")
+    for folder in ("ids/n01440764", "ids/n02012849", "ids/n03126707", "names/crane"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (20, 20)).save(tmp_path / folder / "0.png")
+    run(tmp_path / "vit", tmp_path / "ids", tmp_path / "out", "--methods", "rollout")
+    assert pq.read_table(tmp_path / "out" / "samples.parquet")["class"].to_pylist() == [0, 134, 517]
+    with pytest.raises(SystemExit, match=r"unknown class 'crane'.*--labels FILE"):
+        run(tmp_path / "vit", tmp_path / "names", tmp_path / "out", "--methods", "rollout")

@@ -1,6 +1,7 @@
 """DETR's masks: AP by hand, padding, each object's own class, the command."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +152,9 @@ def test_nothing_detected_is_nothing_found(detr: Path, tmp_path: Path) -> None:
 def test_classes_go_by_name(detr: Path, tmp_path: Path) -> None:
     truth = coco_truth(settings(detr, coco(tmp_path, [(64, 64)], kinds=("dog", "cat"))))
     assert categories({0: "cat", 1: "N/A", 2: "dog"}, truth) == {2: 10, 0: 11}
-    with pytest.raises(ValueError, match=r"unknown class 'dog'.*its id2label must have COCO's names"):
-        categories({0: "LABEL_0"}, truth)
+    for names in ({0: "LABEL_0"}, {0: "dog", 1: "cat", 2: "dog"}):
+        with pytest.raises(ValueError, match=r"unknown class 'dog'.*its id2label must have COCO's names"):
+            categories(names, truth)
 
 
 def test_what_is_missing_is_named(detr: Path, tmp_path: Path) -> None:
@@ -164,6 +166,63 @@ def test_what_is_missing_is_named(detr: Path, tmp_path: Path) -> None:
         DetectionTask(settings(detr, annotations), CONFIG)
     with pytest.raises(ValueError, match="give either --annotations or --panoptic"):
         settings(detr, annotations, panoptic=annotations)
+
+
+def edited(annotations: Path, change: Callable[[dict], object]) -> Path:
+    truth = json.loads(annotations.read_text())
+    change(truth)
+    annotations.write_text(json.dumps(truth))
+    return annotations
+
+
+def test_annotations_are_checked_before_a_model_is_loaded(tmp_path: Path) -> None:
+    none = tmp_path / "no model"
+    for name, change, message in (
+        (
+            "shape",
+            lambda t: t["annotations"][1].update(segmentation=[]),
+            r"instances\.json: annotation 2: .*no segmentation",
+        ),
+        (
+            "size",
+            lambda t: t["images"][0].update(width=32),
+            r"json has 32 x 64 pixels, its image .*0\.png 64 x 64",
+        ),
+    ):
+        (tmp_path / name).mkdir()
+        annotations = edited(coco(tmp_path / name, [(64, 64)], side=8), change)
+        with pytest.raises(ValueError, match=message):
+            DetectionTask(settings(none, annotations), CONFIG)
+
+
+def test_photos_that_may_have_been_annotated_turned_are_refused(tmp_path: Path) -> None:
+    annotations = coco(tmp_path, [(64, 64)], side=8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "images" / "0.png"
+    Image.open(path).save(path, exif=exif)
+    with pytest.raises(
+        ValueError, match=r"image 0 in .*instances\.json may be turned or not; .*0\.png is stored turned"
+    ):
+        DetectionTask(settings(tmp_path / "no model", annotations), CONFIG)
+
+
+def test_annotations_without_optional_keys_give_the_same_figures(detr: Path, tmp_path: Path) -> None:
+    def figures(name: str, change: Callable[[dict], object]) -> dict[str, Any]:
+        (tmp_path / name).mkdir()
+        annotations, out = edited(coco(tmp_path / name, [(64, 64)], side=48), change), tmp_path / name / "out"
+        given = ["--images", str(tmp_path / name / "images"), "--annotations", str(annotations), "--output", str(out)]
+        main(["detr", "--model", str(detr), *given, *SHORT, "--threshold", "0.01", "--methods", "rollout"])
+        return json.loads((out / "metrics.json").read_text())["methods"]["random"]["metrics"]
+
+    def change(truth: dict) -> None:
+        for annotation in truth["annotations"]:
+            annotation["id"] = 0  # which pycocotools takes for no object
+            for key in ("iscrowd", "area", "bbox"):
+                del annotation[key]
+
+    whole = figures("whole", lambda truth: None)
+    assert figures("part", change) == whole and whole["ap"]["mean"] > 0
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipmapper.benchmark.tasks.folders import class_indices, labelled_images
+from clipmapper.benchmark.tasks.folders import class_indices, labelled_images, unique_classes
 from clipmapper.data.files import BadData, MissingData
 
 
@@ -39,3 +39,29 @@ def test_images_come_in_the_order_of_names(tmp_path: Path) -> None:
         Image.new("RGB", (2, 2)).save(tmp_path / name)
     found = [(path.name, folder) for path, folder in labelled_images(tmp_path)]
     assert found == [("3.jpg", "a"), ("1.JPEG", "b"), ("2.png", "b")]
+
+
+def test_a_name_of_several_classes_is_none(tmp_path: Path) -> None:
+    names = unique_classes({0: "crane", 1: "dog", 2: "crane"})
+    assert names == {"dog": 1}
+    with pytest.raises(
+        ValueError, match=r"unknown class 'crane'.*names of several of the 3 classes are left out.*--labels"
+    ):
+        class_indices(["crane"], names, 3, None)
+
+
+def test_what_systems_leave_is_no_image(tmp_path: Path) -> None:
+    for name in ("a/1.JPG", "a/._1.JPG", "a/Thumbs.db", ".cache/2.jpg", "b/3.TIFF"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.name for path, _ in labelled_images(tmp_path)] == ["1.JPG", "3.TIFF"]
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / ".DS_Store").touch()
+    with pytest.raises(MissingData, match="is empty"):
+        labelled_images(tmp_path / "c")
+
+
+def test_labels_that_are_not_utf_8_are_named(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_bytes("caf\xe9".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"classes\.txt: not UTF-8"):
+        class_indices(["a"], {}, 1, tmp_path / "classes.txt")

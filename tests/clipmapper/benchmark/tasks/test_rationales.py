@@ -13,6 +13,7 @@ from clipmapper.benchmark.measure import measure
 from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.task import Explained
 from clipmapper.benchmark.tasks.rationales import RationalesSettings, RationalesTask, class_of, longest_text
+from clipmapper.data.files import MissingData
 from clipmapper.evaluation.papers import main
 from xai import given
 from xai.metrics.rationales import TOP
@@ -117,8 +118,17 @@ def test_classes_of_the_data_are_those_of_the_model() -> None:
     assert class_of(["NEG"], "POS, NEG", ["LABEL_0", "LABEL_1"]) == {"NEG": 1}
     with pytest.raises(ValueError, match=r"unknown class 'NEG'.*give --classes"):
         class_of(["NEG"], None, ["LABEL_0", "LABEL_1"])
+    with pytest.raises(ValueError, match="several classes are called 'POS'; give --classes"):
+        class_of(["POS"], None, ["POS", "NEG", "POS"])
     with pytest.raises(ValueError, match="--classes names 1 classes; the model has 2: a, b"):
         class_of(["NEG"], "NEG", ["a", "b"])
+
+
+def test_a_folder_without_docs_is_named(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").touch()
+    (tmp_path / "docs.jsonl").touch()
+    with pytest.raises(MissingData, match=r"--data: .*docs is no folder"):
+        task(tmp_path / "no model", tmp_path)
 
 
 def test_positions_after_the_paddings_are_fewer_tokens() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from clipmapper.benchmark.measure import measure
 from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.task import Explained
-from clipmapper.benchmark.tasks.segmentation import SegmentationSettings, SegmentationTask
+from clipmapper.benchmark.tasks.segmentation import SegmentationSettings, SegmentationTask, masked_images
 from clipmapper.evaluation.papers import main
 
 SHORT = ["--device", "cpu", "--benchmark.resamples", "100", "--benchmark.cost_samples", "0"]
@@ -114,3 +114,55 @@ def test_the_command_on_coco_panoptic(vit: Path, shared_data: Path, tmp_path: Pa
 def test_sources_that_do_not_fit_are_refused(given: list[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"give --data gtsegs_ijcv\.mat, or --images"):
         main(["segmentation", "--model", "x", "--output", str(tmp_path), *given])
+
+
+def folders(folder: Path, count: int = 3) -> list[str]:
+    images(folder / "images", count)
+    (folder / "masks").mkdir()
+    for i in range(count):
+        Image.fromarray(np.eye(40, 50, i, dtype=np.uint8)).save(folder / "masks" / f"{i}.png")
+    return [
+        "--images",
+        str(folder / "images"),
+        "--masks",
+        str(folder / "masks"),
+        "--output",
+        str(folder / "out"),
+        *SHORT,
+    ]
+
+
+def test_damaged_files_are_left_out_and_counted(vit: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    given = folders(tmp_path)
+    (tmp_path / "images" / "1.png").write_bytes(b"no image")
+    (tmp_path / "masks" / "2.png").write_bytes(b"no mask")
+    main(["segmentation", "--model", str(vit), *given, "--methods", "rollout"])
+    said = capfd.readouterr().out
+    for line in ("images/1.png: not a readable image", "masks/2.png: not a readable image", "left out: 2 of 3 images"):
+        assert line in said
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["samples"] == 1
+
+
+def test_masks_are_checked_before_a_model_is_loaded(tmp_path: Path) -> None:
+    given = folders(tmp_path)
+    Image.new("L", (40, 50), 1).save(tmp_path / "masks" / "1.png")
+    with pytest.raises(SystemExit, match=r"1\.png has 40 x 50 pixels, its image .* 50 x 40"):
+        main(["segmentation", "--model", str(tmp_path / "no model"), *given, "--methods", "rollout"])
+
+
+def test_masks_of_0_and_255(vit: Path, tmp_path: Path) -> None:
+    given = folders(tmp_path)
+    for path in (tmp_path / "masks").iterdir():
+        Image.fromarray(np.asarray(Image.open(path)) * 255).save(path)
+    with pytest.raises(SystemExit, match="give --ignore null if 255 is the object"):
+        main(["segmentation", "--model", str(vit), *given, "--methods", "rollout"])
+    main(["segmentation", "--model", str(vit), *given, "--methods", "rollout", "--ignore", "null"])
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["samples"] == 3
+
+
+def test_deep_images_are_scaled_as_everywhere(tmp_path: Path) -> None:
+    folders(tmp_path, 1)
+    Image.fromarray(np.full((40, 50), 257 * 40, dtype=np.uint16)).save(tmp_path / "images" / "0.png")
+    paths = {"images": tmp_path / "images", "masks": tmp_path / "masks"}
+    settings = SegmentationSettings(model="none", output=tmp_path, **paths)
+    assert masked_images(settings)[0].image.getpixel((0, 0)) == (40, 40, 40)

@@ -1,0 +1,124 @@
+"""COCO's annotation files, checked as they are read: whatever refers to something must find it."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from xai.files import PICTURES, read_text, visible
+
+PREFIX = re.compile(r"COCO_(?:train|val|test)20\d\d_")  # of the file names of 2014 and 2015
+
+
+def read_described(path: Path) -> dict[str, Any]:
+    """A COCO file with its `images` and `categories` checked, numbers written as text or 1.0 being whole numbers.
+
+    Raises ValueError naming the file, the entry, and what it lacks.
+    """
+    try:
+        described = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: truncated or not JSON ({error}); fetch it anew") from error
+    for key in ("images", "categories", "annotations"):
+        entries = described.get(key) if isinstance(described, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise ValueError(
+                f'{path}: has no list of entries under "{key}"; expected a COCO file {{"{key}": [...], ...}}'
+            )
+    images = [_image(entry, what) for entry, what in _numbered(described["images"], f"{path}: image")]
+    kinds = [_category(entry, what) for entry, what in _numbered(described["categories"], f"{path}: category")]
+    for key, entries, kind in (("id", images, "images"), ("id", kinds, "categories"), ("name", kinds, "categories")):
+        values = [entry[key] for entry in entries]
+        twice = (
+            next((value for value in values if values.count(value) > 1), None)
+            if len(set(values)) < len(values)
+            else None
+        )
+        if twice is not None:
+            raise ValueError(f"{path}: several {kind} have the {key} {twice!r}; give each its own")
+    return {**described, "images": images, "categories": kinds}
+
+
+def annotations(path: Path, described: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """The annotations with their image's id, each with its name for messages; raises ValueError for an unknown image."""
+    known = {image["id"] for image in described["images"]}
+    for entry, what in _numbered(described["annotations"], f"{path}: annotation"):
+        image = whole(entry, "image_id", what)
+        if image not in known:
+            raise ValueError(f"{what}: the file has no image {image}; add it to its images or take the annotation out")
+        yield {**entry, "image_id": image}, what
+
+
+def labelled(entry: dict[str, Any], what: str, kinds: set[int]) -> dict[str, Any]:
+    """An object with its category and crowd flag checked; without a flag it is no crowd."""
+    category, crowd = whole(entry, "category_id", what), entry.get("iscrowd")
+    if category not in kinds:
+        raise ValueError(
+            f"{what}: the file has no category {category}; add it to its categories or correct the annotation"
+        )
+    if crowd not in (None, 0, 1):
+        raise ValueError(f"{what}: 'iscrowd' is {crowd!r}; expected 0 or 1")
+    return {**entry, "category_id": category, "iscrowd": int(crowd or 0)}
+
+
+def whole(entry: dict[str, Any], key: str, what: str) -> int:
+    """A whole number of an entry; raises ValueError for anything else."""
+    value = entry.get(key)
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if type(value) is not int or abs(value) >= 2**63:
+        raise ValueError(f"{what}: {key!r} is {entry.get(key)!r}; expected a whole number")
+    return value
+
+
+def text(entry: dict[str, Any], key: str, what: str) -> str:
+    """A text of an entry; raises ValueError for anything else."""
+    value = entry.get(key)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{what}: {key!r} is {value!r}; expected a text")
+    return value
+
+
+def image_finder(folder: Path) -> Callable[[str], Path]:
+    """From a name in an annotation file to the image: of that name, or else of it with another suffix or COCO's prefix.
+
+    The function raises FileNotFoundError for an image that is not in `folder`, and ValueError where several could be meant.
+    """
+    by_stem: dict[str, list[Path]] = {}
+    for path in visible(folder):
+        if path.suffix.lower() in PICTURES:
+            by_stem.setdefault(PREFIX.sub("", path.stem), []).append(path)
+
+    def find(name: str) -> Path:
+        below = Path(folder) / name.removeprefix(f"{Path(folder).name}/")
+        if below.is_file():
+            return below
+        found = by_stem.get(PREFIX.sub("", below.stem), []) if below.parent == Path(folder) else []
+        if not found:
+            raise FileNotFoundError(f"the image {name} is not in {folder}")
+        if len(found) > 1:
+            raise ValueError(
+                f"the image {name} may be {' or '.join(path.name for path in found)} in {folder}; leave one there"
+            )
+        return found[0]
+
+    return find
+
+
+def _numbered(entries: list[dict[str, Any]], kind: str) -> Iterator[tuple[dict[str, Any], str]]:
+    for place, entry in enumerate(entries):
+        yield entry, f"{kind} {entry['id']!r}" if "id" in entry else f"{kind} at place {place}"
+
+
+def _image(entry: dict[str, Any], what: str) -> dict[str, Any]:
+    numbers = {key: whole(entry, key, what) for key in ("id", "height", "width")}
+    if min(numbers["height"], numbers["width"]) < 1:
+        raise ValueError(f"{what}: its size is {numbers['width']} x {numbers['height']}; expected that of the image")
+    return {**entry, **numbers, "file_name": text(entry, "file_name", what)}
+
+
+def _category(entry: dict[str, Any], what: str) -> dict[str, Any]:
+    return {**entry, "id": whole(entry, "id", what), "name": text(entry, "name", what)}
