@@ -21,7 +21,7 @@ from clipmapper.evaluation.captions import best_constant, random_captions
 from clipmapper.evaluation.command import parse_evaluation
 from clipmapper.models.checkpoints import check_checkpoint, read_checkpoint
 from clipmapper.models.clip_mapper import CLIPMapper
-from clipmapper.training.run import run, task_and_data, train
+from clipmapper.training.run import task_and_data, train
 from clipmapper.training.tasks import CaptionTask
 
 EPOCH = 13  # batches of 100 captions
