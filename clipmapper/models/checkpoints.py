@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from clipmapper.config import ModelConfig
+from clipmapper.models.pretrained import require_finite
 
 if TYPE_CHECKING:
     from clipmapper.models.clip_mapper import CLIPMapper
@@ -34,7 +35,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def check_checkpoint(checkpoint: dict[str, Any], model: "CLIPMapper", source: str) -> None:
-    """Raises ValueError, naming the field, unless the checkpoint is of this model with these answers over this CLIP."""
+    """Raises ValueError, naming the field, unless the checkpoint is of this model, finite, with these answers over this CLIP."""
     saved = described(checkpoint, source)
     own, theirs = asdict(model.config), asdict(ModelConfig(**saved["model"]))
     for name in own:
@@ -51,6 +52,7 @@ def check_checkpoint(checkpoint: dict[str, Any], model: "CLIPMapper", source: st
             "use the data it was trained with"
         )
     model.check_clip(saved["clip_fingerprint"], source)
+    require_finite(checkpoint["state_dict"], source)
 
 
 def described(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:

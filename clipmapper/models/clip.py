@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clipmapper.errors import unknown
 from clipmapper.models.fingerprint import weights_fingerprint
+from clipmapper.models.pretrained import require_finite
 
 ASSETS = Path(__file__).parents[1] / "assets"
 SHAPES_CLIP = "shapes-vit-8"  # the CLIP that ships with the package, pretrained on Shapes (tag "shapes")
@@ -106,6 +107,8 @@ def create_clip(name: str, pretrained: str | None) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # random weights are always the same, so that a checkpoint finds its CLIP again
         model = open_clip.create_model(name, pretrained=pretrained)
+    if pretrained is not None:
+        require_finite(model.state_dict(), f"CLIP model {name} of {pretrained}")
     if not isinstance(model.visual, open_clip.transformer.VisionTransformer) or model.visual.attn_pool is not None:
         raise ValueError(
             f"CLIP model {name}: its image tower is not a plain ViT with a class token; choose a ViT-* model"

@@ -22,6 +22,7 @@ from clipmapper.models.clip import ASSETS, FrozenCLIP, text_tower
 from clipmapper.models.decoding import captions, tidy
 from clipmapper.models.heads import AnswerHead, LanguageHead
 from clipmapper.models.mapper import DEFAULT_LAYERS, MAPPERS, DualBlock, MapperB
+from clipmapper.models.pretrained import require_finite
 from clipmapper.models.saved import CARD, CONFIG, WEIGHTS, read_description, read_weights
 from xai.files import replacing
 
@@ -191,7 +192,7 @@ class CLIPMapper(
         return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("clip.")}
 
     def load_trained_state(self, state: dict[str, Tensor], source: str) -> None:
-        """Loads `trained_state`; raises ValueError naming `source` and the first weight that does not fit."""
+        """Loads `trained_state`; raises ValueError naming `source` and a weight that does not fit or is not finite."""
         expected = self.trained_state()
         for name in sorted(expected.keys() ^ state.keys()):
             raise ValueError(f"{source} is of another model ({self.config.mapper=}): weight {name!r} is in one only")
@@ -199,6 +200,7 @@ class CLIPMapper(
             if tensor.shape != state[name].shape:
                 shapes = f"{tuple(state[name].shape)} there, {tuple(tensor.shape)} in the model"
                 raise ValueError(f"{source} is of another model: weight {name!r} is {shapes}")
+        require_finite(state, source)
         self.load_state_dict(state, strict=False)
 
     def check_clip(self, fingerprint: str, source: str) -> None:

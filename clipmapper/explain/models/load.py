@@ -20,6 +20,7 @@ from clipmapper.explain.models.regions import FAMILIES, RegionModel
 from clipmapper.explain.models.zero_shot import ZeroShotModel
 from clipmapper.models.clip import FrozenCLIP
 from clipmapper.models.clip_mapper import SHIPPED, CLIPMapper
+from clipmapper.models.pretrained import from_transformers
 from xai.adapters.regions import Regions, RegionTable, read_npz
 
 UNNAMED = re.compile(r"LABEL_\d+")  # what transformers calls labels without names
@@ -123,11 +124,7 @@ def _of_regions(kind: str, source: ModelSource, common: Sequence[str]) -> VQAMod
     family = FAMILIES[kind]
     if source.regions is None:
         raise ValueError("it sees regions: name their table as `regions`")
-    model, loading = getattr(transformers, family.model).from_pretrained(
-        source.name, output_loading_info=True, use_safetensors=True
-    )
-    if missing := sorted(loading["missing_keys"]):
-        raise ValueError(f"it lacks weights of {family.model}, such as {missing[0]!r}: it was not trained for VQA")
+    model = from_transformers(getattr(transformers, family.model), source.name, "VQA")
     tokenizer = transformers.AutoTokenizer.from_pretrained(source.tokenizer or source.name)
     answers = _answers(model.eval(), source)
     return RegionModel(family, model, tokenizer, answers, regions_of(source.regions))

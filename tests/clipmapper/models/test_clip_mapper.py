@@ -106,6 +106,14 @@ def test_weights_of_another_shape_are_refused(spoilt: Path) -> None:
         CLIPMapper.from_pretrained(spoilt)
 
 
+def test_weights_that_are_no_numbers_are_refused(spoilt: Path) -> None:
+    state = load_file(spoilt / "model.safetensors")
+    state["head.4.weight"][1, 2] = float("nan")
+    save_file(state, spoilt / "model.safetensors")
+    with pytest.raises(ValueError, match=r"spoilt.model\.safetensors: weights are NaN or infinite: head\.4\.weight"):
+        CLIPMapper.from_pretrained(spoilt)
+
+
 def test_interrupted_save_is_not_taken_for_whole(spoilt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")

@@ -152,6 +152,11 @@ def test_unfit_checkpoints_are_refused_and_nothing_is_touched(
     assert f"{finished} knows" in said and "this run's data has 2" in said
 
     spoilt = read_checkpoint(finished)
+    bias = spoilt["state_dict"]["model.image_projection.bias"]
+    whole, bias[0] = bias[0].item(), float("nan")
+    torch.save(spoilt, finished)
+    assert f"{finished}: weights are NaN or infinite: model.image_projection.bias" in refusal(settings("run", resume))
+    bias[0] = whole
     spoilt["clipmapper"]["clip_fingerprint"] = "0" * 16
     torch.save(spoilt, finished)
     assert f"{finished} was trained over another CLIP" in refusal(settings("run", resume))
