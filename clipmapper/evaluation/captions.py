@@ -168,10 +168,12 @@ def table(summary: dict[str, Any]) -> str:
     systems = {"model": summary["metrics"], **summary["floors"]}
     lines = [" ".join(["".ljust(24), *(name.rjust(17) for name in systems)])]
     for metric, value in summary["metrics"].items():
-        if isinstance(value, str):
+        found = [figures[metric] for figures in systems.values()]
+        if all(isinstance(figure, str) for figure in found):
             lines.append(f"{metric:24} {value}")
         else:
-            lines.append(" ".join([metric.ljust(24), *(f"{figures[metric]:17.4f}" for figures in systems.values())]))
+            shown = (f"{figure:17.4f}" if isinstance(figure, float) else "not computed".rjust(17) for figure in found)
+            lines.append(" ".join([metric.ljust(24), *shown]))
     if checked := summary["truth"]:
         lines.append("right, in %")
         for kind in dict.fromkeys(kind for shares in checked.values() for kind in shares if kind != "named"):

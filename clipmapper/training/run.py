@@ -20,6 +20,7 @@ from clipmapper.data.files import BadData, MissingData
 from clipmapper.data.records import CaptionRecords, Records, load_captions, load_records
 from clipmapper.data.vqa import VQAData
 from clipmapper.logs import make_loggers, quiet_lightning
+from clipmapper.metrics.captions import check_cider
 from clipmapper.models.checkpoints import check_checkpoint, read_checkpoint
 from clipmapper.models.clip import clip_tokenizer
 from clipmapper.models.clip_mapper import CLIPMapper
@@ -106,6 +107,13 @@ def task_and_data(settings: Settings, records: Records | CaptionRecords) -> tupl
     tokens = seen_tokens(records.train, clip_tokenizer(settings.model.clip)) if seen else ()
     model = CLIPMapper(settings.model, tokens=tokens)
     captions = CaptionData(records, settings.data, model.clip, seed, settings.run.captioned)
+    val = captions.val
+    try:
+        check_cider([val.references(row) for row in val.rows[val.one_each(settings.run.captioned)]])
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; the best checkpoint is chosen by it: hold out more images, or raise run.captioned"
+        ) from error
     return CaptionTask(model, settings.optimizer, seed, extra), captions
 
 
