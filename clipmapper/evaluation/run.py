@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 
 from clipmapper.config import DataConfig, ModelConfig, ModelSource
 from clipmapper.data.files import BadData, MissingData
+from clipmapper.errors import told
 from clipmapper.evaluation.answers import evaluate_answers
 from clipmapper.evaluation.captions import evaluate_captions
 from clipmapper.evaluation.command import EvaluationSettings, merged
@@ -29,7 +30,7 @@ def run(settings: EvaluationSettings) -> None:
     try:
         evaluate(settings)
     except (MissingData, BadData, ValueError, OSError, RecordingError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {told(error)}")
 
 
 def evaluate(settings: EvaluationSettings) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import ZipFile, is_zipfile
 
 import torch
 
@@ -24,11 +25,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no checkpoint {path}{hint}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        damaged = ZipFile(path).testzip() if is_zipfile(path) else None  # which torch does not look for
     except Exception as error:  # torch raises many kinds for truncated and foreign files
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{path} is not a readable checkpoint, or holds more than tensors and plain values: {reason}"
         ) from error
+    if damaged is not None:
+        raise ValueError(f"{path} is damaged: the checksum of {damaged} in it is another; take another checkpoint")
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
     return content

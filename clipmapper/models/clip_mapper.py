@@ -23,7 +23,7 @@ from clipmapper.models.decoding import captions, tidy
 from clipmapper.models.heads import AnswerHead, LanguageHead
 from clipmapper.models.mapper import DEFAULT_LAYERS, MAPPERS, DualBlock, MapperB
 from clipmapper.models.pretrained import require_finite
-from clipmapper.models.saved import CARD, CONFIG, WEIGHTS, read_description, read_weights
+from clipmapper.models.saved import CARD, CONFIG, WEIGHTS, checksum, read_description, read_weights
 from xai.files import replacing
 
 UNKNOWN = -100  # the number of a token that a caption head lacks; the loss ignores it
@@ -262,7 +262,7 @@ class CLIPMapper(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         state = {name: tensor.contiguous() for name, tensor in self.trained_state().items()}
-        description = {
+        description: dict[str, Any] = {
             "config": asdict(self.config),
             "answers": self.answers,
             "tokens": self.tokens,
@@ -271,6 +271,7 @@ class CLIPMapper(
         # huggingface_hub has removed the old configuration; the new one comes last, so that one stands for whole weights.
         with replacing(save_directory / WEIGHTS) as path:
             save_file(state, path)
+            description["sha256"] = checksum(path)
         with replacing(save_directory / CONFIG) as path:
             path.write_text(json.dumps(description, indent=1))
 
@@ -298,7 +299,7 @@ class CLIPMapper(
             config.pretrained = pretrained
         model = cls(config, description["answers"], description.get("tokens", ()))
         model.check_clip(description["clip_fingerprint"], str(folder))
-        model.load_trained_state(read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
+        model.load_trained_state(read_weights(folder / WEIGHTS, description.get("sha256")), str(folder / WEIGHTS))
         return model.eval()
 
 

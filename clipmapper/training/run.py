@@ -19,6 +19,7 @@ from clipmapper.data.captions import CaptionData, seen_tokens
 from clipmapper.data.files import BadData, MissingData
 from clipmapper.data.records import CaptionRecords, Records, load_captions, load_records
 from clipmapper.data.vqa import VQAData
+from clipmapper.errors import told
 from clipmapper.logs import make_loggers, quiet_lightning
 from clipmapper.metrics.captions import check_cider
 from clipmapper.models.checkpoints import check_checkpoint, read_checkpoint
@@ -52,7 +53,7 @@ def run(settings: Settings) -> None:
                 say(f"floor: the same model, which sees {sees} only")
                 train(blind(settings, name, sees), records)
     except (MissingData, BadData, ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {told(error)}")
 
 
 def one_by_one(settings: Settings, load: Callable[[DataConfig], T]) -> T:
