@@ -7,6 +7,8 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from clipmapper.models.hub import require_hub
+
 UNUSED = {"VisualBertForQuestionAnswering": ("visual_bert.pooler.",)}  # by class: parts that its logits do not read
 NAMED = 3  # tensors that an error names
 
@@ -26,6 +28,12 @@ def from_transformers(auto: Any, source: str, purpose: str) -> Any:
     """
     if Path(source).exists() and not (Path(source) / "config.json").is_file():
         raise ValueError(f"{source} has no config.json; give a folder of save_pretrained")
+    if not Path(source).exists() and (source.startswith(("/", ".")) or source.count("/") > 1):
+        raise ValueError(
+            f"there is no folder {source}; give a folder of save_pretrained, or a hub id such as owner/name"
+        )
+    if not Path(source).exists():
+        require_hub(source, f"model {source}", "fetch it where there is a network, or give a folder of save_pretrained")
     try:
         model, loading = auto.from_pretrained(
             source, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True

@@ -32,7 +32,7 @@ LICENCE = {"name": "generated: free of rights", "url": ""}
 
 
 def write_shapes(root: Path, config: ShapesConfig, workers: int = 2) -> None:
-    """Writes the data set; returns at once if it is there. Appears whole or not at all, and takes away what a killed process left.
+    """Writes the data set; returns at once if it is there. Appears whole or not at all, and removes what a killed process left.
 
     Raises FileExistsError if `root` holds something else or Shapes of another configuration.
     """

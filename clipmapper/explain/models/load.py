@@ -20,6 +20,7 @@ from clipmapper.explain.models.regions import FAMILIES, RegionModel
 from clipmapper.explain.models.zero_shot import ZeroShotModel
 from clipmapper.models.clip import FrozenCLIP
 from clipmapper.models.clip_mapper import SHIPPED, CLIPMapper
+from clipmapper.models.hub import require_hub
 from clipmapper.models.pretrained import from_transformers
 from xai.adapters.regions import Regions, RegionTable, read_npz
 
@@ -90,6 +91,7 @@ def _description(name: str) -> dict[str, Any]:
             raise unknown(
                 "model (neither a checkpoint, a saved folder, a hub id nor open_clip's MODEL:WEIGHTS)", name, SHIPPED
             )
+        require_hub(name, f"model {name}", "fetch it where there is a network, or give a folder of save_pretrained")
         try:
             path = Path(hf_hub_download(name, "config.json"))
         except (OSError, ValueError) as error:
