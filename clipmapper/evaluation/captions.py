@@ -18,7 +18,7 @@ from clipmapper.data.records import load_caption_split
 from clipmapper.data.shapes.scene import Scene
 from clipmapper.evaluation.command import EvaluationSettings
 from clipmapper.evaluation.gallery import save_captions
-from clipmapper.evaluation.prediction import predictions
+from clipmapper.evaluation.prediction import of_shapes, predictions
 from clipmapper.files import write_json
 from clipmapper.metrics.caption_truth import scenes_of, truth
 from clipmapper.metrics.captions import clip_scores, coco_results, embed_images, score
@@ -49,7 +49,7 @@ def evaluate_captions(
 ) -> dict[str, Any]:
     """Writes metrics.json, captions.json and examples.png; raises MissingData, BadData, ValueError."""
     captioned = caption_split(model, data, settings)
-    train = load_caption_split(data, "train")[0]["caption"]
+    train = load_caption_split(data, "train", of_shapes(model))[0]["caption"]
     floors = {
         "random caption": random_captions(train, len(captioned.captions)),
         "constant caption": len(captioned.captions) * [best_constant(load_references(model, data))],
@@ -112,7 +112,7 @@ def say_written(folder: Path, *names: str) -> None:
 
 def caption_split(model: CLIPMapper, data: DataConfig, settings: EvaluationSettings) -> Captioned:
     """Captions every image of the split that can be read."""
-    records, root = load_caption_split(data, settings.split)
+    records, root = load_caption_split(data, settings.split, of_shapes(model))
     split = Captions(records, root, model.clip)
     split.encode_once(model.clip, data)
     task = CaptionTask(model, OptimizerConfig(), seed=0, extra={}, decoding=settings.decoding)

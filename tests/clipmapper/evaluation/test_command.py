@@ -6,6 +6,7 @@ import pytest
 
 from clipmapper.config import ModelSource
 from clipmapper.evaluation.command import EvaluationSettings, parse_evaluation
+from clipmapper.evaluation.run import run
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -89,3 +90,26 @@ def test_what_does_not_act_is_refused(capsys: pytest.CaptureFixture[str], option
 )
 def test_what_is_missing_or_out_of_range(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
     assert message in refused(capsys, *options)
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("shapes-b-vqa", []),
+        ("shapes-b-vqa", ["--split=test"]),
+        ("shapes-b-caption", []),
+        ("{name: 'shapes-vit-8:shapes', answers: ANSWERS}", []),
+    ],
+)
+def test_a_model_of_shapes_without_data_is_told_how_to_make_shapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, options: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "answers.json").write_text('["yes", "no"]')
+    model = model.replace("ANSWERS", str(tmp_path / "answers.json"))
+    for root, folder in (([], "data/shapes"), ([f"--data.root={tmp_path / 'no'}"], tmp_path / "no")):
+        with pytest.raises(SystemExit) as left:
+            run(parse_evaluation([f"--model={model}", f"--output={tmp_path / 'out'}", *options, *root], CONFIGS))
+        said = str(left.value)
+        assert f"python -m clipmapper.data.shapes --root {folder}\nand name its folder: --data.root {folder}" in said
+        assert "clipmapper.download" not in said and "train.py" not in said
