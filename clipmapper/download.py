@@ -7,7 +7,6 @@ import argparse
 import hashlib
 import os
 import shutil
-import sys
 import time
 import zipfile
 import zlib
@@ -17,6 +16,8 @@ from pathlib import Path, PurePosixPath
 
 import requests
 from tqdm import tqdm
+
+from clipmapper.errors import messages
 
 CHUNK = 1 << 16  # also what an interruption loses at most
 TRIES = 5  # in a row without a single new byte
@@ -249,10 +250,8 @@ def main(arguments: list[str] | None = None, parts: Mapping[str, tuple[Archive, 
     unknown = [name for name in names if name not in parts]
     if unknown:
         parser.error(f"--parts: unknown {', '.join(unknown)}; there are {', '.join(parts)}")
-    try:
+    with messages(options.root):
         fetch([archive for name in names for archive in parts[name]], options.root, options.keep_archives)
-    except DownloadError as error:
-        sys.exit(str(error))
 
 
 if __name__ == "__main__":

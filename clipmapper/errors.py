@@ -1,7 +1,12 @@
 """Errors that help: they name what was given and the nearest thing that exists."""
 
 import difflib
-from collections.abc import Iterable
+import dis
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -15,3 +20,49 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
     near = nearest(name, names)
     hint = f"did you mean {near!r}?" if near else f"known: {', '.join(names[:20])}"
     return ValueError(f"unknown {kind} {name!r}; {hint}")
+
+
+def told(error: Exception) -> str:
+    """An error's own words; before those of one that a loader's process raised, torch puts the traceback."""
+    traceback = re.match(
+        r"Caught (\w+) in .*?\.\nOriginal Traceback .*^[\w.]*\1: (.*)", str(error), re.DOTALL | re.MULTILINE
+    )
+    return traceback[2].strip() if traceback else str(error)
+
+
+PACKAGES = Path(__file__).parent, Path(__file__).parents[1] / "xai"
+ON_PURPOSE = (ValueError, OSError, ImportError, TypeError, NotImplementedError, FloatingPointError)
+
+
+@contextmanager
+def messages(saved: Path | None = None) -> Iterator[None]:
+    """Ends the program with one line, exit code 1, on an error that our own code raises to be read.
+
+    Any other error keeps its traceback: it is a bug, here or elsewhere.
+
+    Args:
+        saved: folder of what has been written so far, which is named after the traceback.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_told(error):
+            sys.exit(f"error: {told(error)}")
+        if saved is not None and saved.is_dir():
+            error.add_note(f"What was written before this error lies in {saved}")
+        raise
+
+
+def is_told(error: Exception) -> bool:
+    """Whether an error is to be read: of a class of ours, raised by a line of ours, or of a file that one opens."""
+    if type(error).__module__.partition(".")[0] in ("clipmapper", "xai"):
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or not isinstance(error, ON_PURPOSE):
+        return False
+    code = trace.tb_frame.f_code
+    ours = any(Path(code.co_filename).is_relative_to(package) for package in PACKAGES)
+    raised = code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return ours and (raised or isinstance(error, OSError))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from clipmapper.errors import messages
 from clipmapper.models.clip_mapper import CLIPMapper
 
 
@@ -24,4 +25,5 @@ def export(checkpoint: Path, folder: Path, half: bool = False) -> None:
 if __name__ == "__main__":
     from jsonargparse import auto_cli
 
-    auto_cli(export)
+    with messages():
+        auto_cli(export)

@@ -35,6 +35,7 @@ from clipmapper.data.shapes.materials import (
     prepare,
     value_ids,
 )
+from clipmapper.errors import messages
 from clipmapper.models.clip import SHAPES_CLIP, create_clip, image_tokens, text_tokens
 from xai.files import replacing
 
@@ -242,4 +243,5 @@ def pretrain(
 if __name__ == "__main__":
     from jsonargparse import auto_cli
 
-    auto_cli(pretrain, as_positional=False)
+    with messages():
+        auto_cli(pretrain, as_positional=False)

@@ -12,6 +12,7 @@ from clipmapper.errors import unknown
 MapperName = Literal["a", "b"]
 Task = Literal["vqa", "caption"]
 Sees = Literal["both", "question", "image"]
+SHIPPED = ("shapes-a-vqa", "shapes-b-vqa", "shapes-a-caption", "shapes-b-caption")  # trained mappers in the package
 
 
 @dataclass

@@ -3,11 +3,14 @@
 import errno
 import hashlib
 import json
+import struct
 import time
 import uuid
 import warnings
+import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,13 +22,35 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from clipmapper.data.files import BadData
 from xai.files import replacing
 
 T = TypeVar("T")
 Batch = tuple[list[str], Tensor | None, dict[str, str]]  # keys, their inputs [B, ...], key -> why it has none
 
 STALE_SECONDS = 24 * 3600
+SEALED = b"CLIPseal"
+SEAL = struct.Struct("<QQ8sI")  # first byte of the tokens and the one after the last, SEALED, checksum
 SEEN_SECONDS = 180.0  # NFS shows a directory as it was up to a minute ago
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """A file of features; `sound` says which rows are known to be as they were written."""
+
+    path: Path
+    keys: list[str]
+    tokens: Float16[np.ndarray, "B N D"]  # on the memory map
+    sums: np.ndarray | None  # of each row; None in files without a seal, of former versions
+    sound: np.ndarray
+
+    def row(self, row: int) -> Float16[np.ndarray, "N D"]:
+        """A row's tokens, compared with its checksum when first read. Raises BadData, and sets a damaged file aside."""
+        if not self.sound[row]:
+            if self.sums is not None and checksum(self.keys[row], self.tokens[row]) != self.sums[row]:
+                raise BadData(f"{self.path}: the features of '{self.keys[row]}' are damaged; {set_aside(self.path)}")
+            self.sound[row] = True
+        return self.tokens[row]
 
 
 class FeatureCache:
@@ -52,15 +77,15 @@ class FeatureCache:
         return [key for key in keys if key not in self._index]
 
     def read(self, keys: list[str]) -> Float16[Tensor, "B N D"]:
-        """Features in the order asked, repeats allowed. KeyError for a key never built."""
+        """Features in the order asked, repeats allowed. KeyError for a key never built, BadData for damaged ones."""
         if not self._seen:
             self._scan()
         out = np.empty((len(keys), *(self._shape or (0, 0))), np.float16)
         for i, key in enumerate(keys):
             if key not in self._index:
                 raise KeyError(f"no features of '{key}' in {self.folder}: pass it to FeatureCache.build first")
-            tokens, row = self._index[key]
-            out[i] = tokens[row]
+            shard, row = self._index[key]
+            out[i] = shard.row(row)
         return torch.from_numpy(out)
 
     def build(
@@ -136,7 +161,7 @@ class FeatureCache:
 
     def _forget(self) -> None:
         self._seen: set[str] = set()
-        self._index: dict[str, tuple[np.ndarray, int]] = {}  # key -> ([rows, N, D] on the memory map, row)
+        self._index: dict[str, tuple[Shard, int]] = {}  # key -> its shard and row
         self._shape: tuple[int, ...] | None = None
 
     def _scan(self) -> None:
@@ -145,17 +170,19 @@ class FeatureCache:
             if path.name in self._seen:
                 continue
             try:
-                keys, tokens = _open_shard(path)
-            except pa.ArrowInvalid as error:
-                with suppress(FileNotFoundError):  # another process was faster
-                    path.rename(f"{path}.corrupt")
-                message = f"{path} cannot be read ({error}); renamed to *.corrupt, its features will be built again"
-                warnings.warn(message, stacklevel=3)
+                shard = _open_shard(path)
+            except (
+                pa.ArrowException,
+                ValueError,
+                LookupError,
+                TypeError,
+            ) as error:  # also what a flipped bit makes of a file
+                warnings.warn(f"{path} cannot be read ({error}); {set_aside(path)}", stacklevel=3)
                 continue
-            self._check_shape(tokens.shape[1:], path)
+            self._check_shape(shard.tokens.shape[1:], path)
             self._seen.add(path.name)
-            for row, key in enumerate(keys):
-                self._index.setdefault(key, (tokens, row))
+            for row, key in enumerate(shard.keys):
+                self._index.setdefault(key, (shard, row))
 
     def _check_shape(self, shape: tuple[int, ...], path: Path) -> None:
         if self._shape not in (None, shape):
@@ -206,25 +233,60 @@ def _as_half(tokens: Tensor, keys: list[str]) -> Float16[Tensor, "B N D"]:
     return half
 
 
+def checksum(key: str, tokens: Float16[np.ndarray, "N D"]) -> int:
+    return zlib.crc32(np.ascontiguousarray(tokens).data, zlib.crc32(key.encode()))
+
+
+def set_aside(path: Path) -> str:
+    """Renames a damaged shard, unless another process has; returns what becomes of its features."""
+    with suppress(FileNotFoundError):
+        path.rename(f"{path}.corrupt")
+    return "renamed to *.corrupt; the next start builds its features again"
+
+
 def _write_shard(path: Path, keys: list[str], tokens: Float16[np.ndarray, "B N D"]) -> None:
     _, n, d = tokens.shape
-    columns = [pa.array(keys, pa.string()), pa.FixedSizeListArray.from_arrays(pa.array(tokens.reshape(-1)), n * d)]
-    batch = pa.record_batch(columns, names=["key", "tokens"]).replace_schema_metadata({"N": str(n), "D": str(d)})
+    sums = [checksum(key, row) for key, row in zip(keys, tokens, strict=True)]
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(tokens.reshape(-1)), n * d)
+    columns = [pa.array(keys, pa.string()), flat, pa.array(sums, pa.uint32())]
+    batch = pa.record_batch(columns, names=["key", "tokens", "crc32"]).replace_schema_metadata(
+        {"N": str(n), "D": str(d)}
+    )
 
-    with (
-        replacing(path) as temporary,
-        pa.OSFile(str(temporary), "wb") as file,
-        pa.ipc.new_file(file, batch.schema) as writer,
-    ):
-        writer.write_batch(batch)
+    with replacing(path) as temporary:
+        with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
+        seal = _seal(pa.memory_map(str(temporary)).read_buffer())
+        with temporary.open("ab") as appended:
+            appended.write(seal)
 
 
-def _open_shard(path: Path) -> tuple[list[str], Float16[np.ndarray, "B N D"]]:
-    """Keys and a view of the tokens on the memory map: no token is read."""
-    batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+def _seal(content: pa.Buffer) -> bytes:
+    """What stands behind an Arrow file: where its tokens are, and the checksum of all the rest, by which Arrow finds its way."""
+    tokens = pa.ipc.open_file(content).get_batch(0).column("tokens").flatten().buffers()[1]
+    start = tokens.address - content.address
+    place = SEAL.pack(start, start + tokens.size, SEALED, 0)[:-4]
+    return place + zlib.crc32(place, _checksum_around(content, start, start + tokens.size)).to_bytes(4, "little")
+
+
+def _checksum_around(content: pa.Buffer, start: int, stop: int) -> int:
+    return zlib.crc32(memoryview(content)[stop:], zlib.crc32(memoryview(content)[:start]))
+
+
+def _open_shard(path: Path) -> Shard:
+    """With a view of the tokens on the memory map: no token is read. Raises ValueError or Arrow's errors for a damaged file."""
+    whole = pa.memory_map(str(path)).read_buffer()
+    content, seal = whole[: -SEAL.size], whole[-SEAL.size :]
+    sealed = len(whole) > SEAL.size and SEALED in seal.to_pybytes()
+    if sealed:
+        start, stop, _, crc = SEAL.unpack(seal)
+        if zlib.crc32(memoryview(seal)[:-4], _checksum_around(content, start, stop)) != crc:
+            raise ValueError("its checksum is not that of its content")
+    batch = pa.ipc.open_file(content if sealed else whole).get_batch(0)
     n, d = (int(batch.schema.metadata[name]) for name in (b"N", b"D"))
     tokens = batch.column("tokens").flatten().to_numpy(zero_copy_only=True).reshape(-1, n, d)
-    return batch.column("key").to_pylist(), tokens
+    sums = batch.column("crc32").to_numpy() if sealed else None
+    return Shard(path, batch.column("key").to_pylist(), tokens, sums, np.zeros(len(tokens), dtype=bool))
 
 
 def _remove_stale(folder: Path) -> None:

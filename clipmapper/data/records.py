@@ -16,6 +16,7 @@ from clipmapper.data.hub import read_hub
 from clipmapper.data.hub_captions import read_hub_captions
 from clipmapper.data.official import answer_counts, read_official, train_val, with_labels
 from clipmapper.data.shapes.write import write_shapes
+from clipmapper.download import PARTS
 from clipmapper.images import ImageSource
 
 COVERAGE = 0.9  # share of training questions whose answer a built vocabulary holds at least
@@ -46,8 +47,8 @@ def load_captions(config: DataConfig) -> CaptionRecords:
     return CaptionRecords(train, val, None if config.hub is not None else config.root)
 
 
-def load_caption_split(config: DataConfig, split: str) -> tuple[Dataset, Path | None]:
-    """The captions of one split, and the root of their images."""
+def load_caption_split(config: DataConfig, split: str, of_shapes: bool = False) -> tuple[Dataset, Path | None]:
+    """The captions of one split, and the root of their images; `of_shapes`: they are for a model that knows Shapes alone."""
     make_shapes(config)
     if config.hub is not None:
         return read_hub_captions(config.hub.name, config.hub.split(split), config.hub.columns), None
@@ -55,7 +56,7 @@ def load_caption_split(config: DataConfig, split: str) -> tuple[Dataset, Path | 
         return read_captions(config.root, split, config.karpathy), config.root
     except MissingData as error:
         parts = " --parts captions,karpathy,train2014,val2014"
-        raise MissingData(_with_remedy(str(error), config, parts, "caption")) from None
+        raise MissingData(_with_remedy(str(error), config, parts, "caption", of_shapes)) from None
 
 
 def make_shapes(config: DataConfig) -> None:
@@ -84,8 +85,13 @@ def load_records(config: DataConfig) -> Records:
     return Records(with_labels(train, vocabulary), with_labels(val, vocabulary), vocabulary, root)
 
 
-def load_split(config: DataConfig, split: str, vocabulary: AnswerVocabulary) -> tuple[Dataset, Path | None]:
-    """The questions of one split to evaluate on ("val" is what training held out), and the root of their images."""
+def load_split(
+    config: DataConfig, split: str, vocabulary: AnswerVocabulary, of_shapes: bool = False
+) -> tuple[Dataset, Path | None]:
+    """The questions of one split to evaluate on ("val" is what training held out), and the root of their images.
+
+    `of_shapes`: they are for a model that knows Shapes alone, for whoever lacks them.
+    """
     make_shapes(config)
     try:
         if config.hub is not None:
@@ -95,7 +101,8 @@ def load_split(config: DataConfig, split: str, vocabulary: AnswerVocabulary) -> 
         else:
             records, root = read_official(config.root, split), config.root
     except MissingData as error:
-        raise MissingData(_with_remedy(str(error), config)) from None
+        parts = " --parts questions,test2015" if split.startswith("test") else ""
+        raise MissingData(_with_remedy(str(error), config, parts, of_shapes=of_shapes)) from None
     return with_labels(records, vocabulary), root
 
 
@@ -145,11 +152,26 @@ def without_missing_images(records: Dataset, root: Path | None) -> tuple[Dataset
     gone = np.array([name in missing for name in names.dictionary.to_pylist()])[names.indices.to_numpy()]
     if gone.all():
         assert root is not None
-        raise MissingData(f"none of the {len(gone)} texts has its image: looked for {root / min(missing)} and others")
+        message = f"none of the {len(gone)} texts has its image: looked for {root / min(missing)} and others"
+        folder = Path(min(missing)).parts[0]
+        known = (
+            f"; fetch them with: python -m clipmapper.download --root {root} --parts {folder}"
+            if folder in PARTS
+            else ""
+        )
+        raise MissingData(message + known)
     return records.select(np.flatnonzero(~gone)), int(gone.sum())
 
 
-def _with_remedy(message: str, config: DataConfig, parts: str = "", task: str = "vqa") -> str:
+def _with_remedy(message: str, config: DataConfig, parts: str = "", task: str = "vqa", of_shapes: bool = False) -> str:
+    if of_shapes or config.shapes is not None or (config.root / "shapes.json").is_file():
+        there = config.root.exists() or config.root == DataConfig.root
+        folder = Path("data/shapes") if there else config.root
+        return (
+            f"{message}\n"
+            f"Write Shapes with: python -m clipmapper.data.shapes --root {folder}\n"
+            f"and name its folder: --data.root {folder}"
+        )
     return (
         f"{message}\n"
         f"Fetch the official files with: python -m clipmapper.download --root {config.root}{parts}\n"

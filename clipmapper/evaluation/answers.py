@@ -16,7 +16,7 @@ from clipmapper.data.records import load_split
 from clipmapper.data.vqa import ANSWER_TYPES, Questions
 from clipmapper.evaluation.command import EvaluationSettings
 from clipmapper.evaluation.gallery import save_gallery
-from clipmapper.evaluation.prediction import answers_of, mapper_of, shared
+from clipmapper.evaluation.prediction import answers_of, mapper_of, of_shapes, shared
 from clipmapper.explain.models.base import VQAModel
 from clipmapper.explain.models.mapper import MapperModel
 from clipmapper.files import write_json
@@ -81,7 +81,7 @@ def evaluate_answers(
 
 def load_questions(model: VQAModel | CLIPMapper, data: DataConfig, split: str) -> Questions:
     """Returns a split with the answers scored as the model's own."""
-    records, root = load_split(data, split, AnswerVocabulary(tuple(model.answers)))
+    records, root = load_split(data, split, AnswerVocabulary(tuple(model.answers)), of_shapes(model))
     mapper = mapper_of(model)
     return Questions(records, root, len(model.answers), None if mapper is None else mapper.clip)
 

@@ -18,7 +18,7 @@ from clipmapper.data.records import load_caption_split
 from clipmapper.data.shapes.scene import Scene
 from clipmapper.evaluation.command import EvaluationSettings
 from clipmapper.evaluation.gallery import save_captions
-from clipmapper.evaluation.prediction import predictions
+from clipmapper.evaluation.prediction import of_shapes, predictions
 from clipmapper.files import write_json
 from clipmapper.metrics.caption_truth import scenes_of, truth
 from clipmapper.metrics.captions import clip_scores, coco_results, embed_images, score
@@ -49,7 +49,7 @@ def evaluate_captions(
 ) -> dict[str, Any]:
     """Writes metrics.json, captions.json and examples.png; raises MissingData, BadData, ValueError."""
     captioned = caption_split(model, data, settings)
-    train = load_caption_split(data, "train")[0]["caption"]
+    train = load_caption_split(data, "train", of_shapes(model))[0]["caption"]
     floors = {
         "random caption": random_captions(train, len(captioned.captions)),
         "constant caption": len(captioned.captions) * [best_constant(load_references(model, data))],
@@ -112,7 +112,7 @@ def say_written(folder: Path, *names: str) -> None:
 
 def caption_split(model: CLIPMapper, data: DataConfig, settings: EvaluationSettings) -> Captioned:
     """Captions every image of the split that can be read."""
-    records, root = load_caption_split(data, settings.split)
+    records, root = load_caption_split(data, settings.split, of_shapes(model))
     split = Captions(records, root, model.clip)
     split.encode_once(model.clip, data)
     task = CaptionTask(model, OptimizerConfig(), seed=0, extra={}, decoding=settings.decoding)
@@ -168,10 +168,12 @@ def table(summary: dict[str, Any]) -> str:
     systems = {"model": summary["metrics"], **summary["floors"]}
     lines = [" ".join(["".ljust(24), *(name.rjust(17) for name in systems)])]
     for metric, value in summary["metrics"].items():
-        if isinstance(value, str):
+        found = [figures[metric] for figures in systems.values()]
+        if all(isinstance(figure, str) for figure in found):
             lines.append(f"{metric:24} {value}")
         else:
-            lines.append(" ".join([metric.ljust(24), *(f"{figures[metric]:17.4f}" for figures in systems.values())]))
+            shown = (f"{figure:17.4f}" if isinstance(figure, float) else "not computed".rjust(17) for figure in found)
+            lines.append(" ".join([metric.ljust(24), *shown]))
     if checked := summary["truth"]:
         lines.append("right, in %")
         for kind in dict.fromkeys(kind for shares in checked.values() for kind in shares if kind != "named"):

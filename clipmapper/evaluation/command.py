@@ -9,7 +9,8 @@ import yaml
 
 from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.cli import Parser, config_path, named, renamed
-from clipmapper.config import DataConfig, DecodingConfig, ModelConfig, ModelSource
+from clipmapper.config import SHIPPED, DataConfig, DecodingConfig, ModelConfig, ModelSource
+from clipmapper.errors import unknown
 
 DESCRIPTION = """Evaluates models on a data set: answers or captions, and with --benchmark.methods the explainers of them. The
 benchmarks of the papers on models of images or text alone: evaluate.py imagenet, segmentation, detr or rationales, each with
@@ -102,8 +103,11 @@ def parse_evaluation(arguments: Sequence[str], configs: Path) -> EvaluationSetti
         )
     explicit = yaml.safe_load(parser.dump(parser.parse_args(words, defaults=False), skip_unset=False))
     try:
+        sources = [ModelSource.parse(text) for text in models]
+        for source in sources:
+            _refuse_nameless(source.name)
         return EvaluationSettings(
-            models=[ModelSource.parse(text) for text in models],
+            models=sources,
             output=parsed.output,
             split=parsed.split,
             accelerator=parsed.accelerator,
@@ -116,6 +120,12 @@ def parse_evaluation(arguments: Sequence[str], configs: Path) -> EvaluationSetti
         )
     except (ValueError, TypeError) as error:
         parser.error(str(error))
+
+
+def _refuse_nameless(name: str) -> None:
+    """Raises ValueError for what can be no model, before anything is imported to load it."""
+    if not (name in SHIPPED or set("/:\\") & {*name} or name.endswith(".ckpt") or Path(name).exists()):
+        raise unknown("model (no checkpoint, folder, hub id owner/name or open_clip's MODEL:WEIGHTS)", name, SHIPPED)
 
 
 def merged(values: Any, over: Any) -> Any:

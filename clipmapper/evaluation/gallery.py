@@ -58,13 +58,18 @@ def save_grid(path: Path, cells: Sequence[Cell]) -> None:
     grid = figure.subplots(ROWS, COLUMNS, squeeze=False).ravel()
     for axes, cell in zip(grid, cells, strict=False):
         axes.imshow(np.asarray(cell.image))
-        axes.set_title(plain(fill(cell.above, 26)), fontsize=8)
-        axes.set_xlabel(plain(fill(cell.below, 26)), fontsize=9, color="black" if cell.right else "firebrick")
+        axes.set_title(plain(lines(cell.above)), fontsize=8)
+        axes.set_xlabel(plain(lines(cell.below)), fontsize=9, color="black" if cell.right else "firebrick")
     for axes in grid:
         axes.set_xticks([])
         axes.set_yticks([])
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
+
+
+def lines(text: str) -> str:
+    """`text` as there is space for it, with an ellipsis where it goes on."""
+    return fill(text, 26, max_lines=5, placeholder=" …")
 
 
 def plain(text: str) -> str:

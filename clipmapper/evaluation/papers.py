@@ -1,11 +1,12 @@
 """`python evaluate.py BENCHMARK --model MODEL --output DIR ...`: the benchmarks of the papers by name."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from clipmapper.benchmark.run import method_names
+from clipmapper.benchmark.run import run as benchmark
 from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.tasks.classes import ClassesSettings, ClassesTask
 from clipmapper.benchmark.tasks.detection import DetectionSettings, DetectionTask
@@ -13,11 +14,10 @@ from clipmapper.benchmark.tasks.rationales import RationalesSettings, Rationales
 from clipmapper.benchmark.tasks.segmentation import SegmentationSettings, SegmentationTask
 from clipmapper.benchmark.tasks.source import PaperSettings
 from clipmapper.cli import Parser, renamed
-from clipmapper.errors import unknown
+from clipmapper.errors import messages, unknown
 from clipmapper.files import write_json
 from clipmapper.models.fingerprint import weights_fingerprint
 from clipmapper.processes import launched
-from xai import RecordingError
 
 COMMANDS: dict[str, tuple[type[PaperSettings], Any]] = {
     "imagenet": (ClassesSettings, ClassesTask),
@@ -36,17 +36,15 @@ ALIASES = {  # other names of options; they stay
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the benchmark that the first word names; leaves with a message on bad input."""
-    try:
+    with messages():
         settings, config, task_of = parse(arguments)
-        run(task_of(settings, config), settings, config)
-    except (ValueError, OSError, ImportError, RecordingError) as error:
-        sys.exit(f"error: {error}")
+        method_names(config)  # an unknown one is told before the data are read
+        with messages(settings.output):
+            run(task_of(settings, config), settings, config)
 
 
 def run(task: Any, settings: PaperSettings, config: BenchmarkConfig) -> dict[str, Any]:
     """Benchmarks a task and writes metrics.json; returns what it holds."""
-    from clipmapper.benchmark.run import run as benchmark
-
     outcome = benchmark(task, config, settings.output)
     model = {"source": settings.model, "class": type(task.module).__name__, "weights": weights_fingerprint(task.module)}
     plain = {name: str(v) if isinstance(v, Path) else v for name, v in {**asdict(settings), **asdict(config)}.items()}

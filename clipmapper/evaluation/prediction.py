@@ -19,6 +19,7 @@ from clipmapper.explain.models.base import VQAModel, prepare_questions
 from clipmapper.explain.models.mapper import MapperModel
 from clipmapper.files import write_json
 from clipmapper.images import BadImage
+from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.processes import World, launched, wait
 from clipmapper.training.tasks import MapperTask, VQATask
@@ -76,6 +77,13 @@ def answers_of(
         likeliest = model.logits(prepared.inputs).argmax(dim=1).tolist()
         labels |= zip(prepared.records["row"], likeliest, strict=True)
     return labels
+
+
+def of_shapes(model: VQAModel | CLIPMapper) -> bool:
+    """Whether a model sees by the CLIP that knows Shapes alone."""
+    mapper = mapper_of(model)
+    clip = mapper.clip if mapper is not None else getattr(model, "clip", None)
+    return isinstance(clip, FrozenCLIP) and clip.name == SHAPES_CLIP
 
 
 def mapper_of(model: VQAModel | CLIPMapper) -> CLIPMapper | None:

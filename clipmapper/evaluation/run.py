@@ -1,6 +1,5 @@
 """What `evaluate.py` does with each model: its answers or captions scored, and its explainers compared."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,9 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser
 
+from clipmapper.benchmark.run import method_names
 from clipmapper.config import DataConfig, ModelConfig, ModelSource
-from clipmapper.data.files import BadData, MissingData
+from clipmapper.errors import messages
 from clipmapper.evaluation.answers import evaluate_answers
 from clipmapper.evaluation.captions import evaluate_captions
 from clipmapper.evaluation.command import EvaluationSettings, merged
@@ -20,16 +20,13 @@ from clipmapper.files import write_json
 from clipmapper.logs import quiet_lightning
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.processes import launched, own_device
-from xai import RecordingError
 
 
 def run(settings: EvaluationSettings) -> None:
     """Evaluates every model of the settings; leaves with a message on bad input."""
     quiet_lightning()
-    try:
+    with messages(settings.output):
         evaluate(settings)
-    except (MissingData, BadData, ValueError, OSError, RecordingError) as error:
-        sys.exit(f"error: {error}")
 
 
 def evaluate(settings: EvaluationSettings) -> None:
@@ -38,6 +35,8 @@ def evaluate(settings: EvaluationSettings) -> None:
     Raises:
         MissingData, BadData, ValueError, OSError: bad input, naming it and the remedy.
     """
+    if settings.benchmark is not None:
+        method_names(settings.benchmark)  # an unknown one is told before the data are read
     several = len(settings.models) > 1
     metrics = {}
     for source in settings.models:

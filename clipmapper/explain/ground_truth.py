@@ -51,7 +51,13 @@ def of_answers(
     """
     regions = answer_regions(truth, records["question_id"], grid)
     spoken = zip(records["question_id"], records["question"], words, strict=True)
-    text = [deciding_tokens(truth.words(key), question, tokens) for key, question, tokens in spoken]
+    text = []
+    for key, question, tokens in spoken:
+        spans = truth.words(key, question)
+        try:
+            text.append(deciding_tokens(spans, question, tokens))
+        except ValueError as error:  # CLIP's tokenizer mends what it takes for broken text
+            raise truth.edited(key, question) from error
     image = torch.zeros(patches.shape).masked_scatter(patches.cpu(), regions)
     return {"image": image, "text": torch.stack(text)}
 
@@ -66,7 +72,7 @@ def answer_regions(truth: Truth, questions: Sequence[int], grid: tuple[int, int]
 
 
 def deciding_tokens(spans: Sequence[Span], question: str, tokens: Sequence[str]) -> Tensor:
-    """Returns 1 at the tokens [T] that share characters with a span, else 0."""
+    """Returns 1 at the tokens [T] that share characters with a span, else 0. ValueError for a token that the question has not."""
     shares, at, text = torch.zeros(len(tokens)), 0, question.lower()
     for i, token in enumerate(tokens):
         piece = token.strip()

@@ -1,7 +1,7 @@
 """How much each token of a caption counts for the whole: equally, or by how much a metric drops without it (WRA eq. 21)."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from pycocoevalcap.cider.cider_scorer import CiderScorer
 from torch import Tensor
 
 from clipmapper.errors import unknown
-from clipmapper.metrics.captions import plain_words, score
+from clipmapper.metrics.captions import Unavailable, images_by_ngram, plain_words, score
 from clipmapper.models.clip_mapper import CLIPMapper
 from xai.results.captions import average, drop_weights
 
@@ -91,20 +91,15 @@ def metric(name: str, texts: Sequence[str], of: Sequence[int], references: Refer
 class Cider:
     """CIDEr of any number of captions of some images, whose references alone say how rare an n-gram is.
 
-    Raises ValueError for less than two images, among which nothing is rare.
+    Raises ValueError for images among which nothing is rare: a single one, or some whose references are the same.
     """
 
     def __init__(self, references: References) -> None:
-        if len(references) < 2:
-            raise ValueError(
-                "CIDEr needs the references of at least two images: it counts how many images share a word"
-            )
         self.references = [[plain_words(text) for text in texts] for texts in references]
-        counting = CiderScorer()
-        for texts in self.references:
-            counting += (None, texts)
-        counting.compute_doc_freq()
-        self.frequency = counting.document_frequency
+        try:
+            self.frequency = images_by_ngram(self.references)
+        except Unavailable as reason:
+            raise ValueError(str(reason)) from reason
 
     def __call__(self, captions: Sequence[str], of: Sequence[int]) -> Tensor:
         """[N]; caption i is of image `of[i]`."""
@@ -117,7 +112,7 @@ class Cider:
 class _AmongImages(CiderScorer):
     """Takes the counts of n-grams, and of images, from outside: its captions are not one an image."""
 
-    def __init__(self, frequency: dict[Any, float], images: int) -> None:
+    def __init__(self, frequency: Mapping[tuple[str, ...], float], images: int) -> None:
         self.images = images
         super().__init__()
         self.document_frequency = frequency

@@ -5,24 +5,28 @@ What needs Java or a download and does not get it reports why, in the place of i
 
 import re
 import shutil
+import subprocess
+import threading
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from io import StringIO
-from subprocess import CalledProcessError
+from pathlib import Path
+from subprocess import PIPE, CalledProcessError
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from pycocoevalcap.bleu.bleu import Bleu
-from pycocoevalcap.cider.cider import Cider
-from pycocoevalcap.meteor.meteor import Meteor
+from pycocoevalcap.cider.cider_scorer import CiderScorer
+from pycocoevalcap.meteor import meteor as meteor_files
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.spice.get_stanford_models import get_stanford_models
 from pycocoevalcap.spice.spice import Spice
-from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+from pycocoevalcap.tokenizer import ptbtokenizer
 from torch import Tensor
 
 from clipmapper.images import ImageSource, load_image
@@ -32,9 +36,14 @@ METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr",
 CHEAP = ("BLEU-4", "CIDEr")  # without Java, fast enough for every validation
 PROMPT = "A photo depicts "  # Hessel et al. 2021
 CLIPSCORE_WEIGHT = 2.5
+NO_WORD = "\0"  # what ROUGE is given for a caption without words, which equals no reference
+# Java reads and writes texts and numbers as the machine's language asks, where nothing else is said.
+LANGUAGE = ("-Dfile.encoding=UTF-8", "-Duser.language=en", "-Duser.country=US")
 
 Texts = Mapping[int, list[str]]  # sample -> its texts, as pycocoevalcap takes them
-Scored = dict[str, tuple[float, list[float]]]  # metric -> figure of the corpus, of each sample
+Scored = dict[
+    str, tuple[float | str, list[float]]
+]  # metric -> figure of the corpus or why there is none, of each sample
 
 
 @dataclass(frozen=True)
@@ -54,8 +63,16 @@ def score(
 ) -> Scores:
     """`captions[i]` against `references[i]`, at least one each; `ptb`: words by the PTB tokenizer, else `plain_words`.
 
-    Where the PTB tokenizer cannot run, `corpus["tokenizer"]` says so, and the words are the plain ones.
+    Where the PTB tokenizer cannot run, `corpus["tokenizer"]` says so, and the words are the plain ones. A metric that even the
+    references themselves could not reach is not computed, and `corpus` says why.
+
+    Raises:
+        ValueError: there is no caption, or one without references.
     """
+    if not captions or len(captions) != len(references) or not all(references):
+        raise ValueError(
+            f"{len(captions)} captions and {len(references)} lists of references: give each caption at least one"
+        )
     words, tokenizer = _words(captions, references) if ptb else (plain_words, "plain")
     given = {i: [words(caption)] for i, caption in enumerate(captions)}
     truth = {i: [words(text) for text in texts] for i, texts in enumerate(references)}
@@ -75,8 +92,11 @@ def score(
 
 
 def plain_words(text: str) -> str:
-    """Lower-case words without punctuation: what the PTB tokenizer gives of plain sentences."""
-    return " ".join(re.findall(r"[a-z0-9]+|'[a-z]+", text.lower()))
+    """Lower-case words of any script without punctuation: what the PTB tokenizer gives of plain sentences."""
+    letters = unicodedata.normalize("NFC", text.lower())
+    # Marks are parts of letters: the vowels of Devanagari, accents that have no letter of their own.
+    plain = "".join(c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in letters)
+    return " ".join(re.findall(r"[^\s']+|'[^\s'\d]+", plain))
 
 
 def _words(captions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[Callable[[str], str], str]:
@@ -89,21 +109,32 @@ def _words(captions: Sequence[str], references: Sequence[Sequence[str]]) -> tupl
 
 def ptb_words(texts: Iterable[str]) -> dict[str, str]:
     """Each text as the PTB tokenizer gives it: lower-case words without punctuation. Raises Unavailable."""
-    _require_java()
     ordered = sorted(texts)
     # One line a text: the tokenizer answers line by line.
-    entries = {i: [{"caption": " ".join(text.split())}] for i, text in enumerate(ordered)}
+    lines = "\n".join(" ".join(unicodedata.normalize("NFC", text).split()) for text in ordered)
+    folder, jar = Path(ptbtokenizer.__file__).parent, ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR
+    command = [_require_java(), *LANGUAGE, "-cp", jar, "edu.stanford.nlp.process.PTBTokenizer"]
+    command += ["-preserveLines", "-lowerCase", "-encoding", "UTF-8"]
     try:
-        found = PTBTokenizer().tokenize(entries)
-    except OSError as error:
-        raise Unavailable(f"the PTB tokenizer failed ({error})") from error
-    if len(found) < len(ordered):
-        raise Unavailable("the PTB tokenizer failed: java does not run it")
-    return {text: found[i][0] for i, text in enumerate(ordered)}
+        found = subprocess.run(command, cwd=folder, input=f"{lines}\n".encode(), capture_output=True, check=True)
+        tokens = found.stdout.decode().split("\n")[:-1]
+    except (OSError, ValueError, CalledProcessError) as error:
+        raise Unavailable(f"the PTB tokenizer failed: java does not run it ({error})") from error
+    if len(tokens) != len(ordered):
+        raise Unavailable(f"the PTB tokenizer failed: it gave {len(tokens)} lines for {len(ordered)} texts")
+    return {text: _without_punctuation(line) for text, line in zip(ordered, tokens, strict=True)}
+
+
+def _without_punctuation(line: str) -> str:
+    return " ".join(word for word in line.split() if word not in ptbtokenizer.PUNCTUATIONS)
 
 
 def _bleu(truth: Texts, given: Texts) -> Scored:
+    """The figures of each caption rank captions also where no reference is as long as an n-gram; those of the corpus are 0."""
     corpus, each = Bleu(4).compute_score(truth, given, verbose=0)
+    longest = max(len(text.split()) for texts in truth.values() for text in texts)
+    lacking = ["a word", *(f"{n} words" for n in (2, 3, 4))]
+    corpus[longest:] = [f"not computed: no reference has {words}" for words in lacking[longest:]]
     return {f"BLEU-{n + 1}": (corpus[n], each[n]) for n in range(4)}
 
 
@@ -118,20 +149,62 @@ def _meteor(truth: Texts, given: Texts) -> Scored:
     return {"METEOR": (corpus, each)}
 
 
+class _Meteor(meteor_files.Meteor):
+    """pycocoevalcap's, whose program reads and writes English whatever the machine's language."""
+
+    def __init__(self, java: str) -> None:
+        command = [java, *LANGUAGE, "-jar", "-Xmx2G", meteor_files.METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
+        folder = Path(meteor_files.__file__).parent
+        self.meteor_p = subprocess.Popen(command, cwd=folder, stdin=PIPE, stdout=PIPE, stderr=subprocess.DEVNULL)
+        self.lock = threading.Lock()
+
+
 @cache
-def _meteor_process(java: str) -> Meteor:
+def _meteor_process(java: str) -> _Meteor:
     """METEOR's program goes on for further captions: it reads its tables for seconds when it starts."""
-    return Meteor()
+    return _Meteor(java)
 
 
 def _rouge(truth: Texts, given: Texts) -> Scored:
-    corpus, each = Rouge().compute_score(truth, given)
+    corpus, each = Rouge().compute_score(truth, {i: [texts[0] or NO_WORD] for i, texts in given.items()})
     return {"ROUGE-L": (float(corpus), each.tolist())}
 
 
 def _cider(truth: Texts, given: Texts) -> Scored:
-    corpus, each = Cider().compute_score(truth, given)
-    return {"CIDEr": (float(corpus), each.tolist())}
+    scorer = CiderScorer()
+    for image, texts in truth.items():
+        scorer += (given[image][0], texts)
+    scorer.document_frequency = images_by_ngram(list(truth.values()))
+    each = np.array(scorer.compute_cider())
+    return {"CIDEr": (float(each.mean()), each.tolist())}
+
+
+def check_cider(references: Sequence[Sequence[str]]) -> None:
+    """Raises ValueError where the CIDEr of any captions of images with these references would be 0."""
+    try:
+        images_by_ngram([[plain_words(text) for text in texts] for texts in references])
+    except Unavailable as reason:
+        raise ValueError(f"CIDEr cannot be computed: {reason}") from reason
+
+
+def images_by_ngram(references: Sequence[Sequence[str]]) -> Mapping[tuple[str, ...], float]:
+    """Returns in how many images' references each n-gram is; texts are words with blanks between.
+
+    Raises:
+        Unavailable: CIDEr weighs n-grams by how few images have them, and here all would weigh nothing.
+    """
+    counting = CiderScorer()
+    for texts in references:
+        counting += (None, texts)
+    counting.compute_doc_freq()
+    images = counting.document_frequency
+    if not images:
+        raise Unavailable("no reference has a word")
+    if min(images.values()) == len(references):
+        raise Unavailable(
+            "CIDEr needs at least two images whose references differ: it weighs words by how few images have them"
+        )
+    return images
 
 
 def _spice(truth: Texts, given: Texts) -> Scored:

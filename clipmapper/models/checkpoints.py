@@ -3,10 +3,12 @@
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import ZipFile, is_zipfile
 
 import torch
 
 from clipmapper.config import ModelConfig
+from clipmapper.models.pretrained import require_finite
 
 if TYPE_CHECKING:
     from clipmapper.models.clip_mapper import CLIPMapper
@@ -23,18 +25,21 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no checkpoint {path}{hint}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        damaged = ZipFile(path).testzip() if is_zipfile(path) else None  # which torch does not look for
     except Exception as error:  # torch raises many kinds for truncated and foreign files
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{path} is not a readable checkpoint, or holds more than tensors and plain values: {reason}"
         ) from error
+    if damaged is not None:
+        raise ValueError(f"{path} is damaged: the checksum of {damaged} in it is another; take another checkpoint")
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
     return content
 
 
 def check_checkpoint(checkpoint: dict[str, Any], model: "CLIPMapper", source: str) -> None:
-    """Raises ValueError, naming the field, unless the checkpoint is of this model with these answers over this CLIP."""
+    """Raises ValueError, naming the field, unless the checkpoint is of this model, finite, with these answers over this CLIP."""
     saved = described(checkpoint, source)
     own, theirs = asdict(model.config), asdict(ModelConfig(**saved["model"]))
     for name in own:
@@ -51,6 +56,7 @@ def check_checkpoint(checkpoint: dict[str, Any], model: "CLIPMapper", source: st
             "use the data it was trained with"
         )
     model.check_clip(saved["clip_fingerprint"], source)
+    require_finite(checkpoint["state_dict"], source)
 
 
 def described(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:

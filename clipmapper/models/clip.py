@@ -1,7 +1,9 @@
 """CLIP through open_clip, frozen, as two sequences of tokens."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 
 from clipmapper.errors import unknown
 from clipmapper.models.fingerprint import weights_fingerprint
+from clipmapper.models.hub import require_hub, without_network
+from clipmapper.models.pretrained import require_finite
 
 ASSETS = Path(__file__).parents[1] / "assets"
 SHAPES_CLIP = "shapes-vit-8"  # the CLIP that ships with the package, pretrained on Shapes (tag "shapes")
@@ -103,9 +107,21 @@ def create_clip(name: str, pretrained: str | None) -> Any:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained is not None and pretrained not in tags and not Path(pretrained).is_file():
         raise unknown(f"weights (neither a file nor a tag of {name})", pretrained, tags)
-    with torch.random.fork_rng(devices=[]):
+    repo = (
+        os.path.dirname(open_clip.get_pretrained_cfg(name, pretrained).get("hf_hub", "")) if pretrained in tags else ""
+    )
+    if repo:
+        remedy = "fetch it where there is a network, or name a file of weights instead: --model.pretrained FILE, or MODEL:FILE"
+        require_hub(repo, f"CLIP {name}:{pretrained}", remedy)
+    with torch.random.fork_rng(devices=[]), without_network(repo) if repo else nullcontext():
         torch.manual_seed(0)  # random weights are always the same, so that a checkpoint finds its CLIP again
-        model = open_clip.create_model(name, pretrained=pretrained)
+        try:
+            model = open_clip.create_model(name, pretrained=pretrained)
+        except Exception as error:  # open_clip raises many kinds for files that are truncated or of another model
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"the weights {pretrained} cannot be loaded into CLIP {name}: {reason}") from error
+    if pretrained is not None:
+        require_finite(model.state_dict(), f"CLIP model {name} of {pretrained}")
     if not isinstance(model.visual, open_clip.transformer.VisionTransformer) or model.visual.attn_pool is not None:
         raise ValueError(
             f"CLIP model {name}: its image tower is not a plain ViT with a class token; choose a ViT-* model"

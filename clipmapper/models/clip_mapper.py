@@ -14,7 +14,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from clipmapper.config import DecodingConfig, ModelConfig
+from clipmapper.config import SHIPPED, DecodingConfig, ModelConfig
 from clipmapper.errors import unknown
 from clipmapper.images import ImageSource, load_image
 from clipmapper.models.checkpoints import described, read_checkpoint
@@ -22,16 +22,11 @@ from clipmapper.models.clip import ASSETS, FrozenCLIP, text_tower
 from clipmapper.models.decoding import captions, tidy
 from clipmapper.models.heads import AnswerHead, LanguageHead
 from clipmapper.models.mapper import DEFAULT_LAYERS, MAPPERS, DualBlock, MapperB
-from clipmapper.models.saved import CARD, CONFIG, WEIGHTS, read_description, read_weights
+from clipmapper.models.pretrained import require_finite
+from clipmapper.models.saved import CARD, CONFIG, WEIGHTS, checksum, read_description, read_weights
 from xai.files import replacing
 
 UNKNOWN = -100  # the number of a token that a caption head lacks; the loss ignores it
-SHIPPED = (
-    "shapes-a-vqa",
-    "shapes-b-vqa",
-    "shapes-a-caption",
-    "shapes-b-caption",
-)  # trained on Shapes, in the package's assets
 
 
 class CLIPMapper(
@@ -191,7 +186,7 @@ class CLIPMapper(
         return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("clip.")}
 
     def load_trained_state(self, state: dict[str, Tensor], source: str) -> None:
-        """Loads `trained_state`; raises ValueError naming `source` and the first weight that does not fit."""
+        """Loads `trained_state`; raises ValueError naming `source` and a weight that does not fit or is not finite."""
         expected = self.trained_state()
         for name in sorted(expected.keys() ^ state.keys()):
             raise ValueError(f"{source} is of another model ({self.config.mapper=}): weight {name!r} is in one only")
@@ -199,6 +194,7 @@ class CLIPMapper(
             if tensor.shape != state[name].shape:
                 shapes = f"{tuple(state[name].shape)} there, {tuple(tensor.shape)} in the model"
                 raise ValueError(f"{source} is of another model: weight {name!r} is {shapes}")
+        require_finite(state, source)
         self.load_state_dict(state, strict=False)
 
     def check_clip(self, fingerprint: str, source: str) -> None:
@@ -260,7 +256,7 @@ class CLIPMapper(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         state = {name: tensor.contiguous() for name, tensor in self.trained_state().items()}
-        description = {
+        description: dict[str, Any] = {
             "config": asdict(self.config),
             "answers": self.answers,
             "tokens": self.tokens,
@@ -269,6 +265,7 @@ class CLIPMapper(
         # huggingface_hub has removed the old configuration; the new one comes last, so that one stands for whole weights.
         with replacing(save_directory / WEIGHTS) as path:
             save_file(state, path)
+            description["sha256"] = checksum(path)
         with replacing(save_directory / CONFIG) as path:
             path.write_text(json.dumps(description, indent=1))
 
@@ -296,7 +293,7 @@ class CLIPMapper(
             config.pretrained = pretrained
         model = cls(config, description["answers"], description.get("tokens", ()))
         model.check_clip(description["clip_fingerprint"], str(folder))
-        model.load_trained_state(read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
+        model.load_trained_state(read_weights(folder / WEIGHTS, description.get("sha256")), str(folder / WEIGHTS))
         return model.eval()
 
 

@@ -1,5 +1,6 @@
 """The files of a saved CLIPMapper: weights, description, model card."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,19 @@ print(model.caption("image.jpg"))  # task: caption
 """
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Raises FileNotFoundError, or ValueError naming the file."""
+def checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_weights(path: Path, expected: str | None = None) -> dict[str, Tensor]:
+    """Raises FileNotFoundError, or ValueError naming the file; `expected` is its checksum, which former versions did not keep."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: a saved CLIPMapper has {CONFIG} and {WEIGHTS}")
+    if expected not in (None, checksum(path)):
+        raise ValueError(
+            f"{path} is damaged, or not of the {CONFIG} beside it, which has another checksum: save or fetch both anew"
+        )
     try:
         return load_file(path)
     except SafetensorError as error:

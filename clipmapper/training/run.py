@@ -1,6 +1,5 @@
 """One training run: data, model, loggers, checkpoints; and the blind models that give its floors."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +15,11 @@ from clipmapper.cli import Settings
 from clipmapper.config import DataConfig, ExplainConfig, RunConfig, Sees, TrainerConfig
 from clipmapper.data.batches import Data
 from clipmapper.data.captions import CaptionData, seen_tokens
-from clipmapper.data.files import BadData, MissingData
 from clipmapper.data.records import CaptionRecords, Records, load_captions, load_records
 from clipmapper.data.vqa import VQAData
+from clipmapper.errors import messages
 from clipmapper.logs import make_loggers, quiet_lightning
+from clipmapper.metrics.captions import check_cider
 from clipmapper.models.checkpoints import check_checkpoint, described, read_checkpoint
 from clipmapper.models.clip import clip_tokenizer
 from clipmapper.models.clip_mapper import CLIPMapper
@@ -38,7 +38,7 @@ BASELINES: dict[str, Sees] = {"question_only": "question", "image_only": "image"
 def run(settings: Settings) -> None:
     """Trains the model of the settings, then, if asked for, its floors. Leaves with a message on bad input."""
     quiet_lightning()
-    try:
+    with messages(settings.run.dir):
         if settings.model.task == "caption":
             train(settings, one_by_one(settings, load_captions))
             return
@@ -48,8 +48,6 @@ def run(settings: Settings) -> None:
             for name, sees in BASELINES.items():
                 say(f"floor: the same model, which sees {sees} only")
                 train(blind(settings, name, sees), records)
-    except (MissingData, BadData, ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 def one_by_one(settings: Settings, load: Callable[[DataConfig], T]) -> T:
@@ -141,6 +139,13 @@ def task_and_data(settings: Settings, records: Records | CaptionRecords) -> tupl
     tokens = seen_tokens(records.train, clip_tokenizer(settings.model.clip)) if seen else ()
     model = CLIPMapper(settings.model, tokens=tokens)
     captions = CaptionData(records, settings.data, model.clip, seed, settings.run.captioned)
+    val = captions.val
+    try:
+        check_cider([val.references(row) for row in val.rows[val.one_each(settings.run.captioned)]])
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; the best checkpoint is chosen by it: hold out more images, or raise run.captioned"
+        ) from error
     return CaptionTask(model, settings.optimizer, seed, extra), captions
 
 

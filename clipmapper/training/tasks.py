@@ -1,5 +1,6 @@
 """What is trained: answering and captioning as LightningModules."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -191,8 +192,9 @@ class CaptionTask(MapperTask):
         assert isinstance(data, CaptionData)
         references = [data.val.references(row) for row in written]
         for name, value in score(list(written.values()), references, CHEAP, ptb=False).corpus.items():
-            if isinstance(value, float):
-                self.log(f"val/{name}", value, prog_bar=name == "CIDEr", sync_dist=True)
+            if name in CHEAP:
+                figure = value if isinstance(value, float) else math.nan  # checkpoints are chosen by it all the same
+                self.log(f"val/{name}", figure, prog_bar=name == "CIDEr", sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[tuple[int, str]]:
         """Rows and captions."""

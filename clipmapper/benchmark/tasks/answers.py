@@ -55,7 +55,9 @@ class AnswersTask(Task):
         self, model: VQAModel, questions: Questions, rows: Sequence[int], config: BenchmarkConfig, root: Path | None
     ) -> None:
         self.model, self.questions, self.rows, self.config, self.root = model, questions, list(rows), config, root
-        self.module, self.truth = model.module, ground_truth_of(root)
+        self.module = model.module
+        folder = "" if root is None or not self.rows else Path(questions.records[self.rows[0]]["image"]).parent.name
+        self.truth = ground_truth_of(root, folder)
         types = set(column(questions.records, "question_type").take(self.rows).to_pylist()) if self.rows else set()
         self.strata = ("answer_type", "question_type") if len(types) <= FEW_TYPES else ("answer_type",)
         last = "probability/srg" if config.removal else "mass"
@@ -193,10 +195,10 @@ def finite(value: float) -> float:
     return value if np.isfinite(value) else 0.0
 
 
-def ground_truth_of(root: Path | None) -> Truth | None:
-    """Returns what decides the questions of `root`; None if there is no file of it."""
-    there = root is not None and (root / "annotations" / "shapes_truth_val2014.json").is_file()
-    return Truth(root) if root is not None and there else None
+def ground_truth_of(root: Path | None, folder: str) -> Truth | None:
+    """Returns what decides the questions about the images of a folder of `root`; None if there is no file of it."""
+    there = root is not None and (root / "annotations" / f"shapes_truth_{folder}.json").is_file()
+    return Truth(root, folder) if root is not None and there else None
 
 
 def choose(images: np.ndarray, count: int | None, seed: int) -> list[int]:

@@ -23,10 +23,11 @@ from clipmapper.benchmark.tasks.detected import Detected, Detector, Results
 from clipmapper.benchmark.tasks.folders import unique_classes
 from clipmapper.benchmark.tasks.images import GROUND_TRUTH, cells, on_grid, png
 from clipmapper.benchmark.tasks.source import PaperSettings, readable, required, spread
-from clipmapper.benchmark.tasks.vision import from_transformers, known_adapter, placed, processor_of
+from clipmapper.benchmark.tasks.vision import known_adapter, placed, processor_of
 from clipmapper.errors import unknown
 from clipmapper.images import load_image
 from clipmapper.models.fingerprint import weights_fingerprint
+from clipmapper.models.pretrained import from_transformers
 from xai.explanation import Lrp
 from xai.metrics.coco import image_finder
 from xai.metrics.detection import coco_matches, coco_summary
@@ -212,7 +213,7 @@ def load_detector(settings: DetectionSettings, truth: COCO) -> Detector:
     """Loads DETR; raises ValueError for a model without COCO's classes, or that cannot be explained."""
     from transformers import AutoModelForObjectDetection
 
-    model = from_transformers(AutoModelForObjectDetection, settings.model)
+    model = from_transformers(AutoModelForObjectDetection, settings.model, "object detection")
     adapter, processor = known_adapter(model), processor_of(settings.model)
     return Detector(placed(model, settings), adapter, processor, categories(model.config.id2label, truth))
 

@@ -13,9 +13,10 @@ from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.task import Batch, Explained, Maps, Pass, Records, Task
 from clipmapper.benchmark.tasks.images import GROUND_TRUTH, png
 from clipmapper.benchmark.tasks.source import PaperSettings, required, spread
-from clipmapper.benchmark.tasks.vision import from_transformers, known_adapter, placed
+from clipmapper.benchmark.tasks.vision import known_adapter, placed
 from clipmapper.errors import unknown
 from clipmapper.models.fingerprint import weights_fingerprint
+from clipmapper.models.pretrained import from_transformers
 from xai import Adapter, given, predicted
 from xai.explanation import Lrp
 from xai.metrics.rationales import TOP, Review, read_eraser, token_f1, word_relevance
@@ -162,7 +163,7 @@ def load_reader(settings: RationalesSettings, reviews: Sequence[Review]) -> Read
     """Loads a classifier; raises ValueError for one that cannot be explained, or whose classes are not the data's."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    model = from_transformers(AutoModelForSequenceClassification, settings.model)
+    model = from_transformers(AutoModelForSequenceClassification, settings.model, "classification of texts")
     adapter, tokenizer = known_adapter(model), AutoTokenizer.from_pretrained(settings.model, add_prefix_space=True)
     if not tokenizer.is_fast:
         raise ValueError(f"--model: {settings.model} has a slow tokenizer, which does not say which word a token is of")

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import floor
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from clipmapper.benchmark.tasks.folders import unique_classes
 from clipmapper.benchmark.tasks.source import PaperSettings
+from clipmapper.models.pretrained import from_transformers, require_finite
 from xai import Adapter, adapter_for
 from xai.figures.geometry import Geometry, Size, shortest, squash
 from xai.targets import logits
@@ -44,6 +44,8 @@ def load_classifier(settings: PaperSettings) -> Vision:
     """The model of `settings`; raises ValueError or OSError, naming it, if it cannot be had, explained or placed on pixels."""
     source = settings.model
     vision = _of_timm(source.removeprefix(TIMM)) if source.startswith(TIMM) else _of_transformers(source)
+    if not vision.classes:
+        raise ValueError(f"--model: {source} has no head, so it predicts no class; give a model trained to classify")
     model = placed(vision.model, settings)
     like = next(model.parameters())
     return replace(vision, black=vision.black.to(like), pixels=lambda images: vision.pixels(images).to(like))
@@ -53,13 +55,6 @@ def placed(model: nn.Module, settings: PaperSettings) -> nn.Module:
     """In evaluation mode, where and in what the settings say."""
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     return model.eval().to(device, getattr(torch, settings.dtype))
-
-
-def from_transformers(auto: Any, source: str) -> Any:
-    """What an Auto class of transformers makes of a folder or a hub id; code and pickles in it are never run."""
-    if Path(source).exists() and not (Path(source) / "config.json").is_file():
-        raise ValueError(f"--model: {source} has no config.json; give a folder of save_pretrained")
-    return auto.from_pretrained(source, use_safetensors=True)
 
 
 def processor_of(source: str) -> Any:
@@ -107,7 +102,7 @@ def _cut(whole: Geometry, window: Size | None) -> Geometry:
 def _of_transformers(source: str) -> Vision:
     from transformers import AutoModelForImageClassification
 
-    model = from_transformers(AutoModelForImageClassification, source)
+    model = from_transformers(AutoModelForImageClassification, source, "image classification")
     processor = processor_of(source)
     processor_geometry(processor, (32, 32))  # refused before anything is computed
     mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
@@ -127,8 +122,9 @@ def _of_timm(name: str) -> Vision:
 
     try:
         model: Any = timm.create_model(name, pretrained=True)
-    except RuntimeError as error:  # timm's for an unknown name
+    except RuntimeError as error:  # timm's for an unknown name, or weights that do not fit
         raise ValueError(f"--model: timm has no weights for {name!r} ({error})") from error
+    require_finite(model.state_dict(), TIMM + name)
     config = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**config, is_training=False)
     names = unique_classes(dict(enumerate(getattr(model, "pretrained_cfg", {}).get("label_names") or ())))

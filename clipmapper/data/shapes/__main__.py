@@ -6,6 +6,7 @@ from jsonargparse import auto_cli
 
 from clipmapper.config import ShapesConfig
 from clipmapper.data.shapes.write import write_shapes
+from clipmapper.errors import messages
 
 
 def main(root: Path, train: int = 8000, val: int = 1000, test: int = 200, questions: int = 6, seed: int = 0) -> None:
@@ -24,4 +25,5 @@ def main(root: Path, train: int = 8000, val: int = 1000, test: int = 200, questi
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=False)
+    with messages():
+        auto_cli(main, as_positional=False)

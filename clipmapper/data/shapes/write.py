@@ -6,11 +6,14 @@ question id -> {"instances": ids of deciding objects' annotations, "words": [sta
 
 import json
 import os
+import re
 import shutil
+import socket
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
+from glob import escape as glob_escape
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,7 @@ LICENCE = {"name": "generated: free of rights", "url": ""}
 
 
 def write_shapes(root: Path, config: ShapesConfig, workers: int = 2) -> None:
-    """Writes the data set; returns at once if it is there. Appears whole or not at all.
+    """Writes the data set; returns at once if it is there. Appears whole or not at all, and removes what a killed process left.
 
     Raises FileExistsError if `root` holds something else or Shapes of another configuration.
     """
@@ -39,7 +42,8 @@ def write_shapes(root: Path, config: ShapesConfig, workers: int = 2) -> None:
         if settings.is_file() and json.loads(settings.read_text()) == asdict(config):
             return
         raise FileExistsError(f"{root} exists and is not Shapes of {config}: remove it or choose another root")
-    partial_root = root.with_name(f"{root.name}.partial-{os.getpid()}")
+    remove_leftovers(root)
+    partial_root = root.with_name(f"{root.name}.partial-{os.getpid()}@{socket.gethostname()}")
     try:
         (partial_root / "annotations").mkdir(parents=True)
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
@@ -52,6 +56,25 @@ def write_shapes(root: Path, config: ShapesConfig, workers: int = 2) -> None:
         partial_root.replace(root)
     finally:
         shutil.rmtree(partial_root, ignore_errors=True)
+
+
+def remove_leftovers(root: Path) -> None:
+    """Removes what processes left that died while they wrote `root`; one of another machine may be alive."""
+    for path in root.parent.glob(f"{glob_escape(root.name)}.partial-*"):
+        match = re.fullmatch(r"(\d+)(?:@(.+))?", path.name.removeprefix(f"{root.name}.partial-"))
+        if match and match[2] in (None, socket.gethostname()) and not is_alive(int(match[1])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def is_alive(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def _write_split(

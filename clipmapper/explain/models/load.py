@@ -11,7 +11,7 @@ import transformers
 from huggingface_hub import hf_hub_download
 from torch import nn
 
-from clipmapper.config import ModelSource
+from clipmapper.config import SHIPPED, ModelSource
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.errors import unknown
 from clipmapper.explain.models.base import VQAModel
@@ -19,7 +19,9 @@ from clipmapper.explain.models.mapper import MapperModel
 from clipmapper.explain.models.regions import FAMILIES, RegionModel
 from clipmapper.explain.models.zero_shot import ZeroShotModel
 from clipmapper.models.clip import FrozenCLIP
-from clipmapper.models.clip_mapper import SHIPPED, CLIPMapper
+from clipmapper.models.clip_mapper import CLIPMapper
+from clipmapper.models.hub import require_hub
+from clipmapper.models.pretrained import from_transformers
 from xai.adapters.regions import Regions, RegionTable, read_npz
 
 UNNAMED = re.compile(r"LABEL_\d+")  # what transformers calls labels without names
@@ -41,7 +43,7 @@ def load_model(source: ModelSource, common: Sequence[str] = ()) -> VQAModel | CL
         ValueError: says what is wrong, and what can be given.
 
     Example:
-        >>> from clipmapper.config import ModelSource
+        >>> from clipmapper.config import SHIPPED, ModelSource
         >>> from clipmapper.explain.models.load import load_model
         >>> load_model(ModelSource("shapes-b-vqa")).description
         'mapper b over shapes-vit-8'
@@ -89,6 +91,7 @@ def _description(name: str) -> dict[str, Any]:
             raise unknown(
                 "model (neither a checkpoint, a saved folder, a hub id nor open_clip's MODEL:WEIGHTS)", name, SHIPPED
             )
+        require_hub(name, f"model {name}", "fetch it where there is a network, or give a folder of save_pretrained")
         try:
             path = Path(hf_hub_download(name, "config.json"))
         except (OSError, ValueError) as error:
@@ -123,11 +126,7 @@ def _of_regions(kind: str, source: ModelSource, common: Sequence[str]) -> VQAMod
     family = FAMILIES[kind]
     if source.regions is None:
         raise ValueError("it sees regions: name their table as `regions`")
-    model, loading = getattr(transformers, family.model).from_pretrained(
-        source.name, output_loading_info=True, use_safetensors=True
-    )
-    if missing := sorted(loading["missing_keys"]):
-        raise ValueError(f"it lacks weights of {family.model}, such as {missing[0]!r}: it was not trained for VQA")
+    model = from_transformers(getattr(transformers, family.model), source.name, "VQA")
     tokenizer = transformers.AutoTokenizer.from_pretrained(source.tokenizer or source.name)
     answers = _answers(model.eval(), source)
     return RegionModel(family, model, tokenizer, answers, regions_of(source.regions))

@@ -135,9 +135,9 @@ class RegionModel(VQAModel):
         masks = [torch.from_numpy(truth.region(key, FINE)) for key in keys]
         image = [box_shares(mask, boxes) for mask, boxes in zip(masks, questions.inputs.boxes, strict=True)]
         text = torch.zeros(questions.inputs.spans.shape[:2])
-        for i, key in enumerate(keys):
+        for i, (key, question) in enumerate(zip(keys, questions.records["question"], strict=True)):
             first, last = questions.inputs.spans[i].unbind(1)
-            for start, stop in truth.words(key):
+            for start, stop in truth.words(key, question):
                 text[i][(first < stop) & (start < last)] = 1
         return {"image": torch.stack(image), "text": text}
 

@@ -5,6 +5,7 @@ import os
 import pickle
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from clipmapper.data.features import FeatureCache
+from clipmapper.data.files import BadData
 from clipmapper.models.fingerprint import weights_fingerprint
+from clipmapper.training.run import run as train
 
 IDENTITY = {"model": "toy", "weights": "abc", "size": 8}
 SOURCES = {f"image {i}": i for i in range(10)}
@@ -165,6 +168,70 @@ def test_a_truncated_shard_is_set_aside_and_built_again(tmp_path: Path, keep: in
     assert cache.missing(SOURCES) == list(SOURCES)
     build(cache, SOURCES)
     assert torch.equal(cache.read(list(SOURCES)), truth(*range(10)))
+
+
+def test_a_flipped_bit_in_the_tokens_is_found_when_they_are_read(tmp_path: Path) -> None:
+    build(FeatureCache(tmp_path, IDENTITY), SOURCES, shard_size=10)
+    (shard,) = FeatureCache(tmp_path, IDENTITY).folder.glob("*.arrow")
+    content = bytearray(shard.read_bytes())
+    content[content.index(truth(7).numpy().tobytes()) + 2] ^= 1
+    shard.write_bytes(content)
+    cache = FeatureCache(tmp_path, IDENTITY)
+    assert cache.missing(SOURCES) == []
+    assert torch.equal(cache.read(["image 3", "image 3"]), truth(3, 3))
+    with pytest.raises(
+        BadData, match=rf"{shard}: the features of 'image 7' are damaged; renamed to .* next start builds"
+    ):
+        cache.read(["image 3", "image 7"])
+    cache = FeatureCache(tmp_path, IDENTITY)
+    assert not shard.exists() and cache.missing(SOURCES) == list(SOURCES)
+
+
+def test_no_flipped_bit_gives_other_features(tmp_path: Path) -> None:
+    """Whatever byte: the file is set aside when it is opened, or its features are refused when read."""
+    build(FeatureCache(tmp_path, IDENTITY), {"image 3": 3}, shard_size=10)
+    (shard,) = FeatureCache(tmp_path, IDENTITY).folder.glob("*.arrow")
+    content = shard.read_bytes()
+    refused = 0
+    for place in range(len(content)):
+        spoilt = bytearray(content)
+        spoilt[place] ^= 1 << place % 8
+        shard.write_bytes(spoilt)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            cache = FeatureCache(tmp_path, IDENTITY)
+        if not cache.missing(["image 3"]):
+            refused += 1
+            with pytest.raises(BadData, match="damaged"):
+                cache.read(["image 3"])
+    assert refused == truth(3).numpy().nbytes
+
+
+def test_shards_of_former_versions_are_read(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, IDENTITY)
+    columns = [pa.array(["image 3"]), pa.FixedSizeListArray.from_arrays(pa.array(truth(3).numpy().ravel()), 6)]
+    batch = pa.record_batch(columns, names=["key", "tokens"]).replace_schema_metadata({"N": "2", "D": "3"})
+    with pa.OSFile(str(cache.folder / "old.arrow"), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
+    assert cache.missing(["image 3"]) == [] and torch.equal(cache.read(["image 3"]), truth(3))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_shard_ends_a_run_in_one_line(settings: Callable, tmp_path: Path, workers: int) -> None:
+    chosen = settings(
+        "run", "--trainer.max_epochs=1", f"--data.workers={workers}", f"--data.cache={tmp_path / 'cache'}"
+    )
+    train(chosen)
+    (shard, *_) = sorted((tmp_path / "cache").rglob("*.arrow"))
+    content = bytearray(shard.read_bytes())
+    for place in range(len(content) // 4, len(content) // 2, 64):
+        content[place] ^= 1
+    shard.write_bytes(content)
+    again = settings(
+        "again", "--trainer.max_epochs=1", f"--data.workers={workers}", f"--data.cache={tmp_path / 'cache'}"
+    )
+    with pytest.raises(SystemExit, match=rf"^error: {shard}: the features of '[^\n]*' are damaged; renamed to [^\n]*$"):
+        train(again)
 
 
 def test_two_builders_at_once(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from datasets import Dataset
 from PIL import Image
 
 from clipmapper.config import DataConfig, HubConfig, ShapesConfig
+from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.data.files import MissingData
 from clipmapper.data.records import Images, build_vocabulary, load_records, load_split, without_missing_images
 
@@ -114,3 +115,20 @@ def test_hub_data_set_brings_its_images(tmp_path: Path) -> None:
     assert len(images) == 3
     for row, record in enumerate(records.train):
         assert images.source(int(images.of_row[row])) == record["image"]
+
+
+def test_test_questions_come_with_their_command(tmp_path: Path, foreign: Foreign, shapes_root: Path) -> None:
+    vocabulary = AnswerVocabulary(("ash",))
+    root = foreign(tmp_path / "f")
+    for split in ("test", "test-dev"):
+        with pytest.raises(
+            MissingData, match=rf"python -m clipmapper\.download --root {root} --parts questions,test2015\n"
+        ):
+            load_split(DataConfig(root=root), split, vocabulary)
+    questions = {"questions": [{"question_id": 1, "image_id": 7, "question": "What?"}]}
+    (root / "v2_OpenEnded_mscoco_test2015_questions.json").write_text(json.dumps(questions))
+    records, folder = load_split(DataConfig(root=root), "test", vocabulary)
+    with pytest.raises(MissingData, match=rf"has its image: .*clipmapper\.download --root {root} --parts test2015$"):
+        without_missing_images(records, folder)
+    with pytest.raises(MissingData, match=r"clipmapper\.data\.shapes --root data/shapes"):  # it has no test split
+        load_split(DataConfig(root=shapes_root), "test", vocabulary)

@@ -14,6 +14,7 @@ from clipmapper.metrics.captions import (
     CHEAP,
     METRICS,
     PROMPT,
+    check_cider,
     clip_score,
     clip_scores,
     coco_results,
@@ -137,6 +138,80 @@ def test_an_empty_caption_scores_nothing() -> None:
     assert scores.each["CIDEr"][0] == 0 and scores.each["CIDEr"][1] > 0
 
 
+@pytest.mark.parametrize("references", [[["a dog"]], [["a red dog", "a dog"]] * 3, [["..."]], [["...", ""]] * 2])
+def test_cider_where_no_word_is_rare(references: list[list[str]]) -> None:
+    """Even a perfect caption would have 0."""
+    scores = score([texts[0] for texts in references], references, ("CIDEr", "ROUGE-L"), ptb=False)
+    assert str(scores.corpus["CIDEr"]).startswith("not computed: ") and "CIDEr" not in scores.each
+    assert isinstance(scores.corpus["ROUGE-L"], float)
+    with pytest.raises(ValueError, match="CIDEr cannot be computed"):
+        check_cider(references)
+
+
+def test_cider_of_two_images_that_share_some_words() -> None:
+    references = [["a red dog"], ["a cat"]]
+    check_cider(references)
+    assert score(["a red dog", "a cat"], references, ("CIDEr",), ptb=False).corpus["CIDEr"] == pytest.approx(6.25)
+
+
+@pytest.mark.parametrize(
+    ("words", "figures"), [("", 0), ("dog", 1), ("red dog", 2), ("a red dog", 3), ("a red dog barks", 4)]
+)
+def test_bleu_of_short_references(words: str, figures: int) -> None:
+    """A length of n-grams that no reference has is no ground for a figure; captions that miss one have 0."""
+    scores = score([words], [[words]], METRICS[:4], ptb=False)
+    assert [scores.corpus[name] for name in METRICS[:figures]] == pytest.approx([1.0] * figures)
+    assert all(str(scores.corpus[name]).startswith("not computed: no reference has ") for name in METRICS[figures:4])
+    worse = score([""], [["a red dog barks"]], METRICS[:4], ptb=False)
+    assert [worse.corpus[name] for name in METRICS[:4]] == pytest.approx([0] * 4)
+
+
+def test_nothing_equals_nothing_only() -> None:
+    scores = score(["", "", "a dog"], [["..."], ["a dog"], ["..."]], ("ROUGE-L",), ptb=False)
+    assert scores.each["ROUGE-L"] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("captions", "references"), [([], []), (["a dog"], []), (["a dog"], [[]])])
+def test_what_cannot_be_scored(captions: list[str], references: list[list[str]]) -> None:
+    with pytest.raises(ValueError, match="give each caption at least one"):
+        score(captions, references)
+
+
+SCRIPTS = {
+    "EIN großer Bär, naïve": "ein großer bär naïve",
+    "Рыжая кошка спит.": "рыжая кошка спит",
+    "一只 红色 的 猫.": "一只 红色 的 猫",
+    "एक लाल बिल्ली": "एक लाल बिल्ली",
+    "ba\u0308r": "b\u00e4r",
+    "the dog's 2 bones": "the dog 's 2 bones",
+}
+
+
+def test_words_of_any_script() -> None:
+    assert {text: plain_words(text) for text in SCRIPTS} == SCRIPTS
+    assert score(["ein B r"], [["ein Bär"]], ("BLEU-1",), ptb=False).corpus["BLEU-1"] == pytest.approx(1 / 3)
+
+
+@java
+def test_words_of_any_script_by_ptb_on_a_machine_of_any_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Dfile.encoding=ISO-8859-1 -Duser.language=de")
+    assert caption_metrics.ptb_words(SCRIPTS) == SCRIPTS
+
+
+@java
+@pytest.mark.slow
+def test_meteor_on_a_machine_of_another_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    captions, references = ["a red circle", "ein Bär", ""], [["a circle"], ["ein Bär", "kein Bär"], ["a dog"]]
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Dfile.encoding=US-ASCII -Duser.language=de -Duser.country=DE")
+    caption_metrics._meteor_process.cache_clear()
+    found = score(captions, references, ("METEOR",), ptb=False)
+    caption_metrics._meteor_process.cache_clear()
+    assert 0 < found.each["METEOR"][0] < 1 and found.each["METEOR"][1:] == [1, 0]
+    assert score(["ein Bär"], [["ein Bär"]], ("METEOR",), ptb=False).corpus["METEOR"] == pytest.approx(1)
+    assert score(["ein Bär"], [["ein Bör"]], ("METEOR",), ptb=False).corpus["METEOR"] < 1  # type: ignore[operator]
+
+
 def test_without_java(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     corpus = score(["a red circle"], [["a red circle", "a circle"]]).corpus
@@ -153,9 +228,9 @@ def test_spice_without_its_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(get_stanford_models, "urlretrieve", offline)
     monkeypatch.setattr(get_stanford_models, "SPICELIB", "nowhere")
     caption_metrics._spice_lacks.cache_clear()
-    corpus = score(["a dog"], [["a dog"]], ("SPICE", "CIDEr"), ptb=False).corpus
+    corpus = score(["a dog"], [["a dog"]], ("SPICE", "ROUGE-L"), ptb=False).corpus
     caption_metrics._spice_lacks.cache_clear()
-    assert "could not be downloaded: no route to host" in str(corpus["SPICE"]) and corpus["CIDEr"] == 0
+    assert "could not be downloaded: no route to host" in str(corpus["SPICE"]) and corpus["ROUGE-L"] == 1
 
 
 @java

@@ -106,6 +106,14 @@ def test_weights_from_a_file_have_their_own_identity(small_clip: FrozenCLIP, tmp
     assert other.fingerprint != small_clip.fingerprint
 
 
+def test_weights_that_are_no_numbers_are_refused(small_clip: FrozenCLIP, tmp_path: Path) -> None:
+    state = {name: tensor.clone() for name, tensor in small_clip.model.state_dict().items()}
+    state["visual.proj"][1, 2] = float("nan")
+    save_file(state, tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"weights\.safetensors: weights are NaN or infinite: visual\.proj;"):
+        FrozenCLIP(SHAPES_CLIP, str(tmp_path / "weights.safetensors"))
+
+
 @pytest.mark.parametrize(
     ("name", "pretrained", "message"),
     [
@@ -118,3 +126,11 @@ def test_weights_from_a_file_have_their_own_identity(small_clip: FrozenCLIP, tmp
 def test_unfit_models_are_refused(name: str, pretrained: str | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FrozenCLIP(name, pretrained)
+
+
+def test_a_file_that_is_not_of_the_model_is_named(tmp_path: Path) -> None:
+    save_file({"visual.proj": torch.ones(2)}, tmp_path / "other.safetensors")
+    (tmp_path / "broken.pt").write_bytes(b"no weights")
+    for path in tmp_path.iterdir():
+        with pytest.raises(ValueError, match=rf"the weights {path} cannot be loaded into CLIP {SHAPES_CLIP}: [^\n]+$"):
+            FrozenCLIP(SHAPES_CLIP, str(path))

@@ -106,6 +106,30 @@ def test_weights_of_another_shape_are_refused(spoilt: Path) -> None:
         CLIPMapper.from_pretrained(spoilt)
 
 
+def test_damaged_weights_are_refused(spoilt: Path) -> None:
+    path = spoilt / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1  # still a number
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"spoilt.model\.safetensors is damaged, .*checksum: save or fetch"):
+        CLIPMapper.from_pretrained(spoilt)
+
+
+def test_former_versions_kept_no_checksum(spoilt: Path, tokens: Tensor) -> None:
+    description = json.loads((spoilt / "config.json").read_text())
+    del description["sha256"]
+    (spoilt / "config.json").write_text(json.dumps(description))
+    assert logits(CLIPMapper.from_pretrained(spoilt), tokens).equal(logits(make(), tokens))
+
+
+def test_weights_that_are_no_numbers_are_refused(spoilt: Path) -> None:
+    other = make()
+    other.head[4].weight.data[1, 2] = float("nan")
+    other.save_pretrained(spoilt)
+    with pytest.raises(ValueError, match=r"spoilt.model\.safetensors: weights are NaN or infinite: head\.4\.weight"):
+        CLIPMapper.from_pretrained(spoilt)
+
+
 def test_interrupted_save_is_not_taken_for_whole(spoilt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")

@@ -7,14 +7,13 @@ import torch
 from huggingface_hub import ModelCard
 
 from clipmapper import CLIPMapper
-from clipmapper.config import DataConfig, ShapesConfig
+from clipmapper.config import SHIPPED, DataConfig, ShapesConfig
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.data.records import load_split
 from clipmapper.data.shapes.render import render
 from clipmapper.data.shapes.scene import COLOURS, sample_scene
 from clipmapper.data.vqa import Questions
 from clipmapper.models.clip import ASSETS
-from clipmapper.models.clip_mapper import SHIPPED
 
 NAMES = ("shapes-a-vqa", "shapes-b-vqa")
 UNSEEN = ShapesConfig(train=1, val=100, test=0, questions=6, seed=77)  # training had seed 0

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -220,3 +221,18 @@ def test_all_of_clips_tokens_and_an_output_of_its_own(caption: MakeSettings) -> 
     assert torch.isfinite(task.loss(data.train[[3]]))
     seen = seen_tokens(load_captions(caption("run").data).train, task.model.clip.tokenizer)
     assert set(seen) <= set(task.model.token_ids.tolist())
+
+
+def test_the_figure_that_chooses_checkpoints_must_exist(settings: MakeSettings) -> None:
+    """CIDEr of one image is 0 whatever is written."""
+    one = settings("run", "--model.task=caption", "--run.captioned=1")
+    with pytest.raises(ValueError, match=r"CIDEr .* at least two images.*the best checkpoint.* raise run\.captioned"):
+        task_and_data(one, load_captions(one.data))
+
+
+def test_a_validation_of_one_image_has_no_cider(caption: MakeSettings) -> None:
+    options = ("--data.batch_size=1", "--trainer.limit_val_batches=1", "--trainer.limit_train_batches=2")
+    settings = caption("run", "--trainer.max_epochs=1", *options)
+    go(settings)
+    assert all(math.isnan(value) for value in logged(settings.run.dir, "val/CIDEr").values())
+    assert logged(settings.run.dir, "val/CIDEr") and (settings.run.dir / "checkpoints" / "best.ckpt").is_file()

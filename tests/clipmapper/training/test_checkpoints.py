@@ -108,6 +108,15 @@ def test_truncated_file_is_refused(path: Path) -> None:
             read_checkpoint(path)
 
 
+def test_a_flipped_bit_is_found(path: Path) -> None:
+    FileCheckpointIO().save_checkpoint(CONTENT, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(CONTENT["weights"].numpy().tobytes()) + 4] ^= 1  # type: ignore[attr-defined]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"last\.ckpt is damaged: the checksum of .*data/0 in it is another"):
+        read_checkpoint(path)
+
+
 def test_something_else_is_refused(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match=r"list\.pt is not a checkpoint: it holds a list"):
@@ -152,6 +161,11 @@ def test_unfit_checkpoints_are_refused_and_nothing_is_touched(
     assert f"{finished} knows" in said and "this run's data has 2" in said
 
     spoilt = read_checkpoint(finished)
+    bias = spoilt["state_dict"]["model.image_projection.bias"]
+    whole, bias[0] = bias[0].item(), float("nan")
+    torch.save(spoilt, finished)
+    assert f"{finished}: weights are NaN or infinite: model.image_projection.bias" in refusal(settings("run", resume))
+    bias[0] = whole
     spoilt["clipmapper"]["clip_fingerprint"] = "0" * 16
     torch.save(spoilt, finished)
     assert f"{finished} was trained over another CLIP" in refusal(settings("run", resume))

@@ -84,6 +84,15 @@ def test_a_model_of_timm(tmp_path: Path) -> None:
     assert vision.black.flatten().tolist() == [-1, -1, -1]
 
 
+def test_a_model_without_a_head_is_refused(tmp_path: Path) -> None:
+    options = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    model = timm.models.vision_transformer.VisionTransformer(**options, num_classes=0)
+    model.pretrained_cfg = {"architecture": "vit_tiny_patch16_224", "input_size": (3, 32, 32), "num_classes": 0}
+    save_for_hf(model, str(tmp_path), model_config=None, model_args=options, safe_serialization=True)
+    with pytest.raises(ValueError, match=rf"timm:local-dir:{tmp_path} has no head, so it predicts no class"):
+        load_classifier(settings(f"timm:local-dir:{tmp_path}"))
+
+
 def test_what_is_no_model_is_named(vit: Path, bert: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no config.json"):
         load_classifier(settings(tmp_path))

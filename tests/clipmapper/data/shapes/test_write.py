@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -254,6 +255,18 @@ def test_a_crash_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(OSError, match="disk full"):
         write_shapes(tmp_path / "root", ShapesConfig(1, 1, 0), workers=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_goes(tmp_path: Path) -> None:
+    code = "import os; print(os.getpid())"
+    dead = int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    host = socket.gethostname()
+    gone = [f"root.partial-{dead}", f"root.partial-{dead}@{host}"]
+    kept = [f"root.partial-{os.getpid()}", f"root.partial-{dead}@elsewhere", f"other.partial-{dead}", "root.partial-me"]
+    for name in gone + kept:
+        (tmp_path / name / "train2014").mkdir(parents=True)
+    write_shapes(tmp_path / "root", ShapesConfig(1, 1, 0), workers=1)
+    assert {path.name for path in tmp_path.iterdir()} == {"root", *kept}
 
 
 @pytest.mark.parametrize("wrong", [{"train": 0}, {"val": 0}, {"test": -1}, {"questions": 0}, {"train": 250_001}])
