@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, NoReturn
 
 import yaml
@@ -123,13 +124,17 @@ def with_config_paths(arguments: Sequence[str], configs: Path) -> list[str]:
 
 
 def config_path(name: str, configs: Path) -> Path:
-    """The file of a named configuration, or `name` itself if it is a file. Raises ValueError if it is not YAML."""
+    """The file of a named configuration, or `name` itself if it is a file. Raises ValueError if it is no YAML of settings."""
     for path in (configs / f"{name}.yaml", Path(name)):
         if path.is_file():
             try:
-                yaml.safe_load(path.read_text())
-            except yaml.YAMLError as error:  # jsonargparse would not name the file
-                raise ValueError(f"{path} is not YAML: {error}") from error
+                content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            except (yaml.YAMLError, UnicodeDecodeError) as error:  # jsonargparse would not name the file
+                raise ValueError(f"{path} is not YAML in UTF-8: {error}") from error
+            except OSError as error:
+                raise ValueError(f"{path} cannot be read: {error}") from error
+            if not isinstance(content, dict | NoneType):
+                raise ValueError(f"{path} holds a {type(content).__name__}; a configuration is a mapping of settings")
             return path
     raise unknown("configuration", name, named(configs))
 

@@ -8,10 +8,26 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+LIKE = 0.5  # likeness from which a name is suggested
+
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like `name`, if one is."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
+    """The known name most like `name`, by letters, by words, or as an abbreviation; None if none is."""
+    likest = max(known, key=lambda other: likeness(name, other), default=None)
+    return likest if likest is not None and likeness(name, likest) >= LIKE else None
+
+
+def likeness(name: str, other: str) -> float:
+    """How alike two names are: as strings, 0 to 1, and more for the same words or initials after the last dot."""
+    letters = difflib.SequenceMatcher(None, name, other).ratio()
+    one, two = (text.rpartition(".")[2].split("_") for text in (name, other))
+    if one == two or [_initials(one)] == two or [_initials(two)] == one:
+        return 1 + letters
+    return letters + len({*one} & {*two}) / len({*one} | {*two})
+
+
+def _initials(words: list[str]) -> str:
+    return "".join(word[:1] for word in words) if len(words) > 1 else ""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:

@@ -177,6 +177,6 @@ def _configuration(parser: Parser, words: Sequence[str], configs: Path) -> dict[
     if name is None:
         return {}
     try:
-        return yaml.safe_load(config_path(name, configs).read_text()) or {}
+        return yaml.safe_load(config_path(name, configs).read_text(encoding="utf-8")) or {}
     except ValueError as error:
         parser.error(f"{error}. Configurations: {', '.join(named(configs))}")

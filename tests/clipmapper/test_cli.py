@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+import torch
 import yaml
 
 from clipmapper.cli import Settings, named, parse_training
 from clipmapper.config import TrainerConfig
 from clipmapper.config.trainer import RESERVED
+from clipmapper.evaluation.command import parse_evaluation
 from clipmapper.training.run import run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -79,6 +81,11 @@ def test_no_configuration(capsys: pytest.CaptureFixture[str]) -> None:
         ("--optimizer.warm_up=3", "optimizer.warmup_steps"),
         ("--trainer.max_stpes=3", "trainer.max_steps"),
         ("--run.resum=last", "run.resume"),
+        ("--optimizer.learning_rate=1", "optimizer.lr"),
+        ("--trainer.lr=1", "optimizer.lr"),
+        ("--data.num_workers=2", "data.workers"),
+        ("--data.bs=2", "data.batch_size"),
+        ("--run.early_stopping_patience=2", "run.patience"),
     ],
 )
 def test_unknown_key_on_the_command_line(capsys: pytest.CaptureFixture[str], option: str, near: str) -> None:
@@ -88,7 +95,12 @@ def test_unknown_key_on_the_command_line(capsys: pytest.CaptureFixture[str], opt
 
 @pytest.mark.parametrize(
     ("content", "near"),
-    [("model: {heds: 3}", "model.heads"), ("modell: {heads: 3}", "model.heads"), ("data: {roots: x}", "data.root")],
+    [
+        ("model: {heds: 3}", "model.heads"),
+        ("modell: {heads: 3}", "model.heads"),
+        ("data: {roots: x}", "data.root"),
+        ("optimizer: {learning_rate: 1}", "optimizer.lr"),
+    ],
 )
 def test_unknown_key_in_a_file(capsys: pytest.CaptureFixture[str], file: Path, content: str, near: str) -> None:
     file.write_text(content)
@@ -124,6 +136,21 @@ def test_wrong_values(capsys: pytest.CaptureFixture[str], option: str, parts: tu
 def test_file_that_is_not_yaml_is_named(capsys: pytest.CaptureFixture[str], file: Path) -> None:
     file.write_text("model: [")
     assert f"{file} is not YAML" in refused(capsys, f"--config={file}")
+
+
+@pytest.mark.parametrize("content", ["data: {root: Bär}".encode("latin-1"), "checkpoint", b"- 1\n- 2", b"words"])
+def test_a_file_that_holds_no_settings_is_named(
+    capsys: pytest.CaptureFixture[str], file: Path, content: bytes | str
+) -> None:
+    if isinstance(content, str):
+        torch.save({"state_dict": {}}, file)
+    else:
+        file.write_bytes(content)
+    for parse_words, configs in ((parse_training, CONFIGS), (parse_evaluation, CONFIGS)):
+        with pytest.raises(SystemExit):
+            parse_words([f"--config={file}", "--model=x", "--output=y"], configs)
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {file} ") and "Traceback" not in said
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])

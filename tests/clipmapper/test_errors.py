@@ -1,13 +1,15 @@
-"""How errors become messages."""
+"""How errors become messages, and the name that is suggested."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.data.files import require
-from clipmapper.errors import messages, unknown
+from clipmapper.errors import messages, nearest, told, unknown
 from xai.recording.assemble import RecordingError
 
 
@@ -34,3 +36,45 @@ def test_a_bug_keeps_its_traceback_and_says_what_is_saved(tmp_path: Path) -> Non
 
 def test_an_unknown_name_has_the_nearest_beside_it() -> None:
     assert str(unknown("method", "wraa", ["wra", "rollout"])) == "unknown method 'wraa'; did you mean 'wra'?"
+
+
+KNOWN = ("optimizer.lr", "optimizer.warmup_steps", "trainer.gradient_clip_val", "data.batch_size", "yes", "model.read")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("optimizer.learning_rate", "optimizer.lr"),
+        ("learning_rate", "optimizer.lr"),
+        ("model.lr", "optimizer.lr"),
+        ("data.bs", "data.batch_size"),
+        ("optimizer.warmup", "optimizer.warmup_steps"),
+        ("trainer.clip_gradient", "trainer.gradient_clip_val"),
+        ("yess", "yes"),
+        ("zzz", None),
+    ],
+)
+def test_names_are_compared_by_letters_words_and_initials(name: str, expected: str | None) -> None:
+    assert nearest(name, iter(KNOWN)) == expected
+
+
+def test_of_nothing_nothing_is_near() -> None:
+    assert nearest("yes", ()) is None
+
+
+class Failing(Dataset):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        try:
+            raise KeyError("the cause")
+        except KeyError as cause:
+            raise ValueError("shard.arrow: row 3 is damaged\nbuild it again") from cause
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_words_of_an_error_of_another_process(workers: int) -> None:
+    with pytest.raises(ValueError) as caught:
+        next(iter(DataLoader(Failing(), num_workers=workers)))
+    assert told(caught.value) == "shard.arrow: row 3 is damaged\nbuild it again"
