@@ -14,6 +14,7 @@ from xai.explainers.raw_attention import raw_attention
 from xai.explainers.rollout import rollout
 from xai.explainers.wra import wra
 from xai.recording.recording import Event, Gradient, Gradients, Recording
+from xai.targets import Target
 
 Matrix = list[list[float]]
 BLOCKWISE = ["single", "towers", "co-attention", "cross first", "encoder-decoder", "self and cross at once"]
@@ -222,7 +223,7 @@ def test_raw_attention_and_gradcam(make_tape: Any, target: Any, order: str) -> N
 
 
 def test_gradcam_over_the_row_that_is_read(make_tape: Any, target: Any) -> None:
-    recording = make_tape("single", seed=6)
+    recording, target = make_tape("single", seed=6), Target("second of a", target, ("a", 1))
     event = recording.layers[-1][0]
     gradient = recording.gradients(target)[event].A
     expected = []
