@@ -96,7 +96,7 @@ def _event(site: Site, caught: Caught, modalities: dict[str, slice], batch: int)
     (A, qkv), Y, Y_out = caught
     queries, keys = _span(site, site.queries, modalities), _span(site, site.keys, modalities)
     shape = (batch, queries.stop - queries.start, keys.stop - keys.start)
-    if A.shape[0] != batch and tuple(A.shape[2:]) == shape[1:]:
+    if len(modalities) > 1 and A.shape[0] != batch and tuple(A.shape[2:]) == shape[1:]:
         raise RecordingError(
             f"module {site.module!r}: a batch of {A.shape[0]} of {'+'.join(site.queries)}, where the first attention has one of "
             f"{batch}. Images and texts must be pairs, as many of each: repeat one to the number of the other"

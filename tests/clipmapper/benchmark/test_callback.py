@@ -91,11 +91,11 @@ def test_training_is_the_same_and_the_values_are_those_of_the_model(settings: Ma
 
 
 def check_pictures(folder: Path) -> None:
-    (table,) = folder.rglob("tables/*.csv")
+    (table,) = folder.rglob("tables/**/*.csv")
     lines = [line.split(",") for line in table.read_text().splitlines()]
     assert [line[:2] for line in lines[1:]] == [["trained", name] for name in ("wra", "rollout", "random")]
     assert {"image/probability/srg", "text/mass"} < set(lines[0])
-    curves, picture = (next(folder.rglob(f"examples/explain%2F{name}/*/*.png")) for name in ("curves", "pictures"))
+    curves, picture = (next(folder.rglob(f"examples/explain/{name}/*/*.png")) for name in ("curves", "pictures"))
     assert min(Image.open(curves).size) > 200
     assert "(right: " in Image.open(picture).text["Description"]  # type: ignore[attr-defined]
 
@@ -111,7 +111,7 @@ def test_every_second_validation_also_after_a_resume(settings: MakeSettings, tmp
 def test_no_batch_is_begun_when_the_time_is_up(settings: MakeSettings, tmp_path: Path) -> None:
     go(settings("run", *EXPLAINED, "--explain.seconds=0", "--explain.pictures=0"))
     assert set(logged(tmp_path / "run", "explain/samples").values()) == {2.0}, "one batch"
-    assert not list((tmp_path / "run").rglob("explain%2Fpictures"))
+    assert not list((tmp_path / "run").rglob("explain/pictures"))
 
 
 def option(*references: ModelSource) -> str:
@@ -126,12 +126,12 @@ def test_one_reference_model_of_each_kind(
     CLIPMapper(config, ["yes", "no"]).save_pretrained(tmp_path / "mapper")
     run(settings("run", *SHORT, option(ModelSource(str(tmp_path / "mapper")), *saved.values())))
     names = [str(tmp_path / "mapper"), *(reference.label for reference in saved.values())]
-    (table,) = (tmp_path / "run").rglob("tables/*.csv")
+    (table,) = (tmp_path / "run").rglob("tables/**/*.csv")
     with open(table) as file:
         _, *rows = csv.reader(file)
     assert [row[:2] for row in rows] == [[name, m] for name in ("trained", *names) for m in ("wra", "random")]
     assert all(math.isfinite(float(value)) for row in rows for value in row[2:])
-    assert len(list((tmp_path / "run").rglob("examples/explain%2Fcurves/*/*.png"))) == 1 + len(names)
+    assert len(list((tmp_path / "run").rglob("examples/explain/curves/*/*.png"))) == 1 + len(names)
     for name in names:
         assert list(logged(tmp_path / "run", f"explain/reference/{name}/samples").values()) == [2.0], "once"
 
@@ -215,7 +215,7 @@ def test_captions_are_explained_too(settings: MakeSettings, tmp_path: Path) -> N
     for key in ("caption/RefCLIPScore/srg/genatt", "caption/log_probability/positive/random"):
         (value,) = logged(folder, f"explain/{key}").values()
         assert math.isfinite(value)
-    pictures = list(folder.rglob("examples/explain%2Fpictures/*/*.png"))
+    pictures = list(folder.rglob("examples/explain/pictures/*/*.png"))
     assert any("word by word" in Image.open(path).text["Description"] for path in pictures)  # type: ignore[attr-defined]
 
 
