@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from clipmapper.config import ProtocolName
+from clipmapper.config.checks import require
 
 PAPERS = ("rollout", "raw_attention", "attention_gradcam", "full_lrp", "partial_lrp", "transatt", "genatt", "wra")
 
@@ -45,8 +46,7 @@ class BenchmarkConfig:
     def __post_init__(self) -> None:
         for name in ("samples", "many_pass_samples", "batch_size", "removal_batch"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"benchmark.{name} is {value} and must be above 0, or null")
+            require(value is None or value > 0, f"benchmark.{name}", value, "above 0, or null")
         for name, least in (
             ("random_seeds", 1),
             ("resamples", 100),
@@ -54,8 +54,7 @@ class BenchmarkConfig:
             ("cost_samples", 0),
             ("gallery", 0),
         ):
-            if getattr(self, name) < least:
-                raise ValueError(f"benchmark.{name} is {getattr(self, name)} and must be at least {least}")
+            require(getattr(self, name) >= least, f"benchmark.{name}", getattr(self, name), f"at least {least}")
         if not self.names:
             raise ValueError("benchmark.methods names no method; give all, papers, or names with commas between")
 

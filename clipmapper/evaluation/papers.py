@@ -39,8 +39,8 @@ def main(arguments: Sequence[str]) -> None:
     with messages():
         settings, config, task_of = parse(arguments)
         method_names(config)  # an unknown one is told before the data are read
-        with messages(settings.output):
-            run(task_of(settings, config), settings, config)
+    with messages(settings.output):
+        run(task_of(settings, config), settings, config)
 
 
 def run(task: Any, settings: PaperSettings, config: BenchmarkConfig) -> dict[str, Any]:

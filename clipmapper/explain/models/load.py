@@ -43,7 +43,7 @@ def load_model(source: ModelSource, common: Sequence[str] = ()) -> VQAModel | CL
         ValueError: says what is wrong, and what can be given.
 
     Example:
-        >>> from clipmapper.config import SHIPPED, ModelSource
+        >>> from clipmapper.config import ModelSource
         >>> from clipmapper.explain.models.load import load_model
         >>> load_model(ModelSource("shapes-b-vqa")).description
         'mapper b over shapes-vit-8'
