@@ -11,6 +11,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +21,16 @@ import torch
 from datasets import disable_progress_bars
 
 from benchmarks.entry import Entry, cost
-from clipmapper.config import DataConfig, ExplainConfig, ModelConfig, OptimizerConfig, RunConfig, ShapesConfig
+from clipmapper.cli import Settings
+from clipmapper.config import (
+    DataConfig,
+    ExplainConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    ShapesConfig,
+    TrainerConfig,
+)
 from clipmapper.data.batches import Batches, loader, mixed
 from clipmapper.data.records import Records, load_records
 from clipmapper.data.shapes.write import write_shapes
@@ -34,15 +44,13 @@ from clipmapper.training.tasks import VQATask
 OPTIMIZER = OptimizerConfig(warmup_steps=10, decay_from=10_000)
 
 
-class Settings:
-    """As much of a run's settings as its task and data need."""
-
-    def __init__(self, root: Path, features: Path, quick: bool) -> None:
-        self.model = ModelConfig(clip=SHAPES_CLIP, pretrained="shapes", width=16 if quick else None, heads=4)
-        self.data = DataConfig(root=root, cache=features, workers=0, batch_size=16 if quick else 64, held_out=10)
-        self.optimizer, self.explain = OPTIMIZER, ExplainConfig()
-        self.run = RunConfig(loggers=["csv"], examples=0)
-        self.plain: dict[str, Any] = {"data": {}}
+def settings_of(root: Path, features: Path, quick: bool) -> Settings:
+    """The settings of a run on Shapes, as the command line of `train.py` would give them."""
+    model = ModelConfig(clip=SHAPES_CLIP, pretrained="shapes", width=16 if quick else None, heads=4)
+    data = DataConfig(root=root, cache=features, workers=0, batch_size=16 if quick else 64, held_out=10)
+    run = RunConfig(loggers=["csv"], examples=0)
+    plain: dict[str, Any] = {"data": asdict(data), "optimizer": asdict(OPTIMIZER)}
+    return Settings(model, data, OPTIMIZER, run, ExplainConfig(), TrainerConfig(), plain)
 
 
 class Stopwatch(pl.Callback):
@@ -62,7 +70,7 @@ def run(quick: bool) -> list[Entry]:
         warnings.simplefilter("ignore")
         root = Path(folder) / "shapes"
         write_shapes(root, ShapesConfig(train=20 if quick else 400, val=5, test=0, questions=5))
-        settings = Settings(root, Path(folder) / "features", quick)
+        settings = settings_of(root, Path(folder) / "features", quick)
         records = load_records(settings.data)
         return [_compared(settings, records, Path(folder), 1 if quick else 3)]
 
@@ -87,7 +95,7 @@ def _compared(settings: Settings, records: Records, folder: Path, rounds: int) -
 def trainer_epoch(settings: Settings, records: Records, folder: Path) -> tuple[CLIPMapper, float]:
     """The model after an epoch, and the seconds of that epoch."""
     pl.seed_everything(0, verbose=False)
-    task, data = task_and_data(settings, records)  # type: ignore[arg-type]
+    task, data = task_and_data(settings, records)
     settings.run.dir, watch = folder, Stopwatch()
     loggers = make_loggers(["csv"], folder, "benchmarks", folder.name, settings.plain)
     trainer = pl.Trainer(
@@ -108,7 +116,7 @@ def trainer_epoch(settings: Settings, records: Records, folder: Path) -> tuple[C
 def bare_epoch(settings: Settings, records: Records) -> tuple[CLIPMapper, float, int]:
     """The same by hand: the model, the seconds, and how many steps there were."""
     pl.seed_everything(0, verbose=False)
-    task, data = task_and_data(settings, records)  # type: ignore[arg-type]
+    task, data = task_and_data(settings, records)
     assert isinstance(task, VQATask)
     data.train.encode_once(task.model.clip, settings.data)
     batches = loader(data.train, Batches(len(data.train), settings.data.batch_size, seed=0), settings.data.workers)
