@@ -3,9 +3,6 @@
 import csv
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -32,10 +29,10 @@ from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.training.run import run, task_and_data, train
 
+from ...commands import call
 from ..explain.models import conftest as models
 from ..training.test_run import assert_close, logged, same
 
-REPOSITORY = Path(__file__).parents[3]
 EXPLAINED = (
     "--explain.every=1",
     "--explain.methods=[wra,rollout]",
@@ -224,15 +221,8 @@ def test_two_processes_explain_what_one_does(tiny_config: Path, tmp_path: Path) 
     """Of 5 questions one process has three batches and the other two."""
     options = ["--model.dropout=0", *EXPLAINED, "--explain.samples=5", "--explain.batch_size=1"]
     two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=13"]
-    environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     for name, own in (("one", ["--data.batch_size=26"]), ("two", two)):
-        command = [
-            sys.executable,
-            str(REPOSITORY / "train.py"),
-            f"--config={tiny_config}",
-            f"--run.dir={tmp_path / name}",
-        ]
-        subprocess.run([*command, *options, *own], check=True, timeout=300, env=environment, cwd=tmp_path)
+        call(tmp_path, "train.py", f"--config={tiny_config}", f"--run.dir={name}", *options, *own)
     one, both = (read_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("one", "two"))
     assert_close(both["state_dict"], one["state_dict"])
     for name in (

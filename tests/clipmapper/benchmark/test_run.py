@@ -1,10 +1,7 @@
 """A benchmark as a whole: its files agree, an interrupted one goes on, two processes do as one does, memory runs out."""
 
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -27,9 +24,8 @@ from clipmapper.benchmark.tasks.answers import AnswersTask, choose
 from clipmapper.processes import World
 from xai.recording.recording import Recording, Score
 
+from ...commands import call, start
 from .conftest import CONFIG
-
-TOP = Path(__file__).resolve().parents[3]
 
 
 def table(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -201,24 +197,13 @@ def test_a_killed_process_goes_on(shapes_root: Path, tmp_path: Path) -> None:
         "--benchmark.cost_samples=0",
     ]
     options += ["--benchmark.resamples=200"]
-    environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")}
-
-    def start(name: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, str(TOP / "evaluate.py"), *options, f"--output={tmp_path / name}"],
-            env=environment,
-            cwd=TOP,
-        )
-
-    process, parts = start("killed"), tmp_path / "killed" / "explainers"
-    while not list(parts.glob("values-*.parquet")):
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    parts = tmp_path / "killed" / "explainers"
+    alone = start(tmp_path, "evaluate.py", *options, "--output=alone")
+    start(tmp_path, "evaluate.py", *options, "--output=killed").kill_when(parts, "values-*.parquet")
     written = {path: path.stat().st_mtime_ns for path in parts.glob("values-*.parquet")}
     assert len(written) < 3 and not (tmp_path / "killed" / "report.html").exists(), "killed too late to tell anything"
-    assert start("killed").wait() == 0 and start("alone").wait() == 0
+    call(tmp_path, "evaluate.py", *options, "--output=killed")
+    assert alone.wait() == 0, alone.printed
     tables = [json.loads((tmp_path / name / "metrics.json").read_text())["explainers"] for name in ("killed", "alone")]
     assert tables[0] == tables[1]
     assert {path: path.stat().st_mtime_ns for path in written} == written

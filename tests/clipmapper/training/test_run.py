@@ -3,9 +3,6 @@
 import csv
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,8 @@ from clipmapper.models.checkpoints import read_checkpoint
 from clipmapper.training.run import run, train
 from clipmapper.training.tasks import VQATask
 
-REPOSITORY = Path(__file__).parents[3]
+from ...commands import call, start
+
 EPOCH = 8  # batches of 60 questions
 MakeSettings = Callable[..., Settings]
 
@@ -279,47 +277,30 @@ def test_another_recipe_does_not_go_on(settings: MakeSettings) -> None:
             go(settings("run", "--run.resume=last", f"--{name}={value}"))
 
 
-def command(config: Path, folder: Path, *options: str) -> list[str]:
-    return [sys.executable, str(REPOSITORY / "train.py"), f"--config={config}", f"--run.dir={folder}", *options]
-
-
-def environment(cache: Path) -> dict[str, str]:
-    return os.environ | {"HF_DATASETS_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-
-
 @pytest.mark.slow
 def test_sigkill_in_mid_epoch_and_resume(tiny_config: Path, tmp_path: Path) -> None:
     """The same over real processes, killed at an unknown moment after the first checkpoint."""
-    options = ["--data.batch_size=2", "--run.checkpoint_every=7"]
-    where: dict[str, Any] = {"env": environment(tmp_path / "cache"), "cwd": tmp_path}
-    subprocess.run(command(tiny_config, tmp_path / "whole", *options), check=True, timeout=120, **where)
-    process = subprocess.Popen(command(tiny_config, tmp_path / "cut", *options), **where)
-    checkpoint = tmp_path / "cut" / "checkpoints" / "last.ckpt"
-    deadline = time.monotonic() + 90
-    while not checkpoint.exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    options = (f"--config={tiny_config}", "--data.batch_size=2", "--run.checkpoint_every=7")
+    whole = start(tmp_path, "train.py", *options, "--run.dir=whole")
+    cut = start(tmp_path, "train.py", *options, "--run.dir=cut")
+    cut.kill_when(tmp_path / "cut" / "checkpoints", "last.ckpt")
     step = last(tmp_path / "cut")["global_step"]
     assert step < 60 and step % 30 != 0, "the run was killed in mid-epoch"
-    subprocess.run(
-        command(tiny_config, tmp_path / "cut", *options, "--run.resume=last"), check=True, timeout=120, **where
-    )
-    cut, whole = last(tmp_path / "cut"), last(tmp_path / "whole")
-    assert same(cut["state_dict"], whole["state_dict"]) and same(cut["optimizer_states"], whole["optimizer_states"])
+    call(tmp_path, "train.py", *options, "--run.dir=cut", "--run.resume=last")
+    assert whole.wait() == 0, whole.printed
+    cut_end, whole_end = last(tmp_path / "cut"), last(tmp_path / "whole")
+    for name in ("state_dict", "optimizer_states"):
+        assert same(cut_end[name], whole_end[name]), name
     for name in ("val/accuracy", "val/loss"):
         assert logged(tmp_path / "cut", name) == logged(tmp_path / "whole", name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mapper", ["a", "b"])
-def test_two_processes_compute_what_one_does(tiny_config: Path, tmp_path: Path, mapper: str) -> None:
+def test_two_processes_compute_what_one_does(tiny_config: Path, tmp_path: Path) -> None:
     """With 27 held-out questions and 2 x 13 a batch one process validates on one batch more than the other."""
-    options = [f"--model.mapper={mapper}", "--model.dropout=0"]
-    two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=13"]
-    where: dict[str, Any] = {"env": environment(tmp_path / "cache"), "cwd": tmp_path}
-    for name, own in (("one", ["--data.batch_size=26"]), ("two", two)):
-        subprocess.run(command(tiny_config, tmp_path / name, *options, *own), check=True, timeout=180, **where)
+    two = ("--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=13")
+    for name, own in (("one", ("--data.batch_size=26",)), ("two", two)):
+        call(tmp_path, "train.py", f"--config={tiny_config}", "--model.dropout=0", f"--run.dir={name}", *own)
     one, both = last(tmp_path / "one"), last(tmp_path / "two")
     assert one["global_step"] == both["global_step"] == 6
     assert_close(both["state_dict"], one["state_dict"])
