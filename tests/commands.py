@@ -4,6 +4,7 @@ One process a session imports what the scripts import, and forks before it has a
 fork of it. Arguments, environment, exit code, signals and what is printed are those of `python train.py ...`.
 """
 
+import atexit
 import multiprocessing
 import os
 import runpy
@@ -14,8 +15,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["clipmapper.training.run", "clipmapper.evaluation.run"])
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["clipmapper.training.run", "clipmapper.evaluation.run"])
 
 
 class Command:
@@ -51,26 +52,30 @@ class Command:
         self.process.join()
 
 
-def start(folder: Path, script: str, *arguments: object, environment: Mapping[str, str] | None = None) -> Command:
-    """Starts `python SCRIPT ARGUMENTS` in `folder`, which holds its log and its cache of data sets too."""
+def start(
+    folder: Path, script: str | Path, *arguments: object, environment: Mapping[str, str] | None = None
+) -> Command:
+    """Starts `python SCRIPT ARGUMENTS` in `folder`, which holds its log and its cache of data sets too.
+
+    `script` is the name of one of the repository's, or a path; `environment` is added to that of the tests.
+    """
     number = len(list(folder.glob("command-*.log")))
     log = folder / f"command-{number}.log"
     log.touch()
     values = {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(folder / "datasets"), **(environment or {})}
-    process = _FORKS.Process(target=_run, args=(script, [*map(str, arguments)], folder, log, values))
+    process = FORKS.Process(target=_run, args=(REPOSITORY / script, [*map(str, arguments)], folder, log, values))
     process.start()
     return Command(process, log)
 
 
-def call(folder: Path, script: str, *arguments: object, fails: bool = False) -> str:
-    """Runs a script to its end; returns all it printed."""
-    command = start(folder, script, *arguments)
-    code = command.wait()
-    assert bool(code) == fails, command.printed
+def call(folder: Path, script: str | Path, *arguments: object, environment: Mapping[str, str] | None = None) -> str:
+    """Runs a script to its end, which must be a good one; returns all it printed."""
+    command = start(folder, script, *arguments, environment=environment)
+    assert command.wait() == 0, command.printed
     return command.printed
 
 
-def _run(script: str, arguments: list[str], folder: Path, log: Path, environment: Mapping[str, str]) -> None:
+def _run(script: Path, arguments: list[str], folder: Path, log: Path, environment: Mapping[str, str]) -> None:
     import datasets  # imported already: its cache is no longer read from the environment
 
     os.environ.update(environment)
@@ -79,7 +84,9 @@ def _run(script: str, arguments: list[str], folder: Path, log: Path, environment
     with open(log, "ab", buffering=0) as stream, open(os.devnull) as nothing:
         for source, number in ((nothing, 0), (stream, 1), (stream, 2)):
             os.dup2(source.fileno(), number)
-    path = REPOSITORY / script
-    sys.argv = [str(path), *arguments]
-    sys.path[0] = str(REPOSITORY)
-    runpy.run_path(str(path), run_name="__main__")
+    sys.argv = [str(script), *arguments]
+    sys.path.insert(0, str(REPOSITORY))
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # which a process of multiprocessing leaves without

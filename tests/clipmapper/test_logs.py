@@ -16,6 +16,8 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from clipmapper import logs
 from clipmapper.logs import log_examples, log_table, make_loggers
 
+from ..commands import call
+
 REPOSITORY = Path(__file__).parents[2]
 RUN = """
 import sys
@@ -36,17 +38,11 @@ def environment(home: Path, **changes: str) -> dict[str, str]:
 
 
 def test_wandb_without_a_login_is_offline_and_complete(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, str(tmp_path / "logs")],
-        env=environment(tmp_path),
-        preexec_fn=lambda: os.close(0),
-        capture_output=True,
-        text=True,
-        timeout=90,
-    )
-    assert done.returncode == 0, done.stderr
+    script = tmp_path / "log.py"
+    script.write_text(RUN)
+    printed = call(tmp_path, script, tmp_path / "logs", environment=environment(tmp_path))
     (run,) = (tmp_path / "logs/wandb").glob("offline-run-*")
-    assert f"wandb login && wandb sync {run}" in done.stdout
+    assert f"wandb login && wandb sync {run}" in printed
     (record,) = run.glob("*.wandb")
     for word in (b"validation/accuracy", b"learning_rate", b"first run", b"a red square"):
         assert word in record.read_bytes()

@@ -1,6 +1,5 @@
 import errno
 import json
-import multiprocessing
 import os
 import pickle
 import threading
@@ -19,6 +18,8 @@ from clipmapper.data.features import FeatureCache
 from clipmapper.data.files import BadData
 from clipmapper.models.fingerprint import weights_fingerprint
 from clipmapper.training.run import run as train
+
+from ...commands import FORKS
 
 IDENTITY = {"model": "toy", "weights": "abc", "size": 8}
 SOURCES = {f"image {i}": i for i in range(10)}
@@ -116,17 +117,17 @@ def test_a_failing_encoder_loses_at_most_one_shard(tmp_path: Path) -> None:
     assert FeatureCache(tmp_path, IDENTITY).missing(SOURCES) == [f"image {i}" for i in range(4, 10)]
 
 
-def test_a_process_killed_while_writing_leaves_nothing_half_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def killed_at_its_second_shard(cache: FeatureCache) -> None:
+    shards, fsync = iter(range(2)), os.fsync
+    os.fsync = lambda file: os._exit(9) if next(shards) else fsync(file)
+    build(cache, SOURCES)
+
+
+def test_a_process_killed_while_writing_leaves_nothing_half_written(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, IDENTITY)
-    shards = iter(range(2))
-    fsync = os.fsync
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", lambda file: os._exit(9) if next(shards) else fsync(file))
-        process = multiprocessing.get_context("fork").Process(target=build, args=(cache, SOURCES))
-        process.start()
-        process.join(30)
+    process = FORKS.Process(target=killed_at_its_second_shard, args=(cache,))
+    process.start()
+    process.join()
     assert process.exitcode == 9
     (left,) = cache.folder.glob(".*.tmp")
     reopened = FeatureCache(tmp_path, IDENTITY)

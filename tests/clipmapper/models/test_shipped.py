@@ -7,13 +7,14 @@ import torch
 from huggingface_hub import ModelCard
 
 from clipmapper import CLIPMapper
-from clipmapper.config import SHIPPED, DataConfig, ShapesConfig
+from clipmapper.config import SHIPPED, DataConfig, DecodingConfig, ShapesConfig
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.data.records import load_split
 from clipmapper.data.shapes.render import render
 from clipmapper.data.shapes.scene import COLOURS, sample_scene
 from clipmapper.data.vqa import Questions
 from clipmapper.models.clip import ASSETS
+from clipmapper.models.decoding import captions
 
 NAMES = ("shapes-a-vqa", "shapes-b-vqa")
 UNSEEN = ShapesConfig(train=1, val=100, test=0, questions=6, seed=77)  # training had seed 0
@@ -58,9 +59,10 @@ def test_a_shipped_mapper_answers_a_picture(data: DataConfig) -> None:
 @pytest.mark.parametrize("name", ["shapes-a-caption", "shapes-b-caption"])
 def test_a_shipped_captioner_names_the_colours_that_are_there(name: str) -> None:
     model = CLIPMapper.from_pretrained(name)
+    scenes = [sample_scene((77, 5, i)) for i in range(12)]
+    pixels = torch.stack([model.clip.pixels(render(scene)) for scene in scenes])
+    written = captions(model.eval(), model.clip.image_tokens(pixels), DecodingConfig())
     right = 0
-    for i in range(12):
-        scene = sample_scene((77, 5, i))
-        named = {colour for colour in COLOURS if colour in model.caption(render(scene)).split()}
-        right += named <= {thing.colour for thing in scene}
+    for scene, caption in zip(scenes, written, strict=True):
+        right += {colour for colour in COLOURS if colour in caption.split()} <= {thing.colour for thing in scene}
     assert right >= 11

@@ -1,7 +1,6 @@
 """Checkpoint files: whole or not at all, never executed, and refused where they do not fit."""
 
 import errno
-import multiprocessing
 import os
 import pickle
 import resource
@@ -17,6 +16,8 @@ from clipmapper.cli import Settings
 from clipmapper.models.checkpoints import read_checkpoint
 from clipmapper.training.checkpoints import FileCheckpointIO
 from clipmapper.training.run import run
+
+from ...commands import FORKS
 
 MakeSettings = Callable[..., Settings]
 CONTENT = {"weights": torch.arange(5.0), "clipmapper": {"format": 1, "answers": ["yes", "no"]}}
@@ -63,24 +64,22 @@ def test_full_disk_leaves_the_old_checkpoint(
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 
-def write_with_little_space(path: Path, said: Any) -> None:
+def write_with_little_space(path: Path) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     try:
         FileCheckpointIO().save_checkpoint({"weights": torch.zeros(1_000_000)}, path)
     except OSError as error:
-        said.put(str(error))
+        (path.parent.parent / "told").write_text(str(error))
 
 
 def test_real_write_error(path: Path) -> None:
     """A limit on the size of files is as near as one gets to a full disk without one."""
     FileCheckpointIO().save_checkpoint(CONTENT, path)
-    context = multiprocessing.get_context("fork")
-    said = context.SimpleQueue()
-    process = context.Process(target=write_with_little_space, args=(path, said))
+    process = FORKS.Process(target=write_with_little_space, args=(path,))
     process.start()
-    process.join(30)
-    assert process.exitcode == 0 and "last.ckpt could not be written" in said.get()
+    process.join()
+    assert process.exitcode == 0 and "last.ckpt could not be written" in (path.parent.parent / "told").read_text()
     assert read_checkpoint(path)["weights"].equal(CONTENT["weights"]) and list(path.parent.iterdir()) == [path]
 
 

@@ -1,16 +1,18 @@
 """Several processes: one cache filled by all of them, and training on two machines, as two launchers start it."""
 
 import json
-import multiprocessing
 import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from torch import distributed
@@ -20,32 +22,33 @@ from clipmapper.config import DataConfig
 from clipmapper.data.features import FeatureCache
 from clipmapper.data.records import load_records
 from clipmapper.data.vqa import Questions
-from clipmapper.models.clip import FrozenCLIP
+from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
 from clipmapper.processes import all_gathered, grouped, patient_group
 from clipmapper.training.run import one_by_one, train
 
-from .test_run import REPOSITORY, assert_close, last, logged
+from ...commands import FORKS, REPOSITORY, start
+from .test_run import assert_close, last, logged
 
 WORLD = 2
 
 
-def together(folder: Path, work: Callable[[int], Any]) -> list[Any]:
-    """What `work(rank)` gives in each of two processes that know each other."""
-
-    def process(rank: int) -> None:
-        torch.set_num_threads(1)
-        distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=WORLD)
-        (folder / f"{rank}.json").write_text(json.dumps(work(rank)))
-        distributed.destroy_process_group()
-
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=process, args=(rank,)) for rank in range(WORLD)]
-    for started in processes:
-        started.start()
-    for started in processes:
-        started.join(60)
-    assert [started.exitcode for started in processes] == [0] * WORLD
+def together(folder: Path, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Returns what `work(*arguments)` gives in each of two processes that know each other."""
+    processes = [FORKS.Process(target=_process, args=(rank, folder, work, arguments)) for rank in range(WORLD)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * WORLD
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(WORLD)]
+
+
+def _process(rank: int, folder: Path, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    datasets.config.HF_DATASETS_CACHE = folder / "datasets"
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=WORLD)
+    (folder / f"{rank}.json").write_text(json.dumps(work(*arguments)))
+    distributed.destroy_process_group()
 
 
 def test_one_process_is_a_world_of_its_own() -> None:
@@ -61,46 +64,48 @@ def test_processes_fill_one_cache_each_with_its_share(
     root = foreign(tmp_path / "data", train=20)
     (root / "train2014" / "3.png").write_bytes(b"nothing")
     config = DataConfig(root=root, cache=tmp_path / "features", workers=0, encode_batch=2)
-    records = load_records(config)
-
-    def questions() -> Questions:
-        return Questions(records.train, root, len(records.vocabulary), small_clip)
-
-    def fill(rank: int) -> dict[str, Any]:
-        encoded, encode = [0], small_clip.image_tokens
-
-        def counting(pixels: torch.Tensor) -> torch.Tensor:
-            encoded[0] += len(pixels)
-            return encode(pixels)
-
-        small_clip.image_tokens = counting  # type: ignore[method-assign]
-        texts = questions()
-        texts.encode_once(small_clip, config)
-        return {"encoded": encoded[0], "broken": texts.unreadable, "rows": texts.rows.tolist()}
-
-    first, second = together(tmp_path, fill)
+    clip = FrozenCLIP(SHAPES_CLIP, "shapes")
+    first, second = together(tmp_path, encode, config)
     assert (first["encoded"], second["encoded"]) == (5, 4), "the broken image is of the second's share"
-    alone = questions()
-    alone.encode_once(small_clip, DataConfig(root=root, cache=tmp_path / "alone", workers=0, encode_batch=2))
-    assert first["rows"] == second["rows"] == alone.rows.tolist() and len(alone.rows) == 18
-    assert first["broken"] == second["broken"] == {str(key): value for key, value in alone.unreadable.items()}
-    shared = FeatureCache(tmp_path / "features", small_clip.identity())
-    keys = [key for key in alone._keys if key and key not in shared.missing(alone._keys)]
+    alone = encode(replace(config, cache=tmp_path / "alone"))
+    assert first["rows"] == second["rows"] == alone["rows"] and len(alone["rows"]) == 18
+    assert first["broken"] == second["broken"] == alone["broken"] and len(alone["broken"]) == 1
+    shared = FeatureCache(tmp_path / "features", clip.identity())
+    keys = [key for key in alone["keys"] if key not in shared.missing(alone["keys"])]
     assert len(keys) == 9 and len(list(shared.folder.glob("*.arrow"))) == WORLD
-    own = FeatureCache(tmp_path / "alone", small_clip.identity())
+    own = FeatureCache(tmp_path / "alone", clip.identity())
     assert torch.allclose(shared.read(keys).float(), own.read(keys).float(), atol=2e-3)
 
 
+def encode(config: DataConfig) -> dict[str, Any]:
+    """Encodes the training images, or a process's share of them; returns how many that were, and what is there then."""
+    clip = FrozenCLIP(SHAPES_CLIP, "shapes")
+    encoded, image_tokens = [0], clip.image_tokens
+
+    def counted(pixels: torch.Tensor) -> torch.Tensor:
+        encoded[0] += len(pixels)
+        return image_tokens(pixels)
+
+    clip.image_tokens = counted  # type: ignore[method-assign]
+    records = load_records(config)
+    questions = Questions(records.train, config.root, len(records.vocabulary), clip)
+    questions.encode_once(clip, config)
+    broken = {str(key): value for key, value in questions.unreadable.items()}
+    keys = [key for key in questions._keys if key]
+    return {"encoded": encoded[0], "broken": broken, "rows": questions.rows.tolist(), "keys": keys}
+
+
 def test_processes_that_start_together_make_the_data_once(settings: Callable[..., Settings], tmp_path: Path) -> None:
-    made, written = settings("run"), tmp_path / "written"
+    made = settings("run")
+    roots = together(tmp_path, one_by_one, made, partial(written_once, tmp_path / "written"))
+    assert roots == [str(made.data.root)] * WORLD
 
-    def load(config: DataConfig) -> str:
-        if not written.exists():
-            time.sleep(0.5)
-            written.mkdir()  # raises where another has made it meanwhile
-        return str(config.root)
 
-    assert together(tmp_path, lambda rank: one_by_one(made, load)) == [str(made.data.root)] * WORLD
+def written_once(folder: Path, config: DataConfig) -> str:
+    if not folder.exists():
+        time.sleep(0.5)
+        folder.mkdir()  # raises where another has made it meanwhile
+    return str(config.root)
 
 
 def free_port() -> int:
@@ -109,16 +114,20 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def torchrun(node: int, port: int) -> tuple[list[str], dict[str, str]]:
+def torchrun(folder: Path, node: int, port: int, *arguments: str) -> Callable[[float], int]:
+    """Starts torchrun's process of one of two machines; returns what waits for its exit code."""
     module = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", f"--node-rank={node}"]
-    return [*module, "--master-addr=127.0.0.1", f"--master-port={port}"], {}
+    meeting = ["--master-addr=127.0.0.1", f"--master-port={port}", str(REPOSITORY / "train.py")]
+    environment = os.environ | {"HF_DATASETS_CACHE": str(folder / "datasets"), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, *module, *meeting, *arguments], env=environment, cwd=folder).wait
 
 
-def srun(node: int, port: int) -> tuple[list[str], dict[str, str]]:
-    """What SLURM's srun tells a process of a job of two nodes with one task each."""
+def srun(folder: Path, node: int, port: int, *arguments: str) -> Callable[[float], int]:
+    """The same with what SLURM's srun tells a process of a job of two nodes with one task each."""
     names = {"JOB_ID": 7, "JOB_NAME": "train", "NTASKS": 2, "NTASKS_PER_NODE": 1, "NNODES": 2, "NODELIST": "127.0.0.1"}
     names |= {"PROCID": node, "LOCALID": 0, "NODEID": node}
-    return [], {f"SLURM_{name}": str(value) for name, value in names.items()} | {"MASTER_PORT": str(port)}
+    environment = {f"SLURM_{name}": str(value) for name, value in names.items()} | {"MASTER_PORT": str(port)}
+    return start(folder, "train.py", *arguments, environment=environment).wait
 
 
 @pytest.mark.slow
@@ -129,15 +138,10 @@ def test_two_machines_train_what_one_process_does(
     """They start at once, with a cache that is not there yet."""
     common = ["--model.dropout=0", "--trainer.max_epochs=1", "--run.resume=auto", "--run.examples=0"]
     options = [*common, f"--data.cache={tmp_path / 'features'}"]
-    cluster = ["--data.batch_size=13"]  # devices and machines are those of the launcher
-    port, processes = free_port(), []
-    for node in range(WORLD):
-        arguments, variables = launch(node, port)
-        environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"} | variables
-        command = [sys.executable, *arguments, str(REPOSITORY / "train.py"), f"--config={tiny_config}"]
-        own = [f"--run.dir={tmp_path / 'two'}", *options, *cluster]
-        processes.append(subprocess.Popen([*command, *own], env=environment, cwd=tmp_path))
-    assert [process.wait(timeout=170) for process in processes] == [0] * WORLD
+    cluster = [f"--config={tiny_config}", f"--run.dir={tmp_path / 'two'}", *options, "--data.batch_size=13"]
+    port = free_port()  # devices and machines are those of the launcher
+    ends = [launch(tmp_path, node, port, *cluster) for node in range(WORLD)]
+    assert [wait(300) for wait in ends] == [0] * WORLD
     assert len(list((tmp_path / "features").rglob("*.arrow"))) == 2 * WORLD, "of training and held-out images"
     one = settings("one", *options, "--data.batch_size=26")
     train(one, load_records(one.data))
