@@ -204,7 +204,8 @@ def test_captions_are_explained_too(settings: MakeSettings, tmp_path: Path) -> N
         "--model.task=caption",
         "--model.pretrained=shapes",
         "--run.captioned=2",
-        "--explain.samples=3",
+        "--explain.samples=2",
+        "--model.tokens=seen",
     )
     made = settings("run", *options, "--explain.methods=[genatt]", "--trainer.limit_train_batches=2")
     train(made, load_captions(made.data))
