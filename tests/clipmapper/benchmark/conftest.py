@@ -3,14 +3,16 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.tasks.answers import AnswersTask
-from clipmapper.config import DataConfig
+from clipmapper.config import DataConfig, ModelConfig
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.data.records import load_split
 from clipmapper.data.vqa import Questions
 from clipmapper.explain.models.mapper import MapperModel
+from clipmapper.models.clip import SHAPES_CLIP
 from clipmapper.models.clip_mapper import CLIPMapper
 
 CONFIG = BenchmarkConfig(
@@ -28,7 +30,10 @@ CONFIG = BenchmarkConfig(
 
 @pytest.fixture(scope="session")
 def mapper() -> MapperModel:
-    return MapperModel(CLIPMapper.from_pretrained("shapes-b-vqa"))
+    """One narrow layer with random weights over the CLIP that ships; its answers are those of the mappers that ship."""
+    torch.manual_seed(0)
+    answers = CLIPMapper.from_pretrained("shapes-b-vqa").answers
+    return MapperModel(CLIPMapper(ModelConfig(SHAPES_CLIP, "shapes", layers=1, width=16, heads=2), answers).eval())
 
 
 @pytest.fixture(scope="session")
