@@ -84,18 +84,11 @@ def coco_results(image_id: int, labels: Sequence[int], scores: Sequence[float], 
     ]
 
 
-def coco_figures(
-    truth: COCO, results: Sequence[dict[str, Any]], images: Sequence[int], from_iou: float = FROM_IOU
-) -> dict[str, float]:
-    """AP and AR (at most 100 objects an image) over IoU `from_iou` to 0.95 in steps of 0.05: all, medium, large objects.
-
-    Over `images` alone, which are those that were explained. NaN where they have no such object.
-    """
-    return coco_summary(coco_matches(truth, results, images, from_iou))
-
-
 def coco_summary(evaluation: COCOeval) -> dict[str, float]:
-    """The figures of `coco_matches`' evaluation, by pycocotools."""
+    """Returns AP and AR of `coco_matches`' evaluation: of all, medium and large objects, at most 100 an image.
+
+    NaN where its images have no such object.
+    """
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
     figures = {}
@@ -109,7 +102,10 @@ def coco_summary(evaluation: COCOeval) -> dict[str, float]:
 def coco_matches(
     truth: COCO, results: Sequence[dict[str, Any]], images: Sequence[int], from_iou: float = FROM_IOU
 ) -> COCOeval:
-    """pycocotools' evaluation of every image, not yet accumulated."""
+    """Returns pycocotools' evaluation of `images`, those that were explained, not yet accumulated.
+
+    IoU counts from `from_iou` to 0.95 in steps of 0.05.
+    """
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints, and writes into results
         found = truth.loadRes([dict(result) for result in results]) if results else COCO()
         evaluation = COCOeval(truth, found, "segm")

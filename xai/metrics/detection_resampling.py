@@ -22,7 +22,7 @@ class Ranked(NamedTuple):
 
 
 def resampled_figures(evaluation: COCOeval, counts: Tensor) -> dict[str, Tensor]:
-    """The figures of `detection.coco_figures`, [resamples], if the images counted `counts` [resamples, images] times.
+    """The figures of `detection.coco_summary`, [resamples], if the images counted `counts` [resamples, images] times.
 
     `evaluation` is that of `detection.coco_matches`; images in the order of their ids. A category that has no object in a
     resample is left out of it, as COCO does.

@@ -33,14 +33,8 @@ def rank_accuracy(relevance: Tensor, truth: Tensor, valid: Tensor | None = None)
     return _known(expected_hits(relevance, truth, k, valid) / k, defined)
 
 
-def pointing_game(relevance: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
-    """How much of the most relevant token is in the truth (Zhang et al. 2018, without tolerance); ties by expectation."""
-    relevance, truth, valid, defined = _flat(relevance, truth, valid)
-    return _known(expected_hits(relevance, truth, truth.new_ones(len(truth)), valid), defined)
-
-
 def chance(truth: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Share of the valid tokens that is truth, [B]: what equal relevance scores in all three figures."""
+    """Share of the valid tokens that is truth, [B]: what equal relevance scores in both figures."""
     _, truth, valid, defined = _flat(torch.zeros_like(truth, dtype=torch.float), truth, valid)
     return _known(truth.sum(dim=-1) / valid.sum(dim=-1), defined)
 

@@ -81,11 +81,6 @@ def keep_masks(relevance: Tensor, removable: Tensor, protocol: Protocol, noise: 
     return torch.stack([positive, negative], dim=1) | ~removable[:, None]
 
 
-def inverted(curves: Tensor) -> Tensor:
-    """The curves [methods, directions, ...] of the inverted maps, -R: what was removed first is removed last."""
-    return curves.flip(1)
-
-
 def _distinct(keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The inputs that differ as keys [inputs, (length, row, mask)], sorted; their masks; and which one each step asks for."""
     words = torch.stack([_packed(masks) for masks in keep])  # method by method: words take 8 times the memory of masks

@@ -78,8 +78,3 @@ def area(curves: Tensor, shares: tuple[float, ...]) -> Tensor:
     """Area under curves [..., steps] by the trapezoid rule, the range of shares normalised to 1: [...]."""
     x = torch.tensor(shares, dtype=torch.float64, device=curves.device)
     return (torch.trapezoid(curves.double(), x, dim=-1) / (x[-1] - x[0])).to(curves.dtype)
-
-
-def srg(areas: Tensor) -> Tensor:
-    """Symmetric relevance gain, negative minus positive area (Blücher et al. 2024): [..., 2 directions, B] to [..., B]."""
-    return areas[..., DIRECTIONS.index("negative"), :] - areas[..., DIRECTIONS.index("positive"), :]

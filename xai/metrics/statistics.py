@@ -4,7 +4,7 @@ A sample whose figure is not finite is undefined. It is left out of the figures 
 that row is in), and counted there.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +23,6 @@ class Interval:
     high: Array
     samples: NDArray[np.int64]  # how many the mean is over
     undefined: NDArray[np.int64]  # how many more were not finite
-
-    @property
-    def excludes_zero(self) -> NDArray[np.bool_]:
-        return (self.low > 0) | (self.high < 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,38 +89,6 @@ def compare(values: ArrayLike, reference: ArrayLike, resamples: int = 10_000, se
     differences = np.asarray(values, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
     p = paired_test(differences, resamples, seed)
     return Comparison(mean_interval(differences, resamples=resamples, seed=seed), p, holm(p))
-
-
-def compare_all(values: ArrayLike, resamples: int = 10_000, seed: int = 0) -> Comparison:
-    """Each method [methods, samples] minus each other, row minus column [methods, methods]; each pair counts once."""
-    values = np.asarray(values, dtype=np.float64)
-    first, second = np.triu_indices(len(values), k=1)
-    pairs = compare(values[first], values[second], resamples, seed)
-
-    def square(upper: NDArray, lower: NDArray, diagonal: float) -> NDArray:
-        matrix = np.full((len(values), len(values)), diagonal, dtype=upper.dtype)
-        matrix[first, second], matrix[second, first] = upper, lower
-        return matrix
-
-    found = pairs.difference
-    difference = Interval(
-        square(found.mean, -found.mean, 0.0),
-        square(found.low, -found.high, 0.0),
-        square(found.high, -found.low, 0.0),
-        square(found.samples, found.samples, 0),
-        square(found.undefined, found.undefined, 0),
-    )
-    p, adjusted = (square(array, array, np.nan) for array in (pairs.p, pairs.adjusted))
-    return Comparison(difference, p, adjusted)
-
-
-def by_stratum(values: ArrayLike, strata: Mapping[str, ArrayLike], resamples: int = 10_000) -> dict[str, Interval]:
-    """Intervals of [..., samples] within each named part of the samples, given as booleans [samples]."""
-    values = np.asarray(values, dtype=np.float64)
-    return {
-        name: mean_interval(values[..., np.asarray(members, dtype=bool)], resamples=resamples)
-        for name, members in strata.items()
-    }
 
 
 def _rows(values: Array) -> tuple[Array, NDArray[np.bool_]]:
