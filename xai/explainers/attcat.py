@@ -1,6 +1,7 @@
 """Attentive class activation tokens (Qiang et al. 2022)."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.algebra import mean_attention
@@ -8,8 +9,8 @@ from xai.explainers.states import along, states
 from xai.recording.recording import Event, Recording, Score
 
 
-def attcat(recording: Recording, target: Score, last: int | None = None) -> Tensor:
-    """[B, T], signed: the sum over layers of the attention a token receives times its activation.
+def attcat(recording: Recording, target: Score, last: int | None = None) -> Float[Tensor, "B T"]:
+    """Sums over layers the attention a token receives times its activation; signed.
 
     The activation is ∇h ⊙ h summed over the width, h what enters the layer (as in the published code); the attention
     received is the mean over heads and real queries. With several streams, which the paper has not, every attention that
@@ -29,7 +30,7 @@ def attcat(recording: Recording, target: Score, last: int | None = None) -> Tens
     return scores
 
 
-def received(recording: Recording, event: Event) -> Tensor:
-    """The mean attention that each key gets from the real queries, [B, k]."""
+def received(recording: Recording, event: Event) -> Float[Tensor, "B k"]:
+    """Returns the mean attention that each key gets from the real queries."""
     asking = recording.mask[:, event.queries].sum(dim=1, keepdim=True).clamp(min=1)
     return mean_attention(recording, event).sum(dim=1) / asking

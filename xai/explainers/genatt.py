@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.algebra import fold, rownorm
@@ -17,15 +18,15 @@ def genatt(
     self_in_cross: bool = True,
     last: int | None = None,
     drop_undefined: bool = False,
-    attention: Mapping[Event, Tensor] | None = None,
-) -> Tensor:
-    """[B, T, T]. The first three options are the paper's ablations:
+    attention: Mapping[Event, Float[Tensor, "B H _ _"]] | None = None,
+) -> Float[Tensor, "B T T"]:
+    """Adds up Ā = E_h (∇A ⊙ A)⁺ over layers and streams (GenAtt eq. 1 to 11). The first three options are the paper's ablations:
 
     `normalise=False`: no N in eq. 10; `self_in_cross=False`: R[s,q] += Ā there; `aggregate=False`: every += is =, and N
     is not applied, as R - I has no meaning then. Events that do not reach the target change nothing.
     Compatibility with published numbers: `drop_undefined` leaves a sample's whole eq. 10 out where N divides by zero, as
     DETR's code does; by default such a row stays a row of the identity.
-    `attention` [B, H, q, k] of each event stands in the place of A in eq. 5.
+    `attention` of each event stands in the place of A in eq. 5.
     """
     gradients = recording.gradients(target)
     normalise = normalise and aggregate
@@ -49,8 +50,10 @@ def genatt(
     return fold(recording, change, last)
 
 
-def cross_update(R: Tensor, event: Event, A: Tensor, normalise: bool, drop_undefined: bool) -> Tensor:
-    """N(R[s,s])ᵀ Ā N(R[q,q]) [B, q, k] (eq. 10)."""
+def cross_update(
+    R: Float[Tensor, "B T T"], event: Event, A: Float[Tensor, "B q k"], normalise: bool, drop_undefined: bool
+) -> Float[Tensor, "B q k"]:
+    """Returns N(R[s,s])ᵀ Ā N(R[q,q]) (eq. 10)."""
     left, right = (R[:, tokens, tokens] for tokens in (event.queries, event.keys))
     if not normalise:
         return left.mT @ A @ right
@@ -60,8 +63,8 @@ def cross_update(R: Tensor, event: Event, A: Tensor, normalise: bool, drop_undef
     return update * (_is_defined(left) & _is_defined(right))
 
 
-def shares(R: Tensor) -> Tensor:
-    """N(R) = rownorm(R - I) + I (eq. 8-9); a token that has taken in nothing yet is itself alone."""
+def shares(R: Float[Tensor, "B q q"]) -> Float[Tensor, "B q q"]:
+    """Returns N(R) = rownorm(R - I) + I (eq. 8, 9); a token that has taken in nothing yet is itself alone."""
     eye = torch.eye(R.shape[-1], device=R.device, dtype=R.dtype)
     return rownorm(R - eye) + eye
 

@@ -2,14 +2,15 @@
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.last_map import last_map
 from xai.recording.recording import Event, Recording, Score
 
 
-def grad_eclip(recording: Recording, target: Score, loosened: bool = True, last: int = 1) -> Tensor:
-    """(Σ λ_ij ∇o_i · v_j)⁺ [B, T, T], o the heads' mixed values before the output projection.
+def grad_eclip(recording: Recording, target: Score, loosened: bool = True, last: int = 1) -> Float[Tensor, "B T T"]:
+    """Returns (Σ λ_ij ∇o_i · v_j)⁺, o the heads' mixed values before the output projection.
 
     ∇o_i · v_j over all heads is the sum of ∇A_ij over heads, which the recording has. λ is the cosine of query and key, of all
     heads together, moved to [0, 1] over the keys that a query may attend to; without `loosened` it is 1. A token says
@@ -29,8 +30,8 @@ def grad_eclip(recording: Recording, target: Score, loosened: bool = True, last:
     return last_map(recording, show, last).clamp(min=0)
 
 
-def _likeness(event: Event, allowed: Tensor) -> Tensor:
-    """λ [B, q, k]; 0 where not allowed, and 1 where all cosines of a row are one number."""
+def _likeness(event: Event, allowed: Float[Tensor, "B q k"]) -> Float[Tensor, "B q k"]:
+    """Returns λ; 0 where not allowed, and 1 where all cosines of a row are one number."""
     if event.qkv is None:
         raise ValueError(
             f"module {event.module!r} computes its softmax in plain code, which shows no queries and keys; give "

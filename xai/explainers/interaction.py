@@ -1,6 +1,7 @@
 """Modified interaction map: how the input tokens of one modality attend to those of another, over all layers."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.algebra import advance, evidence, identity
@@ -8,8 +9,10 @@ from xai.explainers.wra import wra_change
 from xai.recording.recording import Recording, Score
 
 
-def interaction(recording: Recording, target: Score, mutual: bool = False, last: int | None = None) -> Tensor:
-    """M [B, T, T] over the joint axis; the block of two modalities is `M[:, modalities[v], modalities[l]]` (WRA eq. 16-19).
+def interaction(
+    recording: Recording, target: Score, mutual: bool = False, last: int | None = None
+) -> Float[Tensor, "B T T"]:
+    """Returns M over the joint axis; the block of two modalities is `M[:, modalities[v], modalities[l]]` (WRA eq. 16 to 19).
 
     Every event adds R[s]ᵀ Ã R[k], with Ã not normalised and R of WRA as it stood before the event. `mutual` is M ⊙ Mᵀ.
     """

@@ -1,14 +1,17 @@
 """Attention rollout (Abnar & Zuidema 2020); between two streams as in GenAtt."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.algebra import identity, mean_attention, rownorm
 from xai.recording.recording import Recording, Score
 
 
-def rollout(recording: Recording, target: Score, normalise: bool = True, last: int | None = None) -> Tensor:
-    """[B, T, T]; ignores the target. `normalise=False` multiplies I + E_h A as it is.
+def rollout(
+    recording: Recording, target: Score, normalise: bool = True, last: int | None = None
+) -> Float[Tensor, "B T T"]:
+    """Multiplies rownorm(I + E_h A) of all layers; `normalise=False` multiplies I + E_h A as it is. Ignores the target.
 
     Self-attention: R[s,s] = rownorm(I + E_h A) R[s,s] (GenAtt eq. 12). The block R[s,q] of two streams comes from their
     last cross event alone: R[s,s]ᵀ E_h A R[q,q], with both as they stood before it.
