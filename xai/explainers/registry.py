@@ -1,4 +1,4 @@
-"""The methods there are, each with what a caller must know of it before it runs."""
+"""Registry of the methods, each with what a caller must know of it before it runs."""
 
 import difflib
 import importlib
@@ -36,7 +36,7 @@ ENTRY_POINTS = "xai.explainers"  # the group by which installed packages add met
 
 @dataclass(frozen=True)
 class Method:
-    """An explainer.
+    """Record of an explainer.
 
     Attributes:
         name: by which `explain` knows it.
@@ -70,10 +70,24 @@ METHODS: dict[str, Method] = {}
 
 
 def register(method: Method) -> Method:
-    """Adds a method by its name; raises ValueError if another one has it.
+    """Adds a method to those that `explain` and the command line know by name.
+
+    Args:
+        method: with a name of its own; the same method may be registered again.
 
     Returns:
         The method.
+
+    Raises:
+        ValueError: another method has the name.
+
+    Example:
+        >>> from xai import METHODS, Method, register
+        >>> def even(recording, target):  # scores [B, T]
+        ...     return recording.mask / recording.mask.sum(dim=1, keepdim=True)
+        >>> register(Method("even", even, class_agnostic=True)).name
+        'even'
+        >>> del METHODS["even"]
     """
     if METHODS.get(method.name, method) != method:
         raise ValueError(f"there is a method {method.name!r} already; give yours another name")
