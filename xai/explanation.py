@@ -182,21 +182,21 @@ def explain_each(
     return relevances, errors
 
 
-def record_for(methods: Sequence[Named], recorded: Callable[[Lrp], T]) -> T:
+def record_for(methods: Sequence[Named], run: Callable[[Lrp], T]) -> T:
     """Records one pass for several methods.
 
     Args:
         methods: as of `explain`.
-        recorded: records for the `lrp` that it is given.
+        run: records for an `lrp`.
 
     Returns:
-        What `recorded` returns for the rules that the methods need; without rules, where the model has operations that
+        What `run` returns for the rules that the methods need; without rules, where the model has operations that
         have none. Methods that need rules then fail by themselves.
     """
     try:
-        return recorded(lrp_of(*methods))
+        return run(lrp_of(*methods))
     except PropagationError:
-        return recorded(None)
+        return run(None)
 
 
 def lrp_of(*methods: Named) -> Lrp:

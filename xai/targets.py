@@ -185,9 +185,9 @@ def logits(outputs: Any) -> Tensor:
     if isinstance(outputs, Tensor):
         return outputs
     for name in ("logits", "question_answering_score"):
-        found = outputs.get(name) if isinstance(outputs, dict) else getattr(outputs, name, None)
-        if found is not None:
-            return found
+        values = outputs.get(name) if isinstance(outputs, dict) else getattr(outputs, name, None)
+        if values is not None:
+            return values
     raise TypeError(f"no logits in {type(outputs).__name__}; give a target that computes [B] from the model's outputs")
 
 

@@ -41,7 +41,7 @@ def public() -> Iterator[tuple[str, Callable[..., Any]]]:
                 yield f"{module.__name__}.{name}", value
 
 
-@pytest.mark.parametrize(("name", "function"), public())
+@pytest.mark.parametrize(("name", "function"), list(public()))
 def test_a_public_function_says_its_arguments_and_shows_its_use(name: str, function: Callable[..., Any]) -> None:
     text = inspect.getdoc(function) or ""
     arguments = re.search(r"^Args:\n((?: .*\n|\n)+)", text, re.MULTILINE)

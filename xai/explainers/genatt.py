@@ -35,16 +35,16 @@ def genatt(
         rows = R[:, event.queries]
         if not gradients[event].reached:
             return torch.zeros_like(rows)
-        shown = event.A.detach() if attention is None else attention[event]
-        A = (gradients[event].A * shown).clamp(min=0).mean(dim=1)  # eq. 5
+        A = event.A.detach() if attention is None else attention[event]
+        A = (gradients[event].A * A).clamp(min=0).mean(dim=1)  # eq. 5
         update = A @ R[:, event.keys]  # eq. 6, 7; in cross-attention eq. 11
-        written = slice(None)
+        columns = slice(None)
         if not event.is_self:
             cross = cross_update(R, event, A, normalise, drop_undefined) if self_in_cross else A
             update[..., event.keys] = cross
-            written = slice(None) if _is_answered(recording, event) else event.keys
+            columns = slice(None) if _is_answered(recording, event) else event.keys
         difference = torch.zeros_like(rows)
-        difference[..., written] = update[..., written] if aggregate else (update - rows)[..., written]
+        difference[..., columns] = update[..., columns] if aggregate else (update - rows)[..., columns]
         return difference
 
     return fold(recording, change, last)
@@ -75,5 +75,5 @@ def _is_defined(R: Tensor) -> Tensor:
 
 
 def _is_answered(recording: Recording, event: Event) -> bool:
-    """Whether the keys also ask the queries: co-attention, and not an encoder that never sees its decoder."""
+    """Returns whether the keys also ask the queries: co-attention, and not an encoder that never sees its decoder."""
     return any(other.queries == event.keys and other.keys == event.queries for other in recording.events)

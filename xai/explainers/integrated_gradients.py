@@ -34,6 +34,7 @@ def integrated_gradients(
     return total
 
 
+# The nodes of numpy.polynomial.legendre.leggauss to 1e-15: explainers need torch alone, which has no quadrature of the kind.
 def gauss_legendre(steps: int) -> tuple[Float[Tensor, " steps"], Float[Tensor, " steps"]]:
     """Returns nodes and weights of the quadrature on [0, 1], by the eigenvalues of the Jacobi matrix."""
     k = torch.arange(1, steps, dtype=torch.float64)

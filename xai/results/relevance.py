@@ -17,7 +17,7 @@ Words = tuple[tuple[str, ...], ...]  # of each sample, of its tokens
 
 @dataclass(frozen=True, eq=False)
 class ModalityRelevance:
-    """The relevance of one modality's tokens.
+    """Relevance of one modality's tokens.
 
     Attributes:
         scores: [B, tokens], 0 at padding.
@@ -43,7 +43,7 @@ class ModalityRelevance:
 
 @dataclass(frozen=True, eq=False)
 class Relevance:
-    """How much each input token matters for the target.
+    """Relevance of each input token for the target.
 
     Attributes:
         modalities: by name, such as "image" and "text".
