@@ -53,6 +53,14 @@ def test_a_public_function_says_its_arguments_and_shows_its_use(name: str, funct
     assert nothing or "\nReturns:\n" in text or "\nYields:\n" in text or text.startswith("Returns ")
 
 
+@pytest.mark.parametrize("method", list(xai.METHODS.values()), ids=lambda method: method.name)
+def test_an_explainer_says_its_options_and_its_source(method: Method) -> None:
+    text = inspect.getdoc(method.function) or ""
+    arguments = text.partition("\nArgs:\n")[2].partition("\n\n")[0]
+    assert re.findall(r"^    (\w+): ", arguments, re.MULTILINE) == list(inspect.signature(method.function).parameters)
+    assert "\nReturns:\n" in text and "\nSource:\n" in text and method.source
+
+
 @pytest.mark.parametrize("kind", CLASSES)
 def test_a_public_class_says_its_attributes_and_shows_its_use(kind: type) -> None:
     text = inspect.getdoc(kind) or ""

@@ -10,11 +10,22 @@ from xai.recording.recording import Event, Recording, Score
 
 
 def attcat(recording: Recording, target: Score, last: int | None = None) -> Float[Tensor, "B T"]:
-    """Sums over layers the attention a token receives times its activation; signed.
+    """Sums over layers the attention a token receives times its activation.
 
     The activation is ∇h ⊙ h summed over the width, h what enters the layer (as in the published code); the attention
     received is the mean over heads and real queries. With several streams, which the paper has not, every attention that
     asks a token adds its part, with the token's last residual input on the recording.
+
+    Args:
+        recording: one forward pass.
+        target: from the model's outputs to one number a sample, [B].
+        last: layers that count, from the end; None for all.
+
+    Returns:
+        Scores [B, T]; negative ones speak against the target.
+
+    Source:
+        Qiang et al. 2022.
     """
     gradients = recording.gradients(target)
     scores = torch.zeros_like(recording.mask, dtype=recording.readout.dtype)

@@ -20,13 +20,24 @@ def genatt(
     drop_undefined: bool = False,
     attention: Mapping[Event, Float[Tensor, "B H _ _"]] | None = None,
 ) -> Float[Tensor, "B T T"]:
-    """Adds up Ā = E_h (∇A ⊙ A)⁺ over layers and streams (GenAtt eq. 1 to 11). The first three options are the paper's ablations:
+    """Adds up Ā = E_h (∇A ⊙ A)⁺ over layers and streams. Events that do not reach the target change nothing.
 
-    `normalise=False`: no N in eq. 10; `self_in_cross=False`: R[s,q] += Ā there; `aggregate=False`: every += is =, and N
-    is not applied, as R - I has no meaning then. Events that do not reach the target change nothing.
-    Compatibility with published numbers: `drop_undefined` leaves a sample's whole eq. 10 out where N divides by zero, as
-    DETR's code does; by default such a row stays a row of the identity.
-    `attention` of each event stands in the place of A in eq. 5.
+    Args:
+        recording: one forward pass.
+        target: from the model's outputs to one number a sample, [B].
+        normalise: False is the paper's ablation without N in eq. 10.
+        aggregate: False is the ablation in which every += is =, and N is not applied, as R - I has no meaning then.
+        self_in_cross: False is the ablation in which eq. 10 is R[s,q] += Ā.
+        last: layers that count, from the end; None for all.
+        drop_undefined: leaves a sample's whole eq. 10 out where N divides by zero, as DETR's published code does; by default
+            such a row stays a row of the identity.
+        attention: [B, H, q, k] of each event, in the place of A in eq. 5; None for A.
+
+    Returns:
+        Map [B, T, T].
+
+    Source:
+        GenAtt eq. 1 to 11.
     """
     gradients = recording.gradients(target)
     normalise = normalise and aggregate
@@ -35,8 +46,8 @@ def genatt(
         rows = R[:, event.queries]
         if not gradients[event].reached:
             return torch.zeros_like(rows)
-        A = event.A.detach() if attention is None else attention[event]
-        A = (gradients[event].A * A).clamp(min=0).mean(dim=1)  # eq. 5
+        probabilities = event.A.detach() if attention is None else attention[event]
+        A = (gradients[event].A * probabilities).clamp(min=0).mean(dim=1)  # eq. 5
         update = A @ R[:, event.keys]  # eq. 6, 7; in cross-attention eq. 11
         columns = slice(None)
         if not event.is_self:

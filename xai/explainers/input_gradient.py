@@ -8,5 +8,16 @@ from xai.recording.recording import Recording, Score
 
 
 def input_gradient(recording: Recording, target: Score) -> Float[Tensor, "B T"]:
-    """Sums ∇x ⊙ x over the width, x what enters a modality's first layer (Shrikumar et al. 2016); signed."""
+    """Sums ∇x ⊙ x over the width, x what enters a modality's first layer.
+
+    Args:
+        recording: one forward pass.
+        target: from the model's outputs to one number a sample, [B].
+
+    Returns:
+        Scores [B, T]; negative ones speak against the target.
+
+    Source:
+        Shrikumar et al. 2016.
+    """
     return times(gradients(recording, target), embeddings(recording))

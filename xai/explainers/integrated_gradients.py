@@ -16,12 +16,26 @@ Baseline = str | Mapping[str, Tensor]  # "zero", "mean", or tensors by modality
 def integrated_gradients(
     recording: Recording, target: Score, steps: int = 32, baseline: Baseline = "mean"
 ) -> Float[Tensor, "B T"]:
-    """Shares out the target's difference between the input and the baseline (eq. 1, prop. 1); signed.
+    """Shares out the target's difference between the input and a baseline, one pass of the model for each step.
 
-    `baseline` is the mean of the sample's real tokens, the zero embedding, or tensors [B, tokens, D] by modality (one left
-    out keeps its embedding). Near zero a layer norm is all but discontinuous, so "zero" needs a model without one or very
-    many steps. The integral is the rule of Gauss and Legendre with `steps` nodes, one pass of the model each.
-    A target that chooses its class keeps the one it has on the input.
+    Near zero a layer norm is all but discontinuous, so "zero" needs a model without one or very many steps. A target that
+    chooses its class keeps the one it has on the input.
+
+    Args:
+        recording: one forward pass.
+        target: from the model's outputs to one number a sample, [B].
+        steps: nodes of the integral by the rule of Gauss and Legendre.
+        baseline: "mean" of the sample's real tokens, the "zero" embedding, or tensors [B, tokens, D] by modality (one left out
+            keeps its embedding).
+
+    Returns:
+        Scores [B, T] that sum to the difference; negative ones speak against the target.
+
+    Raises:
+        ValueError: fewer than one step, or a baseline that is none of these.
+
+    Source:
+        Sundararajan et al. 2017, eq. 1, prop. 1.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; give at least 1")

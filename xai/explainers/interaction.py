@@ -12,9 +12,21 @@ from xai.recording.recording import Recording, Score
 def interaction(
     recording: Recording, target: Score, mutual: bool = False, last: int | None = None
 ) -> Float[Tensor, "B T T"]:
-    """Returns M over the joint axis; the block of two modalities is `M[:, modalities[v], modalities[l]]` (WRA eq. 16 to 19).
+    """Returns M over the joint axis; the block of two modalities is `M[:, modalities[v], modalities[l]]`.
 
-    Every event adds R[s]ᵀ Ã R[k], with Ã not normalised and R of WRA as it stood before the event. `mutual` is M ⊙ Mᵀ.
+    Every event adds R[s]ᵀ Ã R[k], with Ã not normalised and R of WRA as it stood before the event.
+
+    Args:
+        recording: one forward pass.
+        target: from the model's outputs to one number a sample, [B].
+        mutual: returns M ⊙ Mᵀ.
+        last: layers that count, from the end; None for all.
+
+    Returns:
+        Map [B, T, T].
+
+    Source:
+        WRA §3.3, eq. 16 to 19.
     """
     gradients = recording.gradients(target)
     change = wra_change(gradients)

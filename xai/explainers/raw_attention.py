@@ -9,5 +9,16 @@ from xai.recording.recording import Recording, Score
 
 
 def raw_attention(recording: Recording, target: Score) -> Float[Tensor, "B T T"]:
-    """Returns E_h A of the last events. Ignores the target."""
+    """Returns E_h A of the last events.
+
+    Args:
+        recording: one forward pass.
+        target: ignored.
+
+    Returns:
+        Map [B, T, T].
+
+    Source:
+        GenAtt §4.2.
+    """
     return last_map(recording, lambda event: mean_attention(recording, event))

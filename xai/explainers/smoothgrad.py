@@ -12,11 +12,26 @@ from xai.targets import decided
 def smoothgrad(
     recording: Recording, target: Score, samples: int = 16, noise: float = 0.1, seed: int = 0
 ) -> Float[Tensor, "B T"]:
-    """Sums E[∇(x + ε)] ⊙ x over the width, one pass of the model for each of `samples`; signed.
+    """Sums E[∇(x + ε)] ⊙ x over the width, one pass of the model for each sample of the noise.
 
-    ε is normal; its standard deviation is `noise` of the range of the sample's real embeddings, for each modality. Every
-    sample of a batch gets the same ε, so that it is explained as it would be alone. A target that chooses its class
+    Every sample of a batch gets the same ε, so that it is explained as it would be alone. A target that chooses its class
     keeps the one it has on the input.
+
+    Args:
+        recording: one forward pass.
+        target: from the model's outputs to one number a sample, [B].
+        samples: of the noise.
+        noise: standard deviation of the normal ε, as a share of the range of the sample's real embeddings, for each modality.
+        seed: of the noise.
+
+    Returns:
+        Scores [B, T]; negative ones speak against the target.
+
+    Raises:
+        ValueError: fewer than one sample.
+
+    Source:
+        Smilkov et al. 2017.
     """
     if samples < 1:
         raise ValueError(f"samples is {samples}; give at least 1")

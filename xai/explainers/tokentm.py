@@ -16,7 +16,21 @@ def tokentm(recording: Recording, target: Score, last: int | None = None) -> Flo
     Ā is GenAtt's. W compares a token x with its value after the output projection, x̃: the ratio of lengths ‖x̃‖ / ‖x‖
     times exp cos(x, x̃), the latter divided by its mean over the event's keys. x is the token's residual input. Feed-forward
     layers, which move nothing between tokens, are left out. Cross-attention takes the other stream's last residual input;
-    that is our generalisation. Raises ValueError, naming the module, where a model does not show its values.
+    that is our generalisation.
+
+    Args:
+        recording: one forward pass.
+        target: from the model's outputs to one number a sample, [B].
+        last: layers that count, from the end; None for all.
+
+    Returns:
+        Map [B, T, T].
+
+    Raises:
+        ValueError: a module that does not show its values; names the module.
+
+    Source:
+        Wu et al. 2024.
     """
     gradients = recording.gradients(target)
     before = {event: state for layer, state in zip(recording.layers, states(recording), strict=True) for event in layer}

@@ -18,10 +18,24 @@ def transatt(
     normalise: bool = False,
     last: int | None = None,
 ) -> Float[Tensor, "B T T"]:
-    """Multiplies I + Ā of all layers, with Ā = E_h (∇A ⊙ R^A)⁺ (eq. 13, 14). Between two streams, Ā of their last event alone.
+    """Multiplies I + Ā of all layers, with Ā = E_h (∇A ⊙ R^A)⁺. Between two streams, Ā of their last event alone.
 
-    Ablations: `gradient=False` leaves ∇A out; `block` takes Ā of one layer alone, 0 for the first and -1 for the last.
-    `normalise` divides the rows of I + Ā by their sums, as published for BERT.
+    Args:
+        recording: one forward pass, recorded with `lrp="tokens"`.
+        target: from the model's outputs to one number a sample, [B].
+        gradient: False is the ablation without ∇A.
+        block: is the ablation with Ā of one layer alone, 0 for the first and -1 for the last; None multiplies all.
+        normalise: divides the rows of I + Ā by their sums, as published for BERT.
+        last: layers that count, from the end; None for all.
+
+    Returns:
+        Map [B, T, T].
+
+    Raises:
+        ValueError: a block that the recording has not.
+
+    Source:
+        TransAtt eq. 13 and 14.
     """
     by_event, gradients = relevances(recording, target, TRANSATT).A, recording.gradients(target)
 

@@ -10,7 +10,20 @@ from xai.recording.recording import Event, Gradient, Gradients, Recording, Score
 def wra(
     recording: Recording, target: Score, equal_weights: bool = False, last: int | None = None
 ) -> Float[Tensor, "B T T"]:
-    """Accumulates shares: every row sums to 1 (WRA eq. 1 to 15). `equal_weights` is the ablation α = β = ½."""
+    """Accumulates shares: every row sums to 1.
+
+    Args:
+        recording: one forward pass.
+        target: from the model's outputs to one number a sample, [B].
+        equal_weights: is the ablation α = β = ½.
+        last: layers that count, from the end; None for all.
+
+    Returns:
+        Map [B, T, T].
+
+    Source:
+        WRA eq. 1 to 15.
+    """
     return fold(recording, wra_change(recording.gradients(target), equal_weights), last)
 
 
