@@ -14,7 +14,14 @@ PREFIX = re.compile(r"COCO_(?:train|val|test)20\d\d_")  # of the file names of 2
 def read_described(path: Path) -> dict[str, Any]:
     """Reads a COCO file with its `images` and `categories` checked, numbers written as text or 1.0 being whole numbers.
 
-    Raises ValueError naming the file, the entry, and what it lacks.
+    Args:
+        path: of the file.
+
+    Returns:
+        Its content; the entries of `annotations` are not yet checked.
+
+    Raises:
+        ValueError: an entry that lacks something, or two of one number; names the file, the entry, and what it lacks.
     """
     try:
         described = json.loads(read_text(path))
@@ -85,7 +92,12 @@ def text(entry: dict[str, Any], key: str, what: str) -> str:
 def image_finder(folder: Path) -> Callable[[str], Path]:
     """Returns a function from a name in an annotation file to the image of that name, or else of another suffix or COCO's prefix.
 
-    The function raises FileNotFoundError for an image that is not in `folder`, and ValueError where several could be meant.
+    Args:
+        folder: of the images.
+
+    Returns:
+        The function. It raises FileNotFoundError for an image that is not in the folder, and ValueError where several could be
+        meant.
     """
     by_stem: dict[str, list[Path]] = {}
     for path in visible(folder):

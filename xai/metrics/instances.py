@@ -15,7 +15,17 @@ def read_instances(path: Path, say: Callable[[str], object] = warnings.warn) -> 
     """Reads the objects of an instances file with their masks, numbered anew: pycocotools never finds an object of the number 0.
 
     Without `iscrowd` an object is no crowd, without `area` it has its mask's. An object whose mask has no pixel can never be
-    found: it is left out, which is told to `say`. Raises ValueError, naming file and annotation, for whatever does not fit.
+    found: it is left out.
+
+    Args:
+        path: of the file.
+        say: is told which objects were left out.
+
+    Returns:
+        What `pycocotools.coco.COCO` has as `dataset`.
+
+    Raises:
+        ValueError: whatever does not fit; names file and annotation.
     """
     described = read_described(path)
     sizes = {image["id"]: (image["height"], image["width"]) for image in described["images"]}

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Shaped
 from PIL import ExifTags, Image
 from torch import Tensor
 
@@ -21,8 +22,8 @@ Load = Callable[[Path], Image.Image]  # an image file as RGB pixels, unrotated
 class Masked(NamedTuple):
     name: str
     image: Image.Image
-    mask: Tensor  # [H, W], True on the object
-    valid: Tensor  # [H, W], False where nothing is labelled
+    mask: Bool[Tensor, "H W"]  # True on the object
+    valid: Bool[Tensor, "H W"]  # False where nothing is labelled
 
 
 class MaskedImages(Sequence[Masked]):
@@ -58,7 +59,8 @@ def read_image(path: Path) -> Image.Image:
 def imagenet_segmentation(path: Path) -> MaskedImages:
     """Reads the images of `gtsegs_ijcv.mat` (Guillaumin et al. 2014), a MATLAB 7.3 file; needs h5py.
 
-    Raises ValueError, naming the file, for another file or a truncated one.
+    Raises:
+        ValueError: another file or a truncated one, now or when an image is read; names the file.
     """
     try:
         import h5py
@@ -98,8 +100,19 @@ def imagenet_segmentation(path: Path) -> MaskedImages:
 def mask_folder(images: Path, masks: Path, ignore: int | None = None, load: Load = read_image) -> MaskedImages:
     """Pairs an image with the mask of the same stem, in the order of names; labels that are not 0 are the object.
 
-    The label `ignore` says nothing (255 in PASCAL VOC). Raises FileNotFoundError for a mask without image. Reading one
-    raises ValueError for a mask that has another size than its image, no label a pixel, or nothing but what is ignored.
+    Args:
+        images: the folder of images.
+        masks: the folder of masks.
+        ignore: the label that says nothing (255 in PASCAL VOC); None if all do.
+        load: reads an image.
+
+    Returns:
+        The images with a mask. Reading one raises ValueError for a mask that has another size than its image, no label a pixel,
+        or nothing but what is ignored.
+
+    Raises:
+        FileNotFoundError: a mask without image.
+        ValueError: two files of one stem.
     """
     by_stem = _by_stem([path for path in visible(images) if path.suffix.lower() in PICTURES])
     paths = list(_by_stem(visible(masks)).values())
@@ -126,7 +139,18 @@ def mask_folder(images: Path, masks: Path, ignore: int | None = None, load: Load
 def panoptic_images(images: Path, annotations: Path, folder: Path, load: Load = read_image) -> MaskedImages:
     """Reads the images of a COCO panoptic file with the mask of all things; what is unlabelled or a crowd is not valid.
 
-    Raises FileNotFoundError for an image that is missing, ValueError for an entry that does not fit.
+    Args:
+        images: the folder of images.
+        annotations: the panoptic file.
+        folder: of the panoptic masks.
+        load: reads an image.
+
+    Returns:
+        The images, each read and checked when it is asked for.
+
+    Raises:
+        FileNotFoundError: an image that is missing.
+        ValueError: an entry that does not fit; names file and entry.
     """
     described = _read_panoptic(annotations)
     things = _things(described)
@@ -148,7 +172,10 @@ def panoptic_images(images: Path, annotations: Path, folder: Path, load: Load = 
 
 
 def panoptic_instances(annotations: Path, folder: Path) -> dict[str, Any]:
-    """Reads a COCO panoptic file as one of instances: its things, each with its mask."""
+    """Reads the things of a COCO panoptic file, each with its mask, as `pycocotools.coco.COCO` has them for `dataset`.
+
+    Raises ValueError, naming file and entry, for an entry that does not fit or a mask of another size than its image.
+    """
     from pycocotools import mask as rle  # here: the readers of masks need none of it
 
     from xai.metrics.instances import placed
@@ -185,8 +212,23 @@ def require_fit(size: tuple[int, int], what: str, image: Image.Image, path: Path
         raise ValueError(f"{what} may be turned or not; {turned}, and what was drawn on it")
 
 
-def as_seen(mask: Tensor, geometry: Geometry) -> Tensor:
-    """Brings a mask [..., H, W] to the window that the model saw, [..., *window], by nearest pixels; False beside the image."""
+def as_seen(mask: Shaped[Tensor, "*axes H W"], geometry: Geometry) -> Bool[Tensor, "*axes h w"]:
+    """Brings a mask to the window that the model saw, by the nearest pixels.
+
+    Args:
+        mask: [..., H, W], of the original image.
+        geometry: where its pixels went in preprocessing.
+
+    Returns:
+        [..., *window]; False beside the image.
+
+    Example:
+        >>> import torch
+        >>> from xai.figures.geometry import squash
+        >>> from xai.metrics.masks import as_seen
+        >>> as_seen(torch.tensor([[True, False]]), squash((1, 2), (1, 4))).tolist()
+        [[True, True, False, False]]
+    """
     (rows, above), (columns, left) = (_pixels_seen(geometry, axis) for axis in (0, 1))
     return mask[..., rows, :][..., columns] & above[:, None] & left
 

@@ -135,7 +135,7 @@ class Relevance:
         for sample, (keep, values) in enumerate(zip(content, scores, strict=True)):
             numbers = tuple(str(i) for i in range(1, len(keep) + 1))
             tokens = numbers if part.words is None else part.words[sample]
-            pieces = [token if kept else None for token, kept in zip(tokens, keep, strict=False)]
+            pieces = [token if is_content else None for token, is_content in zip(tokens, keep, strict=False)]
             samples.append([(word, sum(values[i] for i in places)) for word, places in merge_pieces(pieces)])
         return samples
 
