@@ -4,6 +4,27 @@ import os
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+# Shapes in annotations are checked in every call of functions on tensors; an int will do for a float.
+SHAPES = ["xai.explainers", "xai.targets"]
+SHAPES += [
+    f"xai.metrics.{name}"
+    for name in (
+        "detection",
+        "detection_resampling",
+        "localisation",
+        "perturbation",
+        "protocols",
+        "ranking",
+        "rationales",
+        "removal",
+        "resampling",
+        "sanity",
+        "segmentation",
+    )
+]
+install_import_hook(SHAPES, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

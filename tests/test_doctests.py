@@ -2,17 +2,17 @@
 
 import doctest
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
-WITH_EXAMPLES = (
-    "xai.explanation",
-    "xai.explainers.registry",
-    "xai.results.relevance",
-    "clipmapper.models.clip_mapper",
-    "clipmapper.explain.models.load",
-    "clipmapper.benchmark.callback",
-)
+REPOSITORY = Path(__file__).parents[1]
+WITH_EXAMPLES = [
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+    for package in ("clipmapper", "xai")
+    for path in sorted((REPOSITORY / package).rglob("*.py"))
+    if ">>> " in path.read_text()
+]
 
 
 @pytest.mark.parametrize("module", WITH_EXAMPLES)

@@ -58,13 +58,16 @@ def explain(
         options: of the method.
 
     Returns:
-        Scores [B, tokens] for each modality.
+        Scores [B, tokens] for each modality, in the method's own unit.
 
     Raises:
         ValueError: an unknown method, or a target that is not one finite number a sample.
         TypeError: a model without adapter.
         RecordingError: attentions that cannot be recorded; names the module.
         PropagationError: an operation that has no rule, or a layer that loses more relevance than the tolerance.
+
+    Source:
+        That of the method, `METHODS[method].source`.
 
     Example:
         >>> import torch
@@ -123,15 +126,15 @@ def explain_recording(
     """
     known, target = as_method(method), target or predicted()
     recording.score(target)
-    kept = _conservation(recording, known, target, check, options) if check is not False else None
+    flow = _conservation(recording, known, target, check, options) if check is not False else None
     scores = known.function(recording, target, **options)
     name = None if known.class_agnostic else _name(target)
     if known.start == "pixels":
-        return _of_pixels(scores, known.name, options, name, kept)
-    return _of_tokens(recording, readout_scores(recording, scores, target).detach(), known.name, options, name, kept)
+        return _of_pixels(scores, known.name, options, name, flow)
+    return _of_tokens(recording, readout_scores(recording, scores, target).detach(), known.name, options, name, flow)
 
 
-explain_tape = explain_recording  # the name until 0.1
+explain_tape = explain_recording  # an alias: its name until 0.1, which users' scripts still have
 
 
 def explain_each(
@@ -150,6 +153,18 @@ def explain_each(
 
     Raises:
         torch.OutOfMemoryError: there is not enough memory; that is no failure of a method.
+
+    Example:
+        >>> import torch
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> from xai import adapter_for, explain_each, record
+        >>> sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+        >>> model = ViTForImageClassification(ViTConfig(image_size=32, patch_size=8, **sizes))
+        >>> with record(model, adapter_for(model)) as recorder:
+        ...     logits = model(torch.rand(1, 3, 32, 32)).logits
+        >>> relevances, errors = explain_each(recorder.recording, ["genatt", "legrad"])
+        >>> list(relevances), errors
+        (['genatt', 'legrad'], {})
     """
     relevances: dict[str, Relevance] = {}
     errors: dict[str, str] = {}
@@ -162,26 +177,26 @@ def explain_each(
         except RAISED as error:
             _log_once(known.name, error)
             errors[known.name] = f"{type(error).__name__}: {error}"
-            nothing = torch.full(recording.mask.shape, torch.nan, device=recording.mask.device)
-            relevances[known.name] = _of_tokens(recording, nothing, known.name, {}, None)
+            undefined = torch.full(recording.mask.shape, torch.nan, device=recording.mask.device)
+            relevances[known.name] = _of_tokens(recording, undefined, known.name, {}, None)
     return relevances, errors
 
 
-def record_for(methods: Sequence[Named], recorded: Callable[[Lrp], T]) -> T:
+def record_for(methods: Sequence[Named], run: Callable[[Lrp], T]) -> T:
     """Records one pass for several methods.
 
     Args:
         methods: as of `explain`.
-        recorded: records for the `lrp` that it is given.
+        run: records for an `lrp`.
 
     Returns:
-        What `recorded` returns for the rules that the methods need; without rules, where the model has operations that
+        What `run` returns for the rules that the methods need; without rules, where the model has operations that
         have none. Methods that need rules then fail by themselves.
     """
     try:
-        return recorded(lrp_of(*methods))
+        return run(lrp_of(*methods))
     except PropagationError:
-        return recorded(None)
+        return run(None)
 
 
 def lrp_of(*methods: Named) -> Lrp:
@@ -201,7 +216,7 @@ def _log_once(name: str, error: Exception) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Mappings of any type, nested ones too, as dicts: PyTorch looks into no others."""
+    """Turns mappings of any type, nested ones too, into dicts: PyTorch looks into no others."""
     if isinstance(value, Mapping):
         return {name: _plain(part) for name, part in value.items()}
     return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
@@ -235,7 +250,7 @@ def _of_tokens(
     target: str | None,
     flow: Conservation | None = None,
 ) -> Relevance:
-    """Scores [B, T] over the joint sequence, modality by modality."""
+    """Cuts scores [B, T] over the joint sequence into modalities."""
     parts = {
         name: ModalityRelevance(
             scores[:, where], recording.mask[:, where], recording.special[:, where], recording.grids.get(name)
@@ -248,7 +263,7 @@ def _of_tokens(
 def _of_pixels(
     scores: Tensor, method: str, options: dict[str, Any], target: str | None, flow: Conservation | None
 ) -> Relevance:
-    """Pixels as the tokens of a modality of that name."""
+    """Takes pixels for the tokens of a modality of that name."""
     flat = scores.flatten(1)
     mask = torch.ones_like(flat, dtype=torch.bool)
     part = ModalityRelevance(flat, mask, ~mask, (int(scores.shape[1]), int(scores.shape[2])))

@@ -18,7 +18,7 @@ _OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it becomes `path` if the block ends well, and goes away if not."""
+    """Yields a temporary path beside `path` to write to; it becomes `path` if the block ends well, and goes away if not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
@@ -31,13 +31,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def visible(folder: Path) -> list[Path]:
-    """What is in a folder, by name, without what systems leave there: hidden files (.DS_Store, ._a.png), Thumbs.db."""
-    found = (path for path in Path(folder).iterdir() if not path.name.startswith("."))
-    return sorted(path for path in found if path.name.lower() not in _OF_THE_SYSTEM)
+    """Lists a folder by name, without what systems leave there: hidden files (.DS_Store, ._a.png), Thumbs.db."""
+    paths = (path for path in Path(folder).iterdir() if not path.name.startswith("."))
+    return sorted(path for path in paths if path.name.lower() not in _OF_THE_SYSTEM)
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, with or without a byte order mark. Raises ValueError, naming it, if it is not UTF-8."""
+    """Reads the text of a file, with or without a byte order mark. Raises ValueError, naming it, if it is not UTF-8."""
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

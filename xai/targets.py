@@ -1,41 +1,63 @@
-"""What is explained: callables from a model's outputs to one number a sample, [B]."""
+"""Targets, which say what is explained: callables from a model's outputs to one number a sample, [B]."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from xai.recording.recording import Score
 
-Index = int | Tensor  # one for all samples, or [B]
+Index = int | Int[Tensor, "*B"]  # one for all samples, or [B]
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A named score of the outputs; `row` is the modality and position it is read from, None for the model's own head.
+    """A named score of a model's outputs.
 
-    `choose` is there if the outputs decide the class: it gives the target of the class that they decide on.
+    Attributes:
+        name: by which results and pictures call it.
+        score: from the model's outputs to one number a sample, [B].
+        row: the modality and position that the score is read from; None for what the model's own head reads.
+        choose: from the outputs to the target of the class that they decide on; None where the class is fixed.
+
+    Example:
+        >>> import torch
+        >>> from xai import Target
+        >>> margin = Target("margin", lambda outputs: outputs[:, 0] - outputs[:, 1])
+        >>> margin(torch.tensor([[3.0, 1.0]])).tolist()
+        [2.0]
     """
 
     name: str
-    score: Callable[[Any], Tensor]
+    score: Callable[[Any], Float[Tensor, " B"]]
     row: tuple[str, Index] | None = None
     choose: "Callable[[Any], Target] | None" = None
 
-    def __call__(self, outputs: Any) -> Tensor:
+    def __call__(self, outputs: Any) -> Float[Tensor, " B"]:
         return self.score(outputs)
 
 
 def decided(target: Score, outputs: Any) -> Score:
-    """`target` with its class as these outputs have it, for methods that run the model again with other inputs."""
+    """Returns `target` with its class as these outputs have it, for methods that run the model again with other inputs."""
     choose = getattr(target, "choose", None)
     return target if choose is None else choose(outputs)
 
 
 def predicted() -> Target:
-    """The largest logit of each sample."""
+    """Explains the largest logit of each sample.
+
+    Returns:
+        The target; its class is that of the outputs, [B, classes].
+
+    Example:
+        >>> import torch
+        >>> from xai import predicted
+        >>> predicted()(torch.tensor([[0.0, 2.0], [3.0, 1.0]])).tolist()
+        [2.0, 3.0]
+    """
     return Target(
         "predicted",
         lambda outputs: logits(outputs).amax(dim=-1),
@@ -44,12 +66,39 @@ def predicted() -> Target:
 
 
 def given(label: Index) -> Target:
-    """The logit of a class."""
+    """Explains the logit of a class.
+
+    Args:
+        label: the number of the class, or one for each sample [B].
+
+    Returns:
+        The target, of outputs [B, classes].
+
+    Example:
+        >>> import torch
+        >>> from xai import given
+        >>> given(torch.tensor([1, 0]))(torch.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist()
+        [2.0, 3.0]
+    """
     return Target(f"given {_shown(label)}", lambda outputs: _pick(logits(outputs), label))
 
 
 def difference(label: Index, other: Index) -> Target:
-    """How far one class is above another: why this one rather than that?"""
+    """Explains why one class rather than another: how far the logit of the one is above that of the other.
+
+    Args:
+        label: the number of the class, or one for each sample [B].
+        other: the class to compare it with, likewise.
+
+    Returns:
+        The target, of outputs [B, classes].
+
+    Example:
+        >>> import torch
+        >>> from xai import difference
+        >>> difference(1, 0)(torch.tensor([[1.0, 4.0]])).tolist()
+        [3.0]
+    """
     return Target(
         f"{_shown(label)} rather than {_shown(other)}",
         lambda outputs: _pick(logits(outputs), label) - _pick(logits(outputs), other),
@@ -57,7 +106,24 @@ def difference(label: Index, other: Index) -> Target:
 
 
 def token(position: Index, label: Index | None = None) -> Target:
-    """A word that a caption model predicts at a position of its text, by default the likeliest."""
+    """Explains a word that a caption model predicts at a position of its text.
+
+    Args:
+        position: of the token whose row predicts the word, from 0, or one for each sample [B].
+        label: the number of the word in the vocabulary, or one for each sample [B]; None for the likeliest.
+
+    Returns:
+        The target, of outputs [B, positions, vocabulary]. It is read from the row of that token.
+
+    Source:
+        WRA eq. 20: each word is a classification at its step.
+
+    Example:
+        >>> import torch
+        >>> from xai import token
+        >>> token(1)(torch.tensor([[[0.0, 1.0], [5.0, 2.0]]])).tolist()
+        [5.0]
+    """
     return Target(
         f"token at {_shown(position)}",
         lambda outputs: _at(logits(outputs), position, label),
@@ -67,7 +133,24 @@ def token(position: Index, label: Index | None = None) -> Target:
 
 
 def detection(query: Index, label: Index | None = None) -> Target:
-    """A class of one object query of a detector, by default the likeliest but the last, which is "no object"."""
+    """Explains the class of one object query of a detector.
+
+    Args:
+        query: the number of the query, or one for each sample [B].
+        label: the number of the class, or one for each sample [B]; None for the likeliest but the last, "no object".
+
+    Returns:
+        The target, of outputs with `logits` [B, queries, classes + 1]. It is read from the row of that query.
+
+    Source:
+        GenAtt app. C.
+
+    Example:
+        >>> import torch
+        >>> from xai import detection
+        >>> detection(0)(torch.tensor([[[1.0, 3.0, 9.0]]])).tolist()
+        [3.0]
+    """
 
     def objects(outputs: Any) -> Tensor:
         return logits(outputs)[..., :-1]
@@ -81,39 +164,51 @@ def detection(query: Index, label: Index | None = None) -> Target:
 
 
 def similarity() -> Target:
-    """Logit of each image with the text of the same place in the batch (CLIP's, temperature included)."""
+    """Explains the logit of each image with the text of the same place in the batch.
+
+    Returns:
+        The target, of CLIP's outputs: `logits_per_image`, or the features [B, width] of images and texts with the scale of
+        their product. The score is CLIP's, temperature included. Raises ValueError, when it is computed, for images and
+        texts that are not equally many.
+
+    Example:
+        >>> import torch
+        >>> from xai import similarity
+        >>> similarity()((torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.5]]), torch.tensor(10.0))).tolist()
+        [5.0]
+    """
     return Target("similarity", _similarity)
 
 
 def logits(outputs: Any) -> Tensor:
-    """The logits among a model's outputs; raises TypeError if there are none."""
+    """Finds the logits among a model's outputs, [B, ..., classes]; raises TypeError if there are none."""
     if isinstance(outputs, Tensor):
         return outputs
     for name in ("logits", "question_answering_score"):
-        found = outputs.get(name) if isinstance(outputs, dict) else getattr(outputs, name, None)
-        if found is not None:
-            return found
+        values = outputs.get(name) if isinstance(outputs, dict) else getattr(outputs, name, None)
+        if values is not None:
+            return values
     raise TypeError(f"no logits in {type(outputs).__name__}; give a target that computes [B] from the model's outputs")
 
 
-def _pick(values: Tensor, label: Index) -> Tensor:
-    """values [B, classes] at one class for each sample."""
+def _pick(values: Float[Tensor, "B classes"], label: Index) -> Float[Tensor, " B"]:
+    """Returns the value of one class for each sample."""
     index = torch.as_tensor(label, device=values.device).expand(len(values))
     return values.gather(1, index[:, None])[:, 0]
 
 
-def _at(values: Tensor, position: Index, label: Index | None) -> Tensor:
+def _at(values: Float[Tensor, "B positions classes"], position: Index, label: Index | None) -> Float[Tensor, " B"]:
     row = _row(values, position)
     return row.amax(dim=-1) if label is None else _pick(row, label)
 
 
-def _row(values: Tensor, position: Index) -> Tensor:
-    """values [B, positions, classes] at one position for each sample."""
+def _row(values: Float[Tensor, "B positions classes"], position: Index) -> Float[Tensor, "B classes"]:
+    """Returns the values of one position for each sample."""
     index = torch.as_tensor(position, device=values.device).expand(len(values))
     return values[torch.arange(len(values), device=values.device), index]
 
 
-def _similarity(outputs: Any) -> Tensor:
+def _similarity(outputs: Any) -> Float[Tensor, " B"]:
     if getattr(outputs, "logits_per_image", None) is not None:
         return outputs.logits_per_image.diagonal()
     if isinstance(outputs, dict):

@@ -1,4 +1,4 @@
-"""Another name of `xai.metrics`, whose modules are found here too."""
+"""Alias of `xai.metrics`: its name until 0.1, which users' scripts still have. Its modules are found here too."""
 
 from xai import metrics
 

@@ -1,4 +1,4 @@
-"""The explainers: functions (recording, target, options) to a map [B, T, T] or, where there is none, scores [B, T]."""
+"""Explainers: functions (recording, target, options) to a map [B, T, T] or, where there is none, scores [B, T]."""
 
 from collections.abc import Callable
 

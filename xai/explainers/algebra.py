@@ -1,63 +1,65 @@
-"""The algebra that explainers share: maps R [B, T, T] whose row i says how much of each input token is in token i."""
+"""Algebra that explainers share: maps R [B, T, T] whose row i says how much of each input token is in token i."""
 
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from xai.recording.recording import Event, Gradient, Recording, Score
 
+Map = Float[Tensor, "B T T"]
 Change = Callable[[Tensor, Event], Tensor]  # (R, event) to what is added to the rows of its queries, [B, q, T]
 
 
-def identity(recording: Recording) -> Tensor:
-    """Every token holds itself: [B, T, T]."""
+def identity(recording: Recording) -> Map:
+    """Returns the map in which every token holds itself."""
     batch, tokens = recording.mask.shape
     like = recording.layers[0][0].A
     return torch.eye(tokens, device=like.device, dtype=like.dtype).repeat(batch, 1, 1)
 
 
-def rownorm(M: Tensor) -> Tensor:
-    """Rows divided by their sums; a row that sums to 0 stays as it is."""
+def rownorm(M: Float[Tensor, "*axes q k"]) -> Float[Tensor, "*axes q k"]:
+    """Divides rows by their sums; a row that sums to 0 stays as it is."""
     sums = M.sum(dim=-1, keepdim=True)
     return M / sums.where(sums != 0, 1)
 
 
-def mean_attention(recording: Recording, event: Event) -> Tensor:
-    """E_h A [B, q, k]; rows of padding, which the model computes and nobody reads, are zero."""
+def mean_attention(recording: Recording, event: Event) -> Float[Tensor, "B q k"]:
+    """Returns E_h A; rows of padding, which the model computes and nobody reads, are zero."""
     return event.A.detach().mean(dim=1) * recording.mask[:, event.queries, None]
 
 
-def evidence(event: Event, gradient: Gradient) -> Tensor:
-    """E_h (∇A ⊙ A)⁺ [B, q, k] (GenAtt eq. 5)."""
+def evidence(event: Event, gradient: Gradient) -> Float[Tensor, "B q k"]:
+    """Returns E_h (∇A ⊙ A)⁺ (GenAtt eq. 5)."""
     return (gradient.A * event.A.detach()).clamp(min=0).mean(dim=1)
 
 
-def advance(R: Tensor, layer: tuple[Event, ...], change: Change) -> Tensor:
-    """R after one layer, whose events all read R as it stood before it."""
+def advance(R: Map, layer: tuple[Event, ...], change: Change) -> Map:
+    """Returns R after one layer, whose events all read R as it stood before it."""
     after = R.clone()
     for event in layer:
         after[:, event.queries] += change(R, event)
     return after
 
 
-def fold(recording: Recording, change: Change, last: int | None = None) -> Tensor:
-    """R after all layers, or the last ones, starting from the identity."""
+def fold(recording: Recording, change: Change, last: int | None = None) -> Map:
+    """Returns R after all layers, or the last ones, starting from the identity."""
     R = identity(recording)
     for layer in recording.last(last):
         R = advance(R, layer, change)
     return R
 
 
-def readout_scores(recording: Recording, relevance: Tensor, target: Score) -> Tensor:
-    """Returns scores [B, T] from a map [B, T, T]: the rows that the target reads. Padding gets 0."""
+def readout_scores(recording: Recording, relevance: Map | Float[Tensor, "B T"], target: Score) -> Float[Tensor, "B T"]:
+    """Reads scores off a map: the rows that the target reads. Padding gets 0."""
     if relevance.dim() == 3:
         weights = readout_weights(recording, target).to(relevance.dtype)
         relevance = (weights[:, None] @ relevance)[:, 0]
     return relevance * recording.mask
 
 
-def readout_weights(recording: Recording, target: Score) -> Tensor:
+def readout_weights(recording: Recording, target: Score) -> Float[Tensor, "_ T"]:
     """Returns how much of each row counts for the target, [B, T].
 
     A target may say it: its `row` is a modality and a position (or one for each sample) in it. Of another target the rows

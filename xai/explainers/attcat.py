@@ -1,6 +1,7 @@
 """Attentive class activation tokens (Qiang et al. 2022)."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.algebra import mean_attention
@@ -8,12 +9,23 @@ from xai.explainers.states import along, states
 from xai.recording.recording import Event, Recording, Score
 
 
-def attcat(recording: Recording, target: Score, last: int | None = None) -> Tensor:
-    """[B, T], signed: the sum over layers of the attention a token receives times its activation.
+def attcat(recording: Recording, target: Score, last: int | None = None) -> Float[Tensor, "B T"]:
+    """Sums over layers the attention a token receives times its activation.
 
     The activation is ∇h ⊙ h summed over the width, h what enters the layer (as in the published code); the attention
     received is the mean over heads and real queries. With several streams, which the paper has not, every attention that
     asks a token adds its part, with the token's last residual input on the recording.
+
+    Args:
+        recording: one forward pass.
+        target: from the model's outputs to one number a sample, [B].
+        last: layers that count, from the end; None for all.
+
+    Returns:
+        Scores [B, T]; negative ones speak against the target.
+
+    Source:
+        Qiang et al. 2022.
     """
     gradients = recording.gradients(target)
     scores = torch.zeros_like(recording.mask, dtype=recording.readout.dtype)
@@ -29,7 +41,7 @@ def attcat(recording: Recording, target: Score, last: int | None = None) -> Tens
     return scores
 
 
-def received(recording: Recording, event: Event) -> Tensor:
-    """The mean attention that each key gets from the real queries, [B, k]."""
+def received(recording: Recording, event: Event) -> Float[Tensor, "B k"]:
+    """Returns the mean attention that each key gets from the real queries."""
     asking = recording.mask[:, event.queries].sum(dim=1, keepdim=True).clamp(min=1)
     return mean_attention(recording, event).sum(dim=1) / asking

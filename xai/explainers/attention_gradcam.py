@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.algebra import readout_weights
@@ -9,11 +10,22 @@ from xai.explainers.last_map import last_map
 from xai.recording.recording import Event, Recording, Score
 
 
-def attention_gradcam(recording: Recording, target: Score, over: Literal["map", "row"] = "map") -> Tensor:
-    """(E_h w_h A_h)⁺ of the last events, [B, T, T] (TransAtt §4, GenAtt §4).
+def attention_gradcam(
+    recording: Recording, target: Score, over: Literal["map", "row"] = "map"
+) -> Float[Tensor, "B T T"]:
+    """Returns (E_h w_h A_h)⁺ of the last events.
 
-    w_h is the gradient's mean over the whole map of real tokens; with `over="row"`, over the row that is read, without
-    the entry of the token itself (as published for ViT).
+    Args:
+        recording: one forward pass.
+        target: from the model's outputs to one number a sample, [B].
+        over: "map" takes for w_h the gradient's mean over the whole map of real tokens; "row" that over the row that is read,
+            without the entry of the token itself (as published for ViT).
+
+    Returns:
+        Map [B, T, T].
+
+    Source:
+        TransAtt §4, GenAtt §4; Selvaraju et al. 2017.
     """
     gradients = recording.gradients(target)
     readout = readout_weights(recording, target) != 0

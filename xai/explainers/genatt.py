@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.algebra import fold, rownorm
@@ -17,15 +18,26 @@ def genatt(
     self_in_cross: bool = True,
     last: int | None = None,
     drop_undefined: bool = False,
-    attention: Mapping[Event, Tensor] | None = None,
-) -> Tensor:
-    """[B, T, T]. The first three options are the paper's ablations:
+    attention: Mapping[Event, Float[Tensor, "B H _ _"]] | None = None,
+) -> Float[Tensor, "B T T"]:
+    """Adds up Ā = E_h (∇A ⊙ A)⁺ over layers and streams. Events that do not reach the target change nothing.
 
-    `normalise=False`: no N in eq. 10; `self_in_cross=False`: R[s,q] += Ā there; `aggregate=False`: every += is =, and N
-    is not applied, as R - I has no meaning then. Events that do not reach the target change nothing.
-    Compatibility with published numbers: `drop_undefined` leaves a sample's whole eq. 10 out where N divides by zero, as
-    DETR's code does; by default such a row stays a row of the identity.
-    `attention` [B, H, q, k] of each event stands in the place of A in eq. 5.
+    Args:
+        recording: one forward pass.
+        target: from the model's outputs to one number a sample, [B].
+        normalise: False is the paper's ablation without N in eq. 10.
+        aggregate: False is the ablation in which every += is =, and N is not applied, as R - I has no meaning then.
+        self_in_cross: False is the ablation in which eq. 10 is R[s,q] += Ā.
+        last: layers that count, from the end; None for all.
+        drop_undefined: leaves a sample's whole eq. 10 out where N divides by zero, as DETR's published code does; by default
+            such a row stays a row of the identity.
+        attention: [B, H, q, k] of each event, in the place of A in eq. 5; None for A.
+
+    Returns:
+        Map [B, T, T].
+
+    Source:
+        GenAtt eq. 1 to 11.
     """
     gradients = recording.gradients(target)
     normalise = normalise and aggregate
@@ -34,23 +46,25 @@ def genatt(
         rows = R[:, event.queries]
         if not gradients[event].reached:
             return torch.zeros_like(rows)
-        shown = event.A.detach() if attention is None else attention[event]
-        A = (gradients[event].A * shown).clamp(min=0).mean(dim=1)  # eq. 5
+        probabilities = event.A.detach() if attention is None else attention[event]
+        A = (gradients[event].A * probabilities).clamp(min=0).mean(dim=1)  # eq. 5
         update = A @ R[:, event.keys]  # eq. 6, 7; in cross-attention eq. 11
-        written = slice(None)
+        columns = slice(None)
         if not event.is_self:
             cross = cross_update(R, event, A, normalise, drop_undefined) if self_in_cross else A
             update[..., event.keys] = cross
-            written = slice(None) if _is_answered(recording, event) else event.keys
+            columns = slice(None) if _is_answered(recording, event) else event.keys
         difference = torch.zeros_like(rows)
-        difference[..., written] = update[..., written] if aggregate else (update - rows)[..., written]
+        difference[..., columns] = update[..., columns] if aggregate else (update - rows)[..., columns]
         return difference
 
     return fold(recording, change, last)
 
 
-def cross_update(R: Tensor, event: Event, A: Tensor, normalise: bool, drop_undefined: bool) -> Tensor:
-    """N(R[s,s])ᵀ Ā N(R[q,q]) [B, q, k] (eq. 10)."""
+def cross_update(
+    R: Float[Tensor, "B T T"], event: Event, A: Float[Tensor, "B q k"], normalise: bool, drop_undefined: bool
+) -> Float[Tensor, "B q k"]:
+    """Returns N(R[s,s])ᵀ Ā N(R[q,q]) (eq. 10)."""
     left, right = (R[:, tokens, tokens] for tokens in (event.queries, event.keys))
     if not normalise:
         return left.mT @ A @ right
@@ -60,8 +74,8 @@ def cross_update(R: Tensor, event: Event, A: Tensor, normalise: bool, drop_undef
     return update * (_is_defined(left) & _is_defined(right))
 
 
-def shares(R: Tensor) -> Tensor:
-    """N(R) = rownorm(R - I) + I (eq. 8-9); a token that has taken in nothing yet is itself alone."""
+def shares(R: Float[Tensor, "B q q"]) -> Float[Tensor, "B q q"]:
+    """Returns N(R) = rownorm(R - I) + I (eq. 8, 9); a token that has taken in nothing yet is itself alone."""
     eye = torch.eye(R.shape[-1], device=R.device, dtype=R.dtype)
     return rownorm(R - eye) + eye
 
@@ -72,5 +86,5 @@ def _is_defined(R: Tensor) -> Tensor:
 
 
 def _is_answered(recording: Recording, event: Event) -> bool:
-    """Whether the keys also ask the queries: co-attention, and not an encoder that never sees its decoder."""
+    """Returns whether the keys also ask the queries: co-attention, and not an encoder that never sees its decoder."""
     return any(other.queries == event.keys and other.keys == event.queries for other in recording.events)

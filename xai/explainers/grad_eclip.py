@@ -2,20 +2,34 @@
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.last_map import last_map
 from xai.recording.recording import Event, Recording, Score
 
 
-def grad_eclip(recording: Recording, target: Score, loosened: bool = True, last: int = 1) -> Tensor:
-    """(Σ λ_ij ∇o_i · v_j)⁺ [B, T, T], o the heads' mixed values before the output projection.
+def grad_eclip(recording: Recording, target: Score, loosened: bool = True, last: int = 1) -> Float[Tensor, "B T T"]:
+    """Returns (Σ λ_ij ∇o_i · v_j)⁺, o the heads' mixed values before the output projection.
 
     ∇o_i · v_j over all heads is the sum of ∇A_ij over heads, which the recording has. λ is the cosine of query and key, of all
-    heads together, moved to [0, 1] over the keys that a query may attend to; without `loosened` it is 1. A token says
-    nothing of itself, as the class token in the paper. Each block of the joint axis sums its `last` attentions (the paper
-    has 1 for images, more for texts); blocks between streams are our generalisation.
-    Raises ValueError, naming the module, if `loosened` finds no queries and keys.
+    heads together, moved to [0, 1] over the keys that a query may attend to. A token says nothing of itself, as the class
+    token in the paper. Blocks between streams are our generalisation.
+
+    Args:
+        recording: one forward pass.
+        target: from the model's outputs to one number a sample, [B].
+        loosened: False takes 1 for λ.
+        last: attentions that each block of the joint axis sums (the paper has 1 for images, more for texts).
+
+    Returns:
+        Map [B, T, T].
+
+    Raises:
+        ValueError: `loosened` where a module shows no queries and keys; names the module.
+
+    Source:
+        Zhao et al. 2024.
     """
     gradients = recording.gradients(target)
 
@@ -29,8 +43,8 @@ def grad_eclip(recording: Recording, target: Score, loosened: bool = True, last:
     return last_map(recording, show, last).clamp(min=0)
 
 
-def _likeness(event: Event, allowed: Tensor) -> Tensor:
-    """λ [B, q, k]; 0 where not allowed, and 1 where all cosines of a row are one number."""
+def _likeness(event: Event, allowed: Float[Tensor, "B q k"]) -> Float[Tensor, "B q k"]:
+    """Returns λ; 0 where not allowed, and 1 where all cosines of a row are one number."""
     if event.qkv is None:
         raise ValueError(
             f"module {event.module!r} computes its softmax in plain code, which shows no queries and keys; give "

@@ -1,11 +1,23 @@
 """Input times gradient, the first-order effect of an embedding on the target."""
 
+from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.states import embeddings, gradients, times
 from xai.recording.recording import Recording, Score
 
 
-def input_gradient(recording: Recording, target: Score) -> Tensor:
-    """[B, T], signed: the sum over the width of ∇x ⊙ x, x what enters a modality's first layer (Shrikumar et al. 2016)."""
+def input_gradient(recording: Recording, target: Score) -> Float[Tensor, "B T"]:
+    """Sums ∇x ⊙ x over the width, x what enters a modality's first layer.
+
+    Args:
+        recording: one forward pass.
+        target: from the model's outputs to one number a sample, [B].
+
+    Returns:
+        Scores [B, T]; negative ones speak against the target.
+
+    Source:
+        Shrikumar et al. 2016.
+    """
     return times(gradients(recording, target), embeddings(recording))

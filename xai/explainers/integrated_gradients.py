@@ -1,25 +1,41 @@
 """Integrated gradients (Sundararajan, Taly & Yan 2017) from a baseline to the embeddings, all modalities at once."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from xai.explainers.states import embeddings, gradients_at, times
 from xai.recording.recording import Recording, Score
 from xai.targets import decided
 
-Baseline = Literal["zero", "mean"] | Mapping[str, Tensor]
+Baseline = str | Mapping[str, Tensor]  # "zero", "mean", or tensors by modality
 
 
-def integrated_gradients(recording: Recording, target: Score, steps: int = 32, baseline: Baseline = "mean") -> Tensor:
-    """[B, T], signed; they sum to the target's difference between the input and the baseline (eq. 1, prop. 1).
+def integrated_gradients(
+    recording: Recording, target: Score, steps: int = 32, baseline: Baseline = "mean"
+) -> Float[Tensor, "B T"]:
+    """Shares out the target's difference between the input and a baseline, one pass of the model for each step.
 
-    `baseline` is the mean of the sample's real tokens, the zero embedding, or tensors [B, tokens, D] by modality (one left
-    out keeps its embedding). Near zero a layer norm is all but discontinuous, so "zero" needs a model without one or very
-    many steps. The integral is the rule of Gauss and Legendre with `steps` nodes, one pass of the model each.
-    A target that chooses its class keeps the one it has on the input.
+    Near zero a layer norm is all but discontinuous, so "zero" needs a model without one or very many steps. A target that
+    chooses its class keeps the one it has on the input.
+
+    Args:
+        recording: one forward pass.
+        target: from the model's outputs to one number a sample, [B].
+        steps: nodes of the integral by the rule of Gauss and Legendre.
+        baseline: "mean" of the sample's real tokens, the "zero" embedding, or tensors [B, tokens, D] by modality (one left out
+            keeps its embedding).
+
+    Returns:
+        Scores [B, T] that sum to the difference; negative ones speak against the target.
+
+    Raises:
+        ValueError: fewer than one step, or a baseline that is none of these.
+
+    Source:
+        Sundararajan et al. 2017, eq. 1, prop. 1.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; give at least 1")
@@ -32,8 +48,9 @@ def integrated_gradients(recording: Recording, target: Score, steps: int = 32, b
     return total
 
 
-def gauss_legendre(steps: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights, [steps] each, of the quadrature on [0, 1]: by the eigenvalues of the Jacobi matrix."""
+# The nodes of numpy.polynomial.legendre.leggauss to 1e-15: explainers need torch alone, which has no quadrature of the kind.
+def gauss_legendre(steps: int) -> tuple[Float[Tensor, " steps"], Float[Tensor, " steps"]]:
+    """Returns nodes and weights of the quadrature on [0, 1], by the eigenvalues of the Jacobi matrix."""
     k = torch.arange(1, steps, dtype=torch.float64)
     beside = k / (4 * k**2 - 1).sqrt()
     nodes, vectors = torch.linalg.eigh(beside.diag(1) + beside.diag(-1))
@@ -52,7 +69,7 @@ def _baseline(recording: Recording, x: Mapping[str, Tensor], baseline: Baseline)
     return {name: baseline.get(name, tokens).expand_as(tokens) for name, tokens in x.items()}
 
 
-def _mean(tokens: Tensor, mask: Tensor) -> Tensor:
-    """The mean [B, tokens, D] of the real tokens at every token."""
+def _mean(tokens: Float[Tensor, "B tokens D"], mask: Bool[Tensor, "B tokens"]) -> Float[Tensor, "B tokens D"]:
+    """Returns the mean of the real tokens at every token."""
     weights = mask.to(tokens.dtype) / mask.sum(dim=1, keepdim=True).clamp(min=1)
     return (weights[:, None] @ tokens).expand_as(tokens)

@@ -1,23 +1,24 @@
-"""What raw attention, Grad-CAM and Grad-ECLIP share: each block of the joint axis shows the last events that have it."""
+"""Shows in each block of the joint axis the last events that have it, for raw attention, Grad-CAM and Grad-ECLIP."""
 
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from xai.recording.recording import Event, Recording
 
 
-def last_map(recording: Recording, show: Callable[[Event], Tensor], count: int = 1) -> Tensor:
-    """[B, T, T] of `show(event)` [B, q, k]: each entry the sum of its last `count` events; zero without event."""
+def last_map(recording: Recording, show: Callable[[Event], Tensor], count: int = 1) -> Float[Tensor, "B T T"]:
+    """Sums in each entry `show(event)` [B, q, k] of its last `count` events; zero without event."""
     if count < 1:
         raise ValueError(f"last is {count}; give at least 1")
     batch, tokens = recording.mask.shape
     like = recording.layers[0][0].A
     R = torch.zeros(batch, tokens, tokens, device=like.device, dtype=like.dtype)
-    shown = torch.zeros(tokens, tokens, dtype=torch.long)  # how many events each entry shows already
+    counts = torch.zeros(tokens, tokens, dtype=torch.long)  # how many events each entry shows already
     for event in reversed(recording.events):
-        block = shown[event.queries, event.keys]
+        block = counts[event.queries, event.keys]
         if (block < count).any():
             R[:, event.queries, event.keys] += show(event).to(R.dtype) * (block < count).to(R.device)
         block += 1

@@ -1,17 +1,29 @@
 """LeGrad (Bousselham et al. 2024): the gradient by the attention maps is itself the explanation."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from xai.recording.recording import Recording, Score
 
 
-def legrad(recording: Recording, target: Score, last: int | None = None) -> Tensor:
-    """[B, T]: the sum over layers of (∇A)⁺, mean over heads and real queries.
+def legrad(recording: Recording, target: Score, last: int | None = None) -> Float[Tensor, "B T"]:
+    """Sums (∇A)⁺ over layers, the mean over heads and real queries.
 
     The paper differentiates each layer's own score, the model's head on the mean of that layer's tokens. Models have no
     head in common that reads a layer, so here all layers have the target itself, and one backward pass serves them.
     Keys that a query may not attend to do not count. The attentions of several streams add up: our generalisation.
+
+    Args:
+        recording: one forward pass.
+        target: from the model's outputs to one number a sample, [B].
+        last: layers that count, from the end; None for all.
+
+    Returns:
+        Scores [B, T].
+
+    Source:
+        Bousselham et al. 2024.
     """
     gradients = recording.gradients(target)
     scores = torch.zeros_like(recording.mask, dtype=recording.readout.dtype)

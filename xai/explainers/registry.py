@@ -1,4 +1,4 @@
-"""The methods there are, each with what a caller must know of it before it runs."""
+"""Registry of the methods, each with what a caller must know of it before it runs."""
 
 import difflib
 import importlib
@@ -36,7 +36,7 @@ ENTRY_POINTS = "xai.explainers"  # the group by which installed packages add met
 
 @dataclass(frozen=True)
 class Method:
-    """An explainer.
+    """Record of an explainer.
 
     Attributes:
         name: by which `explain` knows it.
@@ -70,10 +70,24 @@ METHODS: dict[str, Method] = {}
 
 
 def register(method: Method) -> Method:
-    """Adds a method by its name; raises ValueError if another one has it.
+    """Adds a method to those that `explain` and the command line know by name.
+
+    Args:
+        method: with a name of its own; the same method may be registered again.
 
     Returns:
         The method.
+
+    Raises:
+        ValueError: another method has the name.
+
+    Example:
+        >>> from xai import METHODS, Method, register
+        >>> def even(recording, target):  # scores [B, T]
+        ...     return recording.mask / recording.mask.sum(dim=1, keepdim=True)
+        >>> register(Method("even", even, class_agnostic=True)).name
+        'even'
+        >>> del METHODS["even"]
     """
     if METHODS.get(method.name, method) != method:
         raise ValueError(f"there is a method {method.name!r} already; give yours another name")
@@ -134,9 +148,9 @@ for _method in (
     Method("raw_attention", raw_attention, "GenAtt §4.2, the last layer's attention", class_agnostic=True),
     Method("rollout", rollout, "Abnar & Zuidema 2020", class_agnostic=True),
     Method("attention_gradcam", attention_gradcam, "GenAtt §4.2; Selvaraju et al. 2017"),
-    Method("genatt", genatt, "GenAtt eq. 5 to 11"),
-    Method("wra", wra, "WRA eq. 11 to 19"),
-    Method("interaction", interaction, "WRA §3.3"),
+    Method("genatt", genatt, "GenAtt eq. 1 to 11"),
+    Method("wra", wra, "WRA eq. 1 to 15"),
+    Method("interaction", interaction, "WRA eq. 16 to 19"),
     Method("legrad", legrad, "Bousselham et al. 2024"),
     Method("grad_eclip", grad_eclip, "Zhao et al. 2024"),
     Method("attcat", attcat, "Qiang et al. 2022", signed=True),

@@ -1,17 +1,32 @@
 """Attention rollout (Abnar & Zuidema 2020); between two streams as in GenAtt."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.algebra import identity, mean_attention, rownorm
 from xai.recording.recording import Recording, Score
 
 
-def rollout(recording: Recording, target: Score, normalise: bool = True, last: int | None = None) -> Tensor:
-    """[B, T, T]; ignores the target. `normalise=False` multiplies I + E_h A as it is.
+def rollout(
+    recording: Recording, target: Score, normalise: bool = True, last: int | None = None
+) -> Float[Tensor, "B T T"]:
+    """Multiplies rownorm(I + E_h A) of all layers.
 
-    Self-attention: R[s,s] = rownorm(I + E_h A) R[s,s] (GenAtt eq. 12). The block R[s,q] of two streams comes from their
-    last cross event alone: R[s,s]ᵀ E_h A R[q,q], with both as they stood before it.
+    Self-attention: R[s,s] = rownorm(I + E_h A) R[s,s]. The block R[s,q] of two streams comes from their last cross event
+    alone: R[s,s]ᵀ E_h A R[q,q], with both as they stood before it.
+
+    Args:
+        recording: one forward pass.
+        target: ignored.
+        normalise: False multiplies I + E_h A as it is.
+        last: layers that count, from the end; None for all.
+
+    Returns:
+        Map [B, T, T].
+
+    Source:
+        Abnar & Zuidema 2020; GenAtt eq. 12.
     """
     R = identity(recording)
     for layer in recording.last(last):

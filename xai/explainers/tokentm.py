@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.algebra import evidence, fold
@@ -9,13 +10,27 @@ from xai.explainers.states import State, along, embedding, states
 from xai.recording.recording import Event, Recording, Score
 
 
-def tokentm(recording: Recording, target: Score, last: int | None = None) -> Tensor:
-    """[B, T, T]: C[s] += Ā W C[k] for every attention, from C = the lengths of the tokens.
+def tokentm(recording: Recording, target: Score, last: int | None = None) -> Float[Tensor, "B T T"]:
+    """Adds C[s] += Ā W C[k] for every attention, from C = the lengths of the tokens.
 
     Ā is GenAtt's. W compares a token x with its value after the output projection, x̃: the ratio of lengths ‖x̃‖ / ‖x‖
     times exp cos(x, x̃), the latter divided by its mean over the event's keys. x is the token's residual input. Feed-forward
     layers, which move nothing between tokens, are left out. Cross-attention takes the other stream's last residual input;
-    that is our generalisation. Raises ValueError, naming the module, where a model does not show its values.
+    that is our generalisation.
+
+    Args:
+        recording: one forward pass.
+        target: from the model's outputs to one number a sample, [B].
+        last: layers that count, from the end; None for all.
+
+    Returns:
+        Map [B, T, T].
+
+    Raises:
+        ValueError: a module that does not show its values; names the module.
+
+    Source:
+        Wu et al. 2024.
     """
     gradients = recording.gradients(target)
     before = {event: state for layer, state in zip(recording.layers, states(recording), strict=True) for event in layer}
@@ -29,8 +44,8 @@ def tokentm(recording: Recording, target: Score, last: int | None = None) -> Ten
     return fold(recording, change, last) * lengths[:, None]
 
 
-def transformation(recording: Recording, event: Event, state: State) -> Tensor:
-    """W [B, k]; 0 for a token of length 0, which passes nothing on."""
+def transformation(recording: Recording, event: Event, state: State) -> Float[Tensor, "B k"]:
+    """Returns W; 0 for a token of length 0, which passes nothing on."""
     x = torch.cat([e.Y.detach()[:, rows] for e, rows in _among(recording, event, state)], dim=1)
     x_new = _projected_values(event)
     if x.shape != x_new.shape:
@@ -43,13 +58,13 @@ def transformation(recording: Recording, event: Event, state: State) -> Tensor:
 
 
 def _among(recording: Recording, event: Event, state: State) -> list[tuple[Event, slice]]:
-    """The states of the modalities that the event asks."""
+    """Selects the states of the modalities that the event asks."""
     start, stop = event.keys.start, event.keys.stop
     return [state[name] for name, where in recording.modalities.items() if start <= where.start and where.stop <= stop]
 
 
-def _projected_values(event: Event) -> Tensor:
-    """All heads' values through the output projection, [B, k, D]."""
+def _projected_values(event: Event) -> Float[Tensor, "B k D"]:
+    """Passes all heads' values through the output projection."""
     if event.qkv is None or event.qkv.projection is None:
         missing = "computes its softmax in plain code" if event.qkv is None else "has no linear output projection"
         raise ValueError(

@@ -1,6 +1,7 @@
 """Transformer Attribution (Chefer, Gur & Wolf, CVPR 2021)."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.algebra import identity, rownorm
@@ -16,17 +17,31 @@ def transatt(
     block: int | None = None,
     normalise: bool = False,
     last: int | None = None,
-) -> Tensor:
-    """[B, T, T]: Π (I + Ā) with Ā = E_h (∇A ⊙ R^A)⁺ (eq. 13, 14). Between two streams, Ā of their last event alone.
+) -> Float[Tensor, "B T T"]:
+    """Multiplies I + Ā of all layers, with Ā = E_h (∇A ⊙ R^A)⁺. Between two streams, Ā of their last event alone.
 
-    Ablations: `gradient=False` leaves ∇A out; `block` takes Ā of one layer alone, 0 for the first and -1 for the last.
-    `normalise` divides the rows of I + Ā by their sums, as published for BERT.
+    Args:
+        recording: one forward pass, recorded with `lrp="tokens"`.
+        target: from the model's outputs to one number a sample, [B].
+        gradient: False is the ablation without ∇A.
+        block: is the ablation with Ā of one layer alone, 0 for the first and -1 for the last; None multiplies all.
+        normalise: divides the rows of I + Ā by their sums, as published for BERT.
+        last: layers that count, from the end; None for all.
+
+    Returns:
+        Map [B, T, T].
+
+    Raises:
+        ValueError: a block that the recording has not.
+
+    Source:
+        TransAtt eq. 13 and 14.
     """
-    found, gradients = relevances(recording, target, TRANSATT), recording.gradients(target)
+    by_event, gradients = relevances(recording, target, TRANSATT).A, recording.gradients(target)
 
     def change(event: Event) -> Tensor:
         weight = gradients[event].A if gradient else 1
-        return (weight * found.A[event]).clamp(min=0).mean(dim=1)
+        return (weight * by_event[event]).clamp(min=0).mean(dim=1)
 
     R = identity(recording) if block is None else torch.zeros_like(identity(recording))
     for layer in recording.last(last) if block is None else (_only(recording, block),):

@@ -25,19 +25,22 @@ def save_filmstrip(
     images: Sequence[Any] | None = None,
     geometry: Callable[[Size], Geometry] | None = None,
 ) -> None:
-    """A PNG of all captions' strips, one below the other. Raises ValueError if images and captions are not equally many."""
+    """Writes a PNG of all captions' strips, one below the other.
+
+    Raises ValueError if images and captions are not equally many.
+    """
     if images is not None and len(images) != len(relevance.tokens):
         raise ValueError(
             f"{len(images)} images for {len(relevance.tokens)} captions; give one for each, in their order"
         )
-    drawn = [
+    pictures = [
         _drawn(figure)
         for caption, _ in enumerate(relevance.tokens)
         for figure in strips(relevance, caption, None if images is None else images[caption], geometry)
     ]
-    page = Image.new("RGB", (max(strip.width for strip in drawn), sum(strip.height for strip in drawn)), "white")
+    page = Image.new("RGB", (max(strip.width for strip in pictures), sum(strip.height for strip in pictures)), "white")
     top = 0
-    for strip in drawn:
+    for strip in pictures:
         page.paste(strip, (0, top))
         top += strip.height
     with replacing(path) as temporary:
@@ -50,7 +53,7 @@ def strips(
     image: Any = None,
     geometry: Callable[[Size], Geometry] | None = None,
 ) -> list[Figure]:
-    """One caption: its image, and beside it each word's map, over the words before it; every map has a scale of its own."""
+    """Draws one caption: its image, and beside it each word's map over the words before it; every map has a scale of its own."""
     title, words = " ".join(relevance.words[caption]), relevance.each_word(caption)
     images = None if image is None else [image]
     return [compare(words[i : i + ACROSS], images, geometry, [title]) for i in range(0, len(words), ACROSS)]

@@ -1,4 +1,4 @@
-"""Where the pixels of an image went in preprocessing, and maps brought back to them. Sizes are (height, width)."""
+"""Follows the pixels of an image through preprocessing, and brings maps back to them. Sizes are (height, width)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,15 +27,16 @@ class Geometry:
 
 
 def squash(original: Size, size: int | Size) -> Geometry:
-    """Resized to `size` whatever the proportions, as ViT's preprocessing does."""
+    """Returns the geometry of an image resized to `size` whatever the proportions, as ViT's preprocessing does."""
     size = _pair(size)
     return Geometry(original, size, (0, 0), size)
 
 
 def shortest(original: Size, size: int | Size, crop: int | Size | None = None, by: Library = "torchvision") -> Geometry:
-    """The shorter side resized to `size`, and a window of `crop` (by default `size`) from the middle, as in CLIP and timm.
+    """Returns the geometry of an image whose shorter side is resized to `size`, as in CLIP and timm.
 
-    The libraries place a window differently by a pixel where an odd number of pixels is left.
+    The model sees a window of `crop` (by default `size`) from the middle. The libraries place it differently by a pixel where an
+    odd number of pixels is left.
     """
     height, width = _pair(size)
     if height == width:
@@ -48,7 +49,7 @@ def shortest(original: Size, size: int | Size, crop: int | Size | None = None, b
 
 
 def longest(original: Size, size: int | Size) -> Geometry:
-    """The longer side resized to `size` and the rest padded, as in open_clip."""
+    """Returns the geometry of an image whose longer side is resized to `size`, with the rest padded, as in open_clip."""
     height, width = _pair(size)
     ratio = max(original[0] / height, original[1] / width)
     return _centred(original, _pair_of(round(side / ratio) for side in original), (height, width), "torchvision")
@@ -57,19 +58,19 @@ def longest(original: Size, size: int | Size) -> Geometry:
 def upsample(
     map: Tensor, geometry: Geometry, mode: Literal["bilinear", "nearest"] = "bilinear", outside: float = nan
 ) -> Tensor:
-    """A map [..., rows, columns] on the pixels of the original image, [..., height, width]; `outside` what no token saw.
+    """Brings a map [..., rows, columns] to the pixels of the original image, [..., height, width]; `outside` what no token saw.
 
     Each pixel's centre is followed into the window. "nearest" takes the token it fell into, "bilinear" weighs the tokens
     whose centres surround it.
     """
-    weights, seen = zip(*(_weights(geometry, axis, map.shape[axis - 2], mode) for axis in (0, 1)), strict=True)
+    weights, visible = zip(*(_weights(geometry, axis, map.shape[axis - 2], mode) for axis in (0, 1)), strict=True)
     rows, columns = (weight.to(map.device, map.dtype) for weight in weights)
-    inside = (seen[0][:, None] & seen[1]).to(map.device)
+    inside = (visible[0][:, None] & visible[1]).to(map.device)
     return (rows @ map @ columns.mT).masked_fill(~inside, outside)
 
 
 def _weights(geometry: Geometry, axis: int, cells: int, mode: str) -> tuple[Tensor, Tensor]:
-    """How much of each cell is in each pixel of one axis [pixels, cells], and which pixels the window saw [pixels]."""
+    """Returns how much of each cell is in each pixel of one axis [pixels, cells], and which pixels the window saw [pixels]."""
     original, resized, offset, window = (
         getattr(geometry, name)[axis] for name in ("original", "resized", "offset", "window")
     )

@@ -50,7 +50,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Scale:
-    """The colours of shares from `low` to 1, and what the ends mean."""
+    """Colours of shares from `low` to 1, and what the ends mean."""
 
     colour: Callable[[np.ndarray], np.ndarray]
     low: float
@@ -82,7 +82,7 @@ def page(rows: Sequence[Sequence[Panel]], scale: Scale, note: str = "") -> Figur
 
 
 def _heights(row: Sequence[Panel]) -> tuple[float, float, float]:
-    """Of headers, pictures and texts with the space below them."""
+    """Returns the heights of headers, pictures and texts with the space below them."""
     header = LEADING * max(len(flow(panel.header.split(), panel.width, HEADER)) for panel in row)
     picture = max((_size(picture)[1] + GAP for panel in row for picture in panel.pictures), default=0.0)
     texts = max(sum(CHIP_LEADING * len(lines) for lines in _lines(panel)) for panel in row)
@@ -90,14 +90,14 @@ def _heights(row: Sequence[Panel]) -> tuple[float, float, float]:
 
 
 def _size(picture: Picture) -> tuple[float, float]:
-    """Width and height, as large as fits the square."""
+    """Returns width and height, as large as fits the square."""
     height, width, _ = picture.pixels.shape
     scale = PICTURE / max(height, width)
     return scale * width, scale * height
 
 
 def flow(words: Sequence[str], room: float, size: float, padding: float = 0.0) -> Lines:
-    """The words in lines no wider than `room`; a word that is wider itself is broken."""
+    """Breaks words into lines no wider than `room`; a word that is wider itself is broken."""
     lines: Lines = []
     space, x = width_of(" ", size), 0.0
     for number, word in enumerate(words):
@@ -145,7 +145,7 @@ def _draw(axes: Axes, panel: Panel, left: float, top: float, heights: tuple[floa
 
 
 def _draw_picture(axes: Axes, picture: Picture, left: float, top: float, room: float) -> None:
-    """In the middle of its column and of the row's height."""
+    """Draws a picture in the middle of its column and of the row's height."""
     width, height = _size(picture)
     left, top = left + (PICTURE - width) / 2, top + (room - height) / 2
     axes.imshow(picture.pixels, extent=(left, left + width, top + height, top), aspect="auto")

@@ -31,7 +31,7 @@ ALONE = 256  # about how many pixels a map has that is drawn without an image
 
 
 def colours(values: np.ndarray) -> np.ndarray:
-    """Red, green and blue [..., 3] of shares -1 to 1, but for the map's darkest ends, on which words are hard to read."""
+    """Returns red, green and blue [..., 3] of shares -1 to 1, but for the map's darkest ends, on which words are hard to read."""
     return matplotlib.colormaps["RdBu_r"](0.5 + 0.46 * values)[..., :3]
 
 
@@ -41,15 +41,15 @@ def overlay(
     geometry: GeometryOf | None = None,
     titles: Sequence[str] | None = None,
 ) -> Figure:
-    """A panel for each sample: the image, its relevance over it, its words in colour."""
+    """Draws a panel for each sample: the image, its relevance over it, its words in colour."""
     count = _check(relevance, images, titles)
     panels = []
     for sample in range(count):
         image = None if images is None else pixels(images[sample])
-        drawn = _pictures(relevance, sample, image, geometry)
+        pictures = _pictures(relevance, sample, image, geometry)
         plain = () if image is None else (Picture(image),)
         header = "" if titles is None else titles[sample]
-        panels.append(Panel(header, (*plain, *drawn), _texts(relevance, sample)))
+        panels.append(Panel(header, (*plain, *pictures), _texts(relevance, sample)))
     across = max(1, round((count / 2) ** 0.5))
     return page([panels[i : i + across] for i in range(0, count, across)], scale_of([relevance]), label(relevance))
 
@@ -60,7 +60,7 @@ def compare(
     geometry: GeometryOf | None = None,
     titles: Sequence[str] | None = None,
 ) -> Figure:
-    """A row for each sample, a column for each method, the image first; all on the same scale of colours."""
+    """Draws a row for each sample, a column for each method, the image first; all on the same scale of colours."""
     rows = []
     for sample in range(min(_check(relevance, images, titles) for relevance in relevances)):
         image = None if images is None else pixels(images[sample])
@@ -75,20 +75,20 @@ def compare(
 
 
 def save(figure: Figure, path: Path) -> None:
-    """In the format of the path's suffix, by default PNG; there whole or not at all."""
+    """Writes a figure in the format of the path's suffix, by default PNG, whole or not at all."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format=path.suffix.removeprefix(".") or "png")
 
 
 def label(relevance: "Relevance") -> str:
-    """The method with its options and its target."""
+    """Names the method with its options and its target."""
     options = ", ".join(f"{name}={value}" for name, value in relevance.options.items())
     method = f"{relevance.method}({options})" if options else relevance.method
     return method if relevance.target is None else f"{method}: {relevance.target}"
 
 
 def pixels(image: Any) -> np.ndarray:
-    """[height, width, 3] from 0 to 1, of a PIL image, an array [height, width, 3], or a tensor [3, height, width].
+    """Turns a PIL image, an array [height, width, 3] or a tensor [3, height, width] into pixels [height, width, 3] from 0 to 1.
 
     Whole numbers count from 0 to 255, others from 0 to 1; raises ValueError for other shapes and values.
     """
@@ -114,16 +114,16 @@ def scale_of(relevances: Sequence["Relevance"]) -> Scale:
 
 
 def _check(relevance: "Relevance", images: Sequence[Any] | None, titles: Sequence[str] | None) -> int:
-    """The number of samples."""
+    """Returns the number of samples."""
     count = len(next(iter(relevance.scores.values())))
-    for name, given in (("images", images), ("titles", titles)):
-        if given is not None and len(given) != count:
-            raise ValueError(f"{len(given)} {name} for {count} samples; give one for each, in their order")
+    for name, values in (("images", images), ("titles", titles)):
+        if values is not None and len(values) != count:
+            raise ValueError(f"{len(values)} {name} for {count} samples; give one for each, in their order")
     return count
 
 
 def _texts(relevance: "Relevance", sample: int) -> tuple[tuple[Word, ...], ...]:
-    """Words of each modality that has content and is in no picture; with its name if there are several.
+    """Returns the words of each modality that has content and is in no picture; with its name if there are several.
 
     Last, of several modalities, how much of the positive relevance each has.
     """
@@ -165,12 +165,12 @@ def _heat(map: Tensor, image: np.ndarray | None, geometry: GeometryOf | None) ->
         cell = max(1, ALONE // max(shares.shape))
         return Picture(colours(shares.repeat_interleave(cell, 0).repeat_interleave(cell, 1).numpy()))
     size = image.shape[:2]
-    seen = squash(size, size) if geometry is None else geometry(size)
-    return Picture(_blend(image, upsample(shares, seen).numpy(), HEAT_COVER))
+    place = squash(size, size) if geometry is None else geometry(size)
+    return Picture(_blend(image, upsample(shares, place).numpy(), HEAT_COVER))
 
 
 def _regions(relevance: "Relevance", modality: str, sample: int, image: np.ndarray | None) -> Picture:
-    """Each pixel in the colour of the strongest box over it."""
+    """Colours each pixel by the strongest box over it."""
     content = relevance.content(modality)[sample].cpu()
     part = relevance[modality]
     assert part.boxes is not None
@@ -182,8 +182,8 @@ def _regions(relevance: "Relevance", modality: str, sample: int, image: np.ndarr
     heat = np.zeros(image.shape[:2])
     for (x1, y1, x2, y2), value in zip(boxes[order].round().clip(0).astype(int), values[order], strict=True):
         heat[y1:y2, x1:x2] = value
-    drawn = zip(boxes[order].tolist(), _rgb(values[order]), np.abs(values[order]), strict=True)
-    outlines = [Outline((x1, y1, x2, y2), rgb, 2.5 * size) for (x1, y1, x2, y2), rgb, size in drawn if size > FAINT]
+    regions = zip(boxes[order].tolist(), _rgb(values[order]), np.abs(values[order]), strict=True)
+    outlines = [Outline((x1, y1, x2, y2), rgb, 2.5 * size) for (x1, y1, x2, y2), rgb, size in regions if size > FAINT]
     return Picture(_blend(image, heat, REGION_COVER), tuple(outlines))
 
 
@@ -197,7 +197,7 @@ def _rgb(values: np.ndarray) -> list[Colour]:
 
 
 def _blend(image: np.ndarray, shares: np.ndarray, most: float) -> np.ndarray:
-    """Colour over a pale grey image, covering it by at most `most`; what the model did not see (NaN) is paler still."""
+    """Lays colour over a pale grey image, covering it by at most `most`; what the model did not see (NaN) is paler still."""
     values = np.nan_to_num(shares)
     ground = np.repeat((LIGHT + (1 - LIGHT) * image @ LUMINANCE)[..., None], 3, axis=-1)
     cover = most * np.abs(values[..., None]) ** 0.7

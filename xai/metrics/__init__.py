@@ -1,1 +1,1 @@
-"""How good an explanation is: tensors and callables only, no model."""
+"""Measures of how good an explanation is: on tensors and callables only, without a model."""

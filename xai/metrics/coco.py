@@ -1,4 +1,4 @@
-"""COCO's annotation files, checked as they are read: whatever refers to something must find it."""
+"""Reads COCO's annotation files and checks them: whatever refers to something must find it."""
 
 import json
 import re
@@ -12,9 +12,16 @@ PREFIX = re.compile(r"COCO_(?:train|val|test)20\d\d_")  # of the file names of 2
 
 
 def read_described(path: Path) -> dict[str, Any]:
-    """A COCO file with its `images` and `categories` checked, numbers written as text or 1.0 being whole numbers.
+    """Reads a COCO file with its `images` and `categories` checked, numbers written as text or 1.0 being whole numbers.
 
-    Raises ValueError naming the file, the entry, and what it lacks.
+    Args:
+        path: of the file.
+
+    Returns:
+        Its content; the entries of `annotations` are not yet checked.
+
+    Raises:
+        ValueError: an entry that lacks something, or two of one number; names the file, the entry, and what it lacks.
     """
     try:
         described = json.loads(read_text(path))
@@ -41,7 +48,7 @@ def read_described(path: Path) -> dict[str, Any]:
 
 
 def annotations(path: Path, described: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """The annotations with their image's id, each with its name for messages; raises ValueError for an unknown image."""
+    """Yields the annotations with their image's id, each with its name for messages; raises ValueError for an unknown image."""
     known = {image["id"] for image in described["images"]}
     for entry, what in _numbered(described["annotations"], f"{path}: annotation"):
         image = whole(entry, "image_id", what)
@@ -51,7 +58,7 @@ def annotations(path: Path, described: dict[str, Any]) -> Iterator[tuple[dict[st
 
 
 def labelled(entry: dict[str, Any], what: str, kinds: set[int]) -> dict[str, Any]:
-    """An object with its category and crowd flag checked; without a flag it is no crowd."""
+    """Checks the category and crowd flag of an object; without a flag it is no crowd."""
     category, crowd = whole(entry, "category_id", what), entry.get("iscrowd")
     if category not in kinds:
         raise ValueError(
@@ -63,7 +70,7 @@ def labelled(entry: dict[str, Any], what: str, kinds: set[int]) -> dict[str, Any
 
 
 def whole(entry: dict[str, Any], key: str, what: str) -> int:
-    """A whole number of an entry; raises ValueError for anything else."""
+    """Returns a whole number of an entry; raises ValueError for anything else."""
     value = entry.get(key)
     if isinstance(value, str) and value.isascii() and value.isdigit():
         value = int(value)
@@ -75,7 +82,7 @@ def whole(entry: dict[str, Any], key: str, what: str) -> int:
 
 
 def text(entry: dict[str, Any], key: str, what: str) -> str:
-    """A text of an entry; raises ValueError for anything else."""
+    """Returns a text of an entry; raises ValueError for anything else."""
     value = entry.get(key)
     if not isinstance(value, str) or not value:
         raise ValueError(f"{what}: {key!r} is {value!r}; expected a text")
@@ -83,9 +90,14 @@ def text(entry: dict[str, Any], key: str, what: str) -> str:
 
 
 def image_finder(folder: Path) -> Callable[[str], Path]:
-    """From a name in an annotation file to the image: of that name, or else of it with another suffix or COCO's prefix.
+    """Returns a function from a name in an annotation file to the image of that name, or else of another suffix or COCO's prefix.
 
-    The function raises FileNotFoundError for an image that is not in `folder`, and ValueError where several could be meant.
+    Args:
+        folder: of the images.
+
+    Returns:
+        The function. It raises FileNotFoundError for an image that is not in the folder, and ValueError where several could be
+        meant.
     """
     by_stem: dict[str, list[Path]] = {}
     for path in visible(folder):
@@ -96,14 +108,14 @@ def image_finder(folder: Path) -> Callable[[str], Path]:
         below = Path(folder) / name.removeprefix(f"{Path(folder).name}/")
         if below.is_file():
             return below
-        found = by_stem.get(PREFIX.sub("", below.stem), []) if below.parent == Path(folder) else []
-        if not found:
+        paths = by_stem.get(PREFIX.sub("", below.stem), []) if below.parent == Path(folder) else []
+        if not paths:
             raise FileNotFoundError(f"the image {name} is not in {folder}")
-        if len(found) > 1:
+        if len(paths) > 1:
             raise ValueError(
-                f"the image {name} may be {' or '.join(path.name for path in found)} in {folder}; leave one there"
+                f"the image {name} may be {' or '.join(path.name for path in paths)} in {folder}; leave one there"
             )
-        return found[0]
+        return paths[0]
 
     return find
 

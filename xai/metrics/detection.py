@@ -1,4 +1,4 @@
-"""Masks of detected objects from the rows of their queries, scored as COCO segmentations (GenAtt app. C, alg. 1)."""
+"""Turns the rows of queries into masks of detected objects, scored as COCO segmentations (GenAtt app. C, alg. 1)."""
 
 import contextlib
 import io
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Shaped
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -18,24 +19,57 @@ FROM_IOU = 0.2  # COCO's own evaluation starts at 0.5
 
 
 class Detections(NamedTuple):
-    """The queries of one image that are sure of an object."""
+    """Queries of one image that are sure of an object."""
 
-    queries: Tensor  # [n]
-    labels: Tensor  # [n]
-    scores: Tensor  # [n]
+    queries: Int[Tensor, " n"]
+    labels: Int[Tensor, " n"]
+    scores: Float[Tensor, " n"]
 
 
-def confident(logits: Tensor, threshold: float = 0.5) -> Detections:
-    """Queries whose likeliest class is above `threshold`; logits [queries, classes + 1], the last one "no object"."""
+def confident(logits: Float[Tensor, "queries classes"], threshold: float = 0.5) -> Detections:
+    """Selects the queries that are sure of an object.
+
+    Args:
+        logits: [queries, classes + 1], of one image, the last class "no object".
+        threshold: that the probability of the likeliest class exceeds, 0 to 1.
+
+    Returns:
+        The numbers, classes and probabilities of those queries.
+
+    Source:
+        GenAtt app. C, alg. 1.
+
+    Example:
+        >>> import torch
+        >>> from xai.metrics.detection import confident
+        >>> confident(torch.tensor([[5.0, 0.0, 0.0], [0.0, 0.0, 5.0]])).queries.tolist()
+        [0]
+    """
     scores, labels = logits.softmax(dim=-1)[:, :-1].max(dim=-1)
     queries = (scores > threshold).nonzero()[:, 0]
     return Detections(queries, labels[queries], scores[queries])
 
 
-def otsu(values: Tensor) -> Tensor:
-    """The foreground of each row [..., n] by Otsu's threshold: the split in two with most variance between the parts.
+# scikit-image, which nothing else here needs, has it for one row at a time and over bins of a histogram.
+def otsu(values: Float[Tensor, "*rows n"]) -> Bool[Tensor, "*rows n"]:
+    """Finds the foreground of each row by Otsu's threshold: the split in two with most variance between the parts.
 
-    Over the values themselves, where the paper's code first rounds them to 256 levels. A row of one value has none.
+    Over the values themselves, where the paper's code first rounds them to 256 levels.
+
+    Args:
+        values: [..., n].
+
+    Returns:
+        [..., n], True above the threshold; False throughout for a row of one value.
+
+    Source:
+        Otsu 1979; GenAtt app. C, alg. 1.
+
+    Example:
+        >>> import torch
+        >>> from xai.metrics.detection import otsu
+        >>> otsu(torch.tensor([0.1, 0.9, 0.2, 1.0])).tolist()
+        [False, True, False, True]
     """
     ascending = values.double().sort(dim=-1).values
     n, sums = values.shape[-1], ascending.cumsum(dim=-1)
@@ -48,54 +82,87 @@ def otsu(values: Tensor) -> Tensor:
 
 
 def object_masks(
-    rows: Tensor,
+    rows: Float[Tensor, "n h w"],
     seen: tuple[int, int],
     image: tuple[int, int],
     unpadded: tuple[int, int] | None = None,
     cells: tuple[int, int] | None = None,
-) -> Tensor:
-    """Rows [n, h, w] of queries to masks [n, *image] (alg. 1, lines 6-10).
+) -> Bool[Tensor, "n H W"]:
+    """Turns rows of queries into masks: Otsu's foreground, enlarged to the input (bilinear; all above zero), then to the image.
 
-    `seen` is the size of the model's input, of which `unpadded` is the image (all of it by default), `image` the
-    original's size. Otsu's foreground, enlarged to the input (bilinear; all that is above zero), then to the original.
-    The threshold is that of the `cells` (rows, columns) that are no padding, by default all.
+    Args:
+        rows: [n, h, w].
+        seen: height and width of the model's input, in pixels.
+        image: those of the original image.
+        unpadded: those of the part of the input that is the image; None for all of it.
+        cells: rows and columns that are no padding, from which the threshold is taken; None for all.
+
+    Returns:
+        [n, *image].
+
+    Source:
+        GenAtt app. C, alg. 1, lines 6 to 10.
+
+    Example:
+        >>> import torch
+        >>> from xai.metrics.detection import object_masks
+        >>> object_masks(torch.tensor([[[0.0, 0.1, 0.9]]]), seen=(1, 3), image=(1, 6)).int().tolist()
+        [[[0, 0, 0, 0, 1, 1]]]
     """
     down, across = cells or rows.shape[1:]
     real = rows[:, :down, :across]
-    found = otsu(real.flatten(1)).reshape(real.shape).float()
-    foreground = F.pad(found, (0, rows.shape[2] - across, 0, rows.shape[1] - down))[:, None]
+    above = otsu(real.flatten(1)).reshape(real.shape).float()
+    foreground = F.pad(above, (0, rows.shape[2] - across, 0, rows.shape[1] - down))[:, None]
     enlarged = F.interpolate(foreground, size=seen, mode="bilinear", align_corners=False) > 0
     height, width = unpadded or seen
     cut = enlarged[..., :height, :width].float()
     return F.interpolate(cut, size=image, mode="nearest")[:, 0] > 0
 
 
-def coco_results(image_id: int, labels: Sequence[int], scores: Sequence[float], masks: Tensor) -> list[dict[str, Any]]:
-    """One image's objects in COCO's results format; labels are COCO category ids, masks [n, H, W]."""
+def coco_results(
+    image_id: int, labels: Sequence[int], scores: Sequence[float], masks: Shaped[Tensor, "n H W"]
+) -> list[dict[str, Any]]:
+    """Writes one image's objects in COCO's format of results.
+
+    Args:
+        image_id: COCO's number of the image.
+        labels: COCO's numbers of the objects' categories, n.
+        scores: how sure the model is of each, n.
+        masks: [n, H, W], of the image's own size.
+
+    Returns:
+        An entry for each object.
+
+    Example:
+        >>> import torch
+        >>> from xai.metrics.detection import coco_results
+        >>> coco_results(7, [3], [0.9], torch.ones(1, 2, 2, dtype=torch.bool))[0]["segmentation"]["size"]
+        [2, 2]
+    """
     encoded = rle.encode(np.asfortranarray(masks.cpu().numpy().astype(np.uint8).transpose(1, 2, 0)))
     return [
         {
             "image_id": image_id,
             "category_id": int(label),
             "score": float(score),
-            "segmentation": {"size": found["size"], "counts": found["counts"].decode()},
+            "segmentation": {"size": mask["size"], "counts": mask["counts"].decode()},
         }
-        for label, score, found in zip(labels, scores, encoded, strict=True)
+        for label, score, mask in zip(labels, scores, encoded, strict=True)
     ]
 
 
-def coco_figures(
-    truth: COCO, results: Sequence[dict[str, Any]], images: Sequence[int], from_iou: float = FROM_IOU
-) -> dict[str, float]:
-    """AP and AR (at most 100 objects an image) over IoU `from_iou` to 0.95 in steps of 0.05: all, medium, large objects.
-
-    Over `images` alone, which are those that were explained. NaN where they have no such object.
-    """
-    return coco_summary(coco_matches(truth, results, images, from_iou))
-
-
 def coco_summary(evaluation: COCOeval) -> dict[str, float]:
-    """The figures of `coco_matches`' evaluation, by pycocotools."""
+    """Returns AP and AR of an evaluation: at most 100 objects an image, the mean over thresholds of IoU and categories.
+
+    Args:
+        evaluation: that of `coco_matches`.
+
+    Returns:
+        `ap` and `ar`, and those of medium and large objects, 0 to 1; NaN where the images have no such object.
+
+    Source:
+        GenAtt app. C, tab. 1.
+    """
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
     figures = {}
@@ -109,10 +176,20 @@ def coco_summary(evaluation: COCOeval) -> dict[str, float]:
 def coco_matches(
     truth: COCO, results: Sequence[dict[str, Any]], images: Sequence[int], from_iou: float = FROM_IOU
 ) -> COCOeval:
-    """pycocotools' evaluation of every image, not yet accumulated."""
+    """Matches the objects of images with the truth, by pycocotools.
+
+    Args:
+        truth: the annotations.
+        results: as of `coco_results`, of all images together.
+        images: COCO's numbers of those that were explained: only they count.
+        from_iou: the least IoU of a match; thresholds go on in steps of 0.05 to 0.95.
+
+    Returns:
+        pycocotools' evaluation of every image, not yet accumulated.
+    """
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints, and writes into results
-        found = truth.loadRes([dict(result) for result in results]) if results else COCO()
-        evaluation = COCOeval(truth, found, "segm")
+        objects = truth.loadRes([dict(result) for result in results]) if results else COCO()
+        evaluation = COCOeval(truth, objects, "segm")
         evaluation.params.imgIds = sorted(images)
         evaluation.params.iouThrs = np.linspace(from_iou, 0.95, round((0.95 - from_iou) / 0.05) + 1)
         evaluation.evaluate()
@@ -120,6 +197,6 @@ def coco_matches(
 
 
 def _mean(values: np.ndarray) -> float:
-    """pycocotools marks classes without an object by -1."""
+    """Averages over the classes with an object; pycocotools marks others by -1."""
     known = values[values > -1]
     return float(known.mean()) if len(known) else float("nan")

@@ -1,9 +1,10 @@
-"""COCO's AP and AR when images count several times or not at all: the bootstrap over images that pycocotools lacks."""
+"""Resamples COCO's AP and AR: images count several times or not at all, the bootstrap that pycocotools lacks."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
@@ -15,17 +16,25 @@ AT_ONCE = 2**22  # numbers; bounds the memory
 class Ranked(NamedTuple):
     """All detections of one category and size of objects, the surest first."""
 
-    images: Tensor  # [n], the place of each one's image
-    right: Tensor  # [thresholds, n]
-    wrong: Tensor  # [thresholds, n]; neither: matched to what is ignored
-    objects: Tensor  # [images]: how many there are to find
+    images: Int[Tensor, " n"]  # the place of each one's image
+    right: Bool[Tensor, "thresholds n"]
+    wrong: Bool[Tensor, "thresholds n"]  # neither: matched to what is ignored
+    objects: Float[Tensor, " images"]  # how many there are to find
 
 
-def resampled_figures(evaluation: COCOeval, counts: Tensor) -> dict[str, Tensor]:
-    """The figures of `detection.coco_figures`, [resamples], if the images counted `counts` [resamples, images] times.
+def resampled_figures(
+    evaluation: COCOeval, counts: Float[Tensor, "resamples images"]
+) -> dict[str, Float[Tensor, " resamples"]]:
+    """Computes the figures of `detection.coco_summary` for images that count several times or not at all.
 
-    `evaluation` is that of `detection.coco_matches`; images in the order of their ids. A category that has no object in a
-    resample is left out of it, as COCO does.
+    A category that has no object in a resample is left out of it, as COCO does.
+
+    Args:
+        evaluation: that of `detection.coco_matches`.
+        counts: [resamples, images], how often each image counts; images in the order of their numbers.
+
+    Returns:
+        [resamples], 0 to 1, by the figure's name.
     """
     figures: dict[str, Tensor] = {}
     counts = counts.double()
@@ -56,8 +65,8 @@ def _ranked(evaluation: COCOeval, category: int, area: int) -> Ranked:
     return Ranked(torch.from_numpy(owners[order]), right, wrong, objects)
 
 
-def _figures(ranked: Ranked, counts: Tensor, recalls: Any) -> Tensor:
-    """AP and AR [2, resamples], NaN where a resample has no object."""
+def _figures(ranked: Ranked, counts: Float[Tensor, "resamples images"], recalls: Any) -> Float[Tensor, "2 resamples"]:
+    """Returns AP and AR, NaN where a resample has no object."""
     at_once = max(1, AT_ONCE // max(ranked.right.numel(), 1))
     return torch.cat([_some(ranked, part, torch.as_tensor(recalls)) for part in counts.split(at_once)], dim=1)
 

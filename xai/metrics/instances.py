@@ -1,4 +1,4 @@
-"""COCO's instances files as pycocotools takes them, with what they may leave out filled in."""
+"""Reads COCO's instances files as pycocotools takes them, with what they may leave out filled in."""
 
 import warnings
 from collections.abc import Callable
@@ -12,32 +12,42 @@ from xai.metrics.coco import annotations, labelled, read_described
 
 
 def read_instances(path: Path, say: Callable[[str], object] = warnings.warn) -> dict[str, Any]:
-    """The objects of an instances file with their masks, numbered anew: pycocotools never finds an object of the number 0.
+    """Reads the objects of an instances file with their masks, numbered anew: pycocotools never finds an object of the number 0.
 
     Without `iscrowd` an object is no crowd, without `area` it has its mask's. An object whose mask has no pixel can never be
-    found: it is left out, which is told to `say`. Raises ValueError, naming file and annotation, for whatever does not fit.
+    found: it is left out.
+
+    Args:
+        path: of the file.
+        say: is told which objects were left out.
+
+    Returns:
+        What `pycocotools.coco.COCO` has as `dataset`.
+
+    Raises:
+        ValueError: whatever does not fit; names file and annotation.
     """
     described = read_described(path)
     sizes = {image["id"]: (image["height"], image["width"]) for image in described["images"]}
     kinds = {category["id"] for category in described["categories"]}
-    found: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
     empty = []
     for entry, what in annotations(path, described):
         checked = labelled(entry, what, kinds)
         encoded = _encoded(entry.get("segmentation"), sizes[checked["image_id"]], what)
         if rle.area(encoded):
-            found.append(placed({**checked, "area": _area(entry, what)}, encoded, len(found) + 1))
+            objects.append(placed({**checked, "area": _area(entry, what)}, encoded, len(objects) + 1))
         else:
             empty.append(what)
     if empty:
         say(f"left out: {len(empty)} objects whose mask has no pixel, the first is {empty[0]}")
-    if not found:
+    if not objects:
         raise ValueError(f"{path}: no object is left; expected annotations with masks")
-    return {**described, "annotations": found}
+    return {**described, "annotations": objects}
 
 
 def placed(entry: dict[str, Any], encoded: dict[str, Any], number: int) -> dict[str, Any]:
-    """An object with its mask, and what follows from that: box, and area if it has none."""
+    """Returns an object with its mask, and what follows from that: box, and area if it has none."""
     area = float(rle.area(encoded)) if entry.get("area") is None else entry["area"]
     place = {"area": area, "bbox": rle.toBbox(encoded).tolist(), "segmentation": encoded}
     return {**{key: entry[key] for key in ("image_id", "category_id", "iscrowd")}, **place, "id": number}

@@ -1,4 +1,4 @@
-"""Where relevance falls, against the truth of what decides: says nothing about how the model reached its answer.
+"""Compares relevance with the truth of what decides: says nothing about how the model reached its answer.
 
 Relevance is [..., B, *grid] with grid tokens T or patches h, w; further axes in front, such as methods, are allowed.
 `truth` [B, *grid] is the share of each token that is part of the truth, 0 to 1; `valid` [B, *grid] leaves padding and
@@ -10,45 +10,115 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from xai.metrics.ranking import expected_hits
 
+Truth = Shaped[Tensor, "B *grid"]
+Valid = Shaped[Tensor, "B *grid"]
 
-def mass_accuracy(relevance: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Share of the positive relevance that lies in the truth (Arras et al. 2022, eq. 1); NaN if none is positive."""
+
+def mass_accuracy(relevance: Float[Tensor, "..."], truth: Truth, valid: Valid | None = None) -> Float[Tensor, "..."]:
+    """Returns the share of the positive relevance that lies in the truth.
+
+    Args:
+        relevance: [..., B, *grid].
+        truth: [B, *grid], the share of each token that is part of the truth, 0 to 1.
+        valid: [B, *grid], False at padding and special tokens; None where all count.
+
+    Returns:
+        [..., B], from 0 to 1; NaN without truth, without positive relevance, and for relevance that is not finite.
+
+    Raises:
+        ValueError: shapes that do not fit, or truth outside 0 to 1.
+
+    Source:
+        Arras et al. 2022, eq. 1.
+
+    Example:
+        >>> import torch
+        >>> from xai.metrics.localisation import mass_accuracy
+        >>> mass_accuracy(torch.tensor([[3.0, 1.0, -2.0]]), torch.tensor([[1.0, 0.0, 0.0]])).tolist()
+        [0.75]
+    """
     relevance, truth, valid, defined = _flat(relevance, truth, valid)
     positive = relevance.clamp(min=0) * valid
     return _known((positive * truth).sum(dim=-1) / positive.sum(dim=-1), defined)
 
 
-def rank_accuracy(relevance: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Share of the k most relevant tokens that lies in the truth, k the size of the truth (Arras et al. 2022, eq. 2).
+def rank_accuracy(relevance: Float[Tensor, "..."], truth: Truth, valid: Valid | None = None) -> Float[Tensor, "..."]:
+    """Returns the share of the k most relevant tokens that lies in the truth, k the size of the truth.
 
     Ties count with their expectation. With soft truth k is its total area, which may be a fraction, and the best that
     can be reached is `rank_accuracy(truth, truth, valid)`.
+
+    Args:
+        relevance: [..., B, *grid].
+        truth: [B, *grid], the share of each token that is part of the truth, 0 to 1.
+        valid: [B, *grid], False at padding and special tokens; None where all count.
+
+    Returns:
+        [..., B], from 0 to 1; NaN without truth and for relevance that is not finite.
+
+    Raises:
+        ValueError: shapes that do not fit, or truth outside 0 to 1.
+
+    Source:
+        Arras et al. 2022, eq. 2.
+
+    Example:
+        >>> import torch
+        >>> from xai.metrics.localisation import rank_accuracy
+        >>> rank_accuracy(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([[1.0, 1.0, 0.0]])).tolist()
+        [0.5]
     """
     relevance, truth, valid, defined = _flat(relevance, truth, valid)
     k = truth.sum(dim=-1)
     return _known(expected_hits(relevance, truth, k, valid) / k, defined)
 
 
-def pointing_game(relevance: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
-    """How much of the most relevant token is in the truth (Zhang et al. 2018, without tolerance); ties by expectation."""
-    relevance, truth, valid, defined = _flat(relevance, truth, valid)
-    return _known(expected_hits(relevance, truth, truth.new_ones(len(truth)), valid), defined)
+def chance(truth: Truth, valid: Valid | None = None) -> Float[Tensor, " B"]:
+    """Returns the share of the valid tokens that is truth: what equal relevance scores in both figures.
 
+    Args:
+        truth: [B, *grid], the share of each token that is part of the truth, 0 to 1.
+        valid: [B, *grid], False at padding and special tokens; None where all count.
 
-def chance(truth: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Share of the valid tokens that is truth, [B]: what equal relevance scores in all three figures."""
+    Returns:
+        [B], from 0 to 1; NaN without truth.
+
+    Raises:
+        ValueError: shapes that do not fit, or truth outside 0 to 1.
+
+    Example:
+        >>> import torch
+        >>> from xai.metrics.localisation import chance
+        >>> chance(torch.tensor([[1.0, 0.0, 0.0, 0.0]])).tolist()
+        [0.25]
+    """
     _, truth, valid, defined = _flat(torch.zeros_like(truth, dtype=torch.float), truth, valid)
     return _known(truth.sum(dim=-1) / valid.sum(dim=-1), defined)
 
 
-def patch_shares(mask: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Pixels [B, H, W] to the share of each patch that the mask covers, [B, h, w].
+def patch_shares(mask: Shaped[Tensor, "B H W"], grid: tuple[int, int]) -> Float[Tensor, "B h w"]:
+    """Returns the share of each patch that a mask covers.
 
-    Raises ValueError if patches are no whole numbers of pixels: bring the mask to the size the model sees first.
+    Args:
+        mask: [B, H, W], of the pixels as the model sees them.
+        grid: rows and columns of patches.
+
+    Returns:
+        [B, rows, columns], from 0 to 1.
+
+    Raises:
+        ValueError: patches are no whole numbers of pixels.
+
+    Example:
+        >>> import torch
+        >>> from xai.metrics.localisation import patch_shares
+        >>> patch_shares(torch.tensor([[[1, 1, 0, 0], [1, 0, 0, 0]]]), (1, 2)).tolist()
+        [[[0.75, 0.0]]]
     """
     if mask.shape[-2] % grid[0] or mask.shape[-1] % grid[1]:
         raise ValueError(
@@ -58,15 +128,34 @@ def patch_shares(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     return F.adaptive_avg_pool2d(mask.float()[:, None], grid)[:, 0]
 
 
-def modality_share(relevance: Mapping[str, Tensor], valid: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """How much of the positive relevance each modality [..., B, tokens] holds, [..., B]; NaN where there is none."""
+def modality_share(
+    relevance: Mapping[str, Float[Tensor, "... B _"]], valid: Mapping[str, Shaped[Tensor, "B _"]]
+) -> dict[str, Float[Tensor, "... B"]]:
+    """Returns how much of the positive relevance each modality holds.
+
+    Args:
+        relevance: [..., B, tokens] by modality.
+        valid: [B, tokens] by modality, False at padding and special tokens.
+
+    Returns:
+        [..., B] by modality, from 0 to 1, together 1; NaN where no relevance is positive.
+
+    Example:
+        >>> import torch
+        >>> from xai.metrics.localisation import modality_share
+        >>> scores = {"image": torch.tensor([[2.0, 1.0]]), "text": torch.tensor([[1.0, -1.0]])}
+        >>> {name: share.item() for name, share in modality_share(scores, {n: s == s for n, s in scores.items()}).items()}
+        {'image': 0.75, 'text': 0.25}
+    """
     mass = {name: (scores.clamp(min=0) * valid[name]).sum(dim=-1) for name, scores in relevance.items()}
     total = torch.stack(list(mass.values())).sum(dim=0)
     return {name: part / total for name, part in mass.items()}
 
 
-def _flat(relevance: Tensor, truth: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """All with one axis of tokens, truth and relevance zero where not valid, and which figures [..., B] are defined."""
+def _flat(
+    relevance: Tensor, truth: Tensor, valid: Tensor | None
+) -> tuple[Float[Tensor, "... B T"], Float[Tensor, "B T"], Shaped[Tensor, "B T"], Shaped[Tensor, "... B"]]:
+    """Returns all with one axis of tokens, zero where not valid, and which figures are defined."""
     valid = torch.ones_like(truth, dtype=torch.bool) if valid is None else valid.bool()
     if relevance.shape[-truth.dim() :] != truth.shape or valid.shape != truth.shape or truth.dim() < 2:
         shapes = f"relevance {list(relevance.shape)}, truth {list(truth.shape)}, valid {list(valid.shape)}"

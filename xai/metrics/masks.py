@@ -1,4 +1,4 @@
-"""Images with the truth of where their object is: ImageNet-Segmentation, folders of masks, COCO panoptic files."""
+"""Reads images with the truth of where their object is: ImageNet-Segmentation, folders of masks, COCO panoptic files."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Shaped
 from PIL import ExifTags, Image
 from torch import Tensor
 
@@ -21,12 +22,12 @@ Load = Callable[[Path], Image.Image]  # an image file as RGB pixels, unrotated
 class Masked(NamedTuple):
     name: str
     image: Image.Image
-    mask: Tensor  # [H, W], True on the object
-    valid: Tensor  # [H, W], False where nothing is labelled
+    mask: Bool[Tensor, "H W"]  # True on the object
+    valid: Bool[Tensor, "H W"]  # False where nothing is labelled
 
 
 class MaskedImages(Sequence[Masked]):
-    """Read one by one, when they are asked for."""
+    """Sequence of images that are read one by one, when they are asked for."""
 
     def __init__(self, count: int, read: Callable[[int], Masked]) -> None:
         self._count, self._read = count, read
@@ -44,7 +45,10 @@ class MaskedImages(Sequence[Masked]):
 
 
 def read_image(path: Path) -> Image.Image:
-    """An image as RGB pixels, unrotated. Raises OSError, naming it, for a damaged one, and ValueError for 16 bits or floats."""
+    """Reads an image as RGB pixels, unrotated.
+
+    Raises OSError, naming it, for a damaged one, and ValueError for 16 bits or floats.
+    """
     image = _opened(path)
     if image.mode.startswith(("I", "F")):  # Pillow clips them at 255
         raise ValueError(f"{path}: its mode is {image.mode}; save it with 8 bits a channel")
@@ -53,9 +57,10 @@ def read_image(path: Path) -> Image.Image:
 
 
 def imagenet_segmentation(path: Path) -> MaskedImages:
-    """The images of `gtsegs_ijcv.mat` (Guillaumin et al. 2014), a MATLAB 7.3 file; needs h5py.
+    """Reads the images of `gtsegs_ijcv.mat` (Guillaumin et al. 2014), a MATLAB 7.3 file; needs h5py.
 
-    Raises ValueError, naming the file, for another file or a truncated one.
+    Raises:
+        ValueError: another file or a truncated one, now or when an image is read; names the file.
     """
     try:
         import h5py
@@ -95,8 +100,19 @@ def imagenet_segmentation(path: Path) -> MaskedImages:
 def mask_folder(images: Path, masks: Path, ignore: int | None = None, load: Load = read_image) -> MaskedImages:
     """Pairs an image with the mask of the same stem, in the order of names; labels that are not 0 are the object.
 
-    The label `ignore` says nothing (255 in PASCAL VOC). Raises FileNotFoundError for a mask without image. Reading one
-    raises ValueError for a mask that has another size than its image, no label a pixel, or nothing but what is ignored.
+    Args:
+        images: the folder of images.
+        masks: the folder of masks.
+        ignore: the label that says nothing (255 in PASCAL VOC); None if all do.
+        load: reads an image.
+
+    Returns:
+        The images with a mask. Reading one raises ValueError for a mask that has another size than its image, no label a pixel,
+        or nothing but what is ignored.
+
+    Raises:
+        FileNotFoundError: a mask without image.
+        ValueError: two files of one stem.
     """
     by_stem = _by_stem([path for path in visible(images) if path.suffix.lower() in PICTURES])
     paths = list(_by_stem(visible(masks)).values())
@@ -121,9 +137,20 @@ def mask_folder(images: Path, masks: Path, ignore: int | None = None, load: Load
 
 
 def panoptic_images(images: Path, annotations: Path, folder: Path, load: Load = read_image) -> MaskedImages:
-    """The images of a COCO panoptic file with the mask of all things; what is unlabelled or a crowd is not valid.
+    """Reads the images of a COCO panoptic file with the mask of all things; what is unlabelled or a crowd is not valid.
 
-    Raises FileNotFoundError for an image that is missing, ValueError for an entry that does not fit.
+    Args:
+        images: the folder of images.
+        annotations: the panoptic file.
+        folder: of the panoptic masks.
+        load: reads an image.
+
+    Returns:
+        The images, each read and checked when it is asked for.
+
+    Raises:
+        FileNotFoundError: an image that is missing.
+        ValueError: an entry that does not fit; names file and entry.
     """
     described = _read_panoptic(annotations)
     things = _things(described)
@@ -145,7 +172,10 @@ def panoptic_images(images: Path, annotations: Path, folder: Path, load: Load = 
 
 
 def panoptic_instances(annotations: Path, folder: Path) -> dict[str, Any]:
-    """A COCO panoptic file as one of instances: its things, each with its mask."""
+    """Reads the things of a COCO panoptic file, each with its mask, as `pycocotools.coco.COCO` has them for `dataset`.
+
+    Raises ValueError, naming file and entry, for an entry that does not fit or a mask of another size than its image.
+    """
     from pycocotools import mask as rle  # here: the readers of masks need none of it
 
     from xai.metrics.instances import placed
@@ -153,7 +183,7 @@ def panoptic_instances(annotations: Path, folder: Path) -> dict[str, Any]:
     described = _read_panoptic(annotations)
     things = _things(described)
     sizes = {image["id"]: (image["width"], image["height"]) for image in described["images"]}
-    found: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
     for entry in described["annotations"]:
         size, ids = sizes[entry["image_id"]], _segments(entry, Path(folder))
         if _extent(ids) != size:
@@ -162,9 +192,9 @@ def panoptic_instances(annotations: Path, folder: Path) -> dict[str, Any]:
             raise ValueError(f"{mask} has {_size(_extent(ids))} pixels, {by_file}; fetch both anew")
         for segment in (s for s in entry["segments_info"] if s["category_id"] in things):
             encoded = rle.encode(np.asfortranarray((ids == segment["id"]).numpy().astype(np.uint8)))
-            found.append(placed({**segment, "image_id": entry["image_id"]}, encoded, len(found) + 1))
+            objects.append(placed({**segment, "image_id": entry["image_id"]}, encoded, len(objects) + 1))
     categories = [category for category in described["categories"] if category["isthing"]]
-    return {"images": described["images"], "categories": categories, "annotations": found}
+    return {"images": described["images"], "categories": categories, "annotations": objects}
 
 
 def require_fit(size: tuple[int, int], what: str, image: Image.Image, path: Path) -> None:
@@ -182,14 +212,29 @@ def require_fit(size: tuple[int, int], what: str, image: Image.Image, path: Path
         raise ValueError(f"{what} may be turned or not; {turned}, and what was drawn on it")
 
 
-def as_seen(mask: Tensor, geometry: Geometry) -> Tensor:
-    """A mask [..., H, W] as the model saw its image, by the nearest pixels, [..., *window]; False where no image was."""
+def as_seen(mask: Shaped[Tensor, "*axes H W"], geometry: Geometry) -> Bool[Tensor, "*axes h w"]:
+    """Brings a mask to the window that the model saw, by the nearest pixels.
+
+    Args:
+        mask: [..., H, W], of the original image.
+        geometry: where its pixels went in preprocessing.
+
+    Returns:
+        [..., *window]; False beside the image.
+
+    Example:
+        >>> import torch
+        >>> from xai.figures.geometry import squash
+        >>> from xai.metrics.masks import as_seen
+        >>> as_seen(torch.tensor([[True, False]]), squash((1, 2), (1, 4))).tolist()
+        [[True, True, False, False]]
+    """
     (rows, above), (columns, left) = (_pixels_seen(geometry, axis) for axis in (0, 1))
     return mask[..., rows, :][..., columns] & above[:, None] & left
 
 
 def _pixels_seen(geometry: Geometry, axis: int) -> tuple[Tensor, Tensor]:
-    """Which pixel of the image lies at the centre of each pixel of the window, along one axis, and where there is one."""
+    """Finds which pixel of the image lies at the centre of each pixel of the window, along one axis, and where there is one."""
     centres = torch.arange(geometry.window[axis], dtype=torch.float64) + 0.5 + geometry.offset[axis]
     pixels = (centres * geometry.original[axis] / geometry.resized[axis]).floor().long()
     last = geometry.original[axis] - 1
@@ -214,16 +259,16 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _by_stem(paths: Sequence[Path]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    by_stem: dict[str, Path] = {}
     for path in paths:
-        other = found.setdefault(path.stem, path)
+        other = by_stem.setdefault(path.stem, path)
         if other != path:
             raise ValueError(f"{other} and {path} have one name: which belongs to the other folder's? take one out")
-    return found
+    return by_stem
 
 
 def _labels(path: Path) -> Tensor:
-    """The label of each pixel [H, W]; of a palette image its index."""
+    """Reads the label of each pixel [H, W]; of a palette image its index."""
     image = _opened(path)
     labels = np.asarray(image)
     if labels.ndim != 2:
@@ -240,12 +285,12 @@ def _size(size: Sequence[int]) -> str:
 
 
 def _extent(labels: Tensor) -> tuple[int, int]:
-    """Width and height."""
+    """Returns width and height."""
     return int(labels.shape[1]), int(labels.shape[0])
 
 
 def _read_panoptic(path: Path) -> dict[str, Any]:
-    """With the entries of `annotations` checked."""
+    """Reads a panoptic file with the entries of `annotations` checked."""
     described = read_described(path)
     kinds = {category["id"] for category in described["categories"]}
     for category in described["categories"]:
@@ -268,7 +313,7 @@ def _things(described: dict[str, Any]) -> set[int]:
 
 
 def _segments(entry: dict[str, Any], folder: Path) -> Tensor:
-    """The segment's id of each pixel [H, W]; raises ValueError unless they are the entry's segments."""
+    """Reads the segment's id of each pixel [H, W]; raises ValueError unless they are the entry's segments."""
     path = folder / entry["file_name"]
     rgb = torch.from_numpy(np.array(_opened(path).convert("RGB"))).long()
     ids = rgb @ torch.tensor([1, 256, 256**2])

@@ -1,4 +1,4 @@
-"""The perturbation engine: curves of many explainers at once, each distinct input run once, in large batches.
+"""Runs a model on inputs with tokens removed: curves of many explainers at once, each distinct input run once, in large batches.
 
 Axes of its results: [methods, directions, samples, steps], directions in the order of `protocols.DIRECTIONS`.
 """
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from xai.metrics.protocols import Protocol, kept_counts
@@ -19,8 +20,8 @@ WORD = 62  # bits of a mask in one int64
 class Perturbed(NamedTuple):
     """Inputs to run together: those of the batch at `rows` [N], each with as many tokens left."""
 
-    rows: Tensor
-    keep: Tensor  # [N, T]: False where removed, and at padding
+    rows: Int[Tensor, " N"]
+    keep: Bool[Tensor, "N T"]  # False where removed, and at padding
     length: int  # tokens kept in every row
 
 
@@ -29,21 +30,48 @@ Predict = Callable[[Perturbed], Mapping[str, Tensor]]  # figures by name, such a
 
 @torch.no_grad()
 def perturb(
-    relevance: Tensor,
-    removable: Tensor,
-    samples: Tensor,
+    relevance: Float[Tensor, "*any"],
+    removable: Bool[Tensor, "B T"],
+    samples: Int[Tensor, " _"],
     predict: Predict,
     protocol: Protocol,
-    mask: Tensor | None = None,
+    mask: Bool[Tensor, "B T"] | None = None,
     batch_size: int = 256,
     seed: int = 0,
-) -> dict[str, Tensor]:
-    """Curves of each figure that `predict` gives, from relevance [methods, B, T] of the tokens of one modality.
+) -> dict[str, Float[Tensor, "methods directions B steps"]]:
+    """Measures how the figures of a model fall while the tokens of one modality are removed.
 
-    `removable` [B, T] leaves special tokens and padding out; `real` [B, T] is False at padding. `samples` [B] are the
-    samples' ids: with `seed` they decide ties, so a sample's curves do not depend on its batch. A relevance that is not
-    finite gives that method NaN for that sample, and no other. `predict` gets at most `batch_size` inputs, all of the
-    same length, and every distinct input once, whichever methods, directions and steps ask for it.
+    Args:
+        relevance: [methods, B, T]. One that is not finite gives that method NaN for that sample, and no other.
+        removable: [B, T], False at special tokens and padding.
+        samples: [B], the samples' ids: with `seed` they decide ties, so a sample's curves do not depend on its batch.
+        predict: runs the model. It gets inputs of one length and every distinct input once, whichever methods, directions
+            and steps ask for it.
+        protocol: which shares of the tokens are removed.
+        mask: [B, T], False at padding; None without padding.
+        batch_size: inputs that `predict` gets at once, at most.
+        seed: of the order of equal relevance.
+
+    Returns:
+        By figure of `predict` a curve [methods, directions, B, steps]; directions as in `protocols.DIRECTIONS`.
+
+    Raises:
+        ValueError: shapes that do not fit, nothing to remove from, or figures that are not one number an input.
+
+    Source:
+        WRA §4.3.2, GenAtt §5, TransAtt §4.
+
+    Example:
+        >>> import torch
+        >>> from xai.metrics.perturbation import perturb
+        >>> from xai.metrics.protocols import area, named
+        >>> def predict(inputs):  # a model that is right while it sees token 2
+        ...     return {"accuracy": inputs.keep[:, 2].float()}
+        >>> tokens, protocol = torch.ones(1, 4, dtype=torch.bool), named("genatt", "image")
+        >>> relevance = torch.tensor([[[0.1, 0.3, 0.9, 0.2]]])  # one method, one sample
+        >>> curves = perturb(relevance, tokens, torch.tensor([0]), predict, protocol)
+        >>> [round(a, 3) for a in area(curves["accuracy"], protocol.shares)[0, :, 0].tolist()]  # in both directions
+        [0.125, 0.775]
     """
     if (
         not relevance.numel()
@@ -62,50 +90,52 @@ def perturb(
     keep = keep | undefined[:, None, :, None, None]  # their figures are not read: let them share a run
     if mask is not None:
         keep = keep & mask[:, None]
-    inputs, masks, asked = _distinct(keep)
+    inputs, masks, places = _distinct(keep)
     parts = [_figures(predict, part) for part in _batches(inputs, masks, batch_size)]
     hidden = undefined[:, None, :, None]
-    return {name: torch.cat([part[name] for part in parts])[asked].masked_fill(hidden, torch.nan) for name in parts[0]}
+    return {name: torch.cat([part[name] for part in parts])[places].masked_fill(hidden, torch.nan) for name in parts[0]}
 
 
-def keep_masks(relevance: Tensor, removable: Tensor, protocol: Protocol, noise: Tensor) -> Tensor:
-    """Which tokens stay at each step, [methods, directions, B, steps, T]: all that are not removable, and the rest by rank.
+def keep_masks(
+    relevance: Float[Tensor, "methods B T"],
+    removable: Bool[Tensor, "B T"],
+    protocol: Protocol,
+    noise: Int[Tensor, "B T"],
+) -> Bool[Tensor, "methods directions B steps T"]:
+    """Chooses the tokens that stay at each step: all that are not removable, and the rest by rank.
 
     The negative order is the positive one backwards, ties too.
     """
-    removed = removal_rank(relevance, removable, noise)[:, :, None]  # [methods, B, 1, T]
+    rank = removal_rank(relevance, removable, noise)[:, :, None]  # [methods, B, 1, T]
     tokens = removable.sum(dim=-1)
-    kept = kept_counts(tokens, protocol.shares)[..., None]  # [B, steps, 1]
-    positive = removed >= tokens[:, None, None] - kept
-    negative = removed < kept
+    counts = kept_counts(tokens, protocol.shares)[..., None]  # [B, steps, 1]
+    positive = rank >= tokens[:, None, None] - counts
+    negative = rank < counts
     return torch.stack([positive, negative], dim=1) | ~removable[:, None]
 
 
-def inverted(curves: Tensor) -> Tensor:
-    """The curves [methods, directions, ...] of the inverted maps, -R: what was removed first is removed last."""
-    return curves.flip(1)
-
-
-def _distinct(keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The inputs that differ as keys [inputs, (length, row, mask)], sorted; their masks; and which one each step asks for."""
+def _distinct(
+    keep: Bool[Tensor, "*steps T"],
+) -> tuple[Int[Tensor, "inputs key"], Bool[Tensor, "inputs T"], Int[Tensor, "*steps"]]:
+    """Returns the inputs that differ as keys (length, row, mask), sorted; their masks; and which one each step asks for."""
     words = torch.stack([_packed(masks) for masks in keep])  # method by method: words take 8 times the memory of masks
     rows = torch.arange(keep.shape[2], device=keep.device)[:, None].expand(keep.shape[:-1])
     keys = torch.cat([keep.sum(dim=-1, keepdim=True), rows[..., None], words], dim=-1)
-    inputs, asked = keys.flatten(0, -2).unique(dim=0, return_inverse=True)
+    inputs, places = keys.flatten(0, -2).unique(dim=0, return_inverse=True)
     bits = torch.arange(WORD, device=keep.device)
     masks = (inputs[:, 2:, None] >> bits & 1).bool().flatten(1)[:, : keep.shape[-1]]
-    return inputs, masks, asked.reshape(keep.shape[:-1])
+    return inputs, masks, places.reshape(keep.shape[:-1])
 
 
-def _packed(masks: Tensor) -> Tensor:
-    """Masks [..., T] as integers [..., words]."""
+def _packed(masks: Bool[Tensor, "*steps T"]) -> Int[Tensor, "*steps words"]:
+    """Packs masks into integers."""
     bits = torch.arange(WORD, device=masks.device)
     padded = F.pad(masks, (0, -masks.shape[-1] % WORD))
     return (padded.unflatten(-1, (-1, WORD)).long() << bits).sum(dim=-1)
 
 
 def _batches(inputs: Tensor, masks: Tensor, batch_size: int) -> Iterator[Perturbed]:
-    """Inputs of one length at a time, at most `batch_size`."""
+    """Yields inputs of one length at a time, at most `batch_size`."""
     lengths, counts = inputs[:, 0].unique_consecutive(return_counts=True)
     first = 0
     for length, count in zip(lengths.tolist(), counts.tolist(), strict=True):

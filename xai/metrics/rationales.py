@@ -1,4 +1,4 @@
-"""Human rationales in the ERASER format, and the token F1 of the most relevant words against them (TransAtt §4)."""
+"""Reads human rationales in the ERASER format, and compares the most relevant words with them (TransAtt §4)."""
 
 import json
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from xai.files import read_text
@@ -25,8 +26,8 @@ class Review:
     spans: list[tuple[int, int]]
 
     @property
-    def rationale(self) -> Tensor:
-        """[words], True in a span."""
+    def rationale(self) -> Bool[Tensor, " words"]:
+        """Marks the words in a span."""
         marked = torch.zeros(len(self.words), dtype=torch.bool)
         for start, end in self.spans:
             marked[start:end] = True
@@ -34,21 +35,44 @@ class Review:
 
 
 def read_eraser(folder: Path, split: str) -> list[Review]:
-    """`folder`/`split`.jsonl with its `docs`; words are what blanks and ends of lines part, as spans count them.
+    """Reads reviews in the format of ERASER; words are what blanks and ends of lines part, as spans count them.
 
-    Raises ValueError or FileNotFoundError naming file and entry: cut in the middle, without a field, with reasons outside
-    its document or in several documents, with a document that is missing, empty or not UTF-8.
+    Args:
+        folder: with `split`.jsonl and `docs`.
+        split: such as "test".
+
+    Raises:
+        ValueError: an entry that is cut, without a field, or with reasons outside its document or in several ones, or a
+            document that is empty or not UTF-8; names file and entry.
+        FileNotFoundError: a document that is missing.
     """
     path = Path(folder) / f"{split}.jsonl"
     lines = read_text(path).split("\n")  # other ends of lines may stand in a text
     return [_review(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def word_relevance(relevance: Tensor, word_of: Tensor, words: int) -> tuple[Tensor, Tensor]:
-    """Relevance of word pieces [..., B, T] to that of words [..., B, words], the highest of its pieces each.
+def word_relevance(
+    relevance: Float[Tensor, "*methods B T"], word_of: Int[Tensor, "B T"], words: int
+) -> tuple[Float[Tensor, "*methods B words"], Bool[Tensor, "B words"]]:
+    """Gives each word the highest relevance of its pieces.
 
-    `word_of` [B, T] is the word a piece belongs to, -1 for special tokens and padding. Also returns which words
-    [B, words] have a piece; those that were cut off have not, and get 0.
+    Args:
+        relevance: [..., B, T], of word pieces.
+        word_of: [B, T], the word a piece belongs to, from 0; -1 for special tokens and padding.
+        words: the number of words.
+
+    Returns:
+        Relevance [..., B, words], and which words [B, words] have a piece; those that were cut off have not, and get 0.
+
+    Source:
+        TransAtt §4.
+
+    Example:
+        >>> import torch
+        >>> from xai.metrics.rationales import word_relevance
+        >>> found, seen = word_relevance(torch.tensor([[9.0, 0.2, 0.5, 0.1]]), torch.tensor([[-1, 0, 0, 1]]), words=3)
+        >>> found.tolist() == [[0.5, 0.10000000149011612, 0.0]], seen.tolist()
+        (True, [[True, True, False]])
     """
     index = word_of.where(word_of >= 0, words)
     shape = (*relevance.shape[:-1], words + 1)
@@ -59,11 +83,33 @@ def word_relevance(relevance: Tensor, word_of: Tensor, words: int) -> tuple[Tens
     return highest[..., :words], seen[:, :words]
 
 
-def token_f1(relevance: Tensor, rationale: Tensor, valid: Tensor, top: Sequence[int] = TOP) -> Tensor:
-    """F1 of the k most relevant words against the rationale, [..., B, W] to [..., B, k in top]; ties by expectation.
+def token_f1(
+    relevance: Float[Tensor, "*methods B W"],
+    rationale: Bool[Tensor, "B W"],
+    valid: Bool[Tensor, "B W"],
+    top: Sequence[int] = TOP,
+) -> Float[Tensor, "*methods B k"]:
+    """Compares the k most relevant words with the rationale.
 
-    `valid` [B, W] are the words the model saw; `rationale` [B, W] counts in full, as in ERASER. The mean over documents
-    is ERASER's macro F1. NaN where there is no rationale or relevance is not finite.
+    Args:
+        relevance: [..., B, W]; ties count with their expectation.
+        rationale: [B, W], the words that people marked; counts in full, as in ERASER.
+        valid: [B, W], the words the model saw.
+        top: each k.
+
+    Returns:
+        F1 [..., B, k in top], 0 to 1: the mean over documents is ERASER's macro F1. NaN where there is no rationale or
+        relevance is not finite.
+
+    Source:
+        TransAtt §4.
+
+    Example:
+        >>> import torch
+        >>> from xai.metrics.rationales import token_f1
+        >>> rationale = torch.tensor([[True, False, False]])
+        >>> token_f1(torch.tensor([[3.0, 2.0, 1.0]]), rationale, rationale | True, top=[1, 3]).tolist()
+        [[1.0, 0.5]]
     """
     shape = (*relevance.shape[:-1], len(top), relevance.shape[-1])
     ranked, seen = relevance[..., None, :].expand(shape), valid[:, None]
@@ -94,7 +140,7 @@ def _review(path: Path, number: int, line: str) -> Review:
 
 
 def _evidence(entry: Any, what: str) -> list[dict[str, Any]]:
-    """The reasons of an entry whose fields are checked."""
+    """Returns the reasons of an entry whose fields are checked."""
     for key in ("annotation_id", "classification"):
         if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
             raise ValueError(f"{what}: has no text {key!r}; expected an entry of ERASER")
@@ -110,7 +156,7 @@ def _evidence(entry: Any, what: str) -> list[dict[str, Any]]:
 
 
 def _documents(entry: dict[str, Any], evidence: Sequence[dict[str, Any]], what: str) -> set[str]:
-    """What the evidence, else the entry, says that its documents are; an entry without either is named as its document."""
+    """Names the documents: by the evidence, else by the entry; an entry without either is named as its document."""
     listed = entry.get("docids") or []
     sources = (
         [part["docid"] for part in evidence if part.get("docid") is not None] or listed or [entry["annotation_id"]]
@@ -123,7 +169,7 @@ def _documents(entry: dict[str, Any], evidence: Sequence[dict[str, Any]], what: 
 
 
 def _words(document: Path, what: str) -> list[str]:
-    """The words as ERASER counts them: of each line what single blanks part, so that a no-break space is part of a word."""
+    """Splits a document as ERASER does: each line at single blanks, so that a no-break space is part of a word."""
     if not document.is_file():
         raise FileNotFoundError(f"{what}: no document {document}; fetch it, or name it in the entry's 'docids'")
     words = [word for line in read_text(document).split("\n") for word in line.strip().split(" ") if word]

@@ -1,16 +1,17 @@
-"""Intervals and tests over samples, for many methods at once: arrays [..., samples], seeded, pure.
+"""Computes intervals and tests over samples, for many methods at once: arrays [..., samples], seeded, pure.
 
 A sample whose figure is not finite is undefined. It is left out of the figures of its own row alone (and of the pairs
 that row is in), and counted there.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+# SciPy, which nothing else here needs, has a bootstrap without undefined samples, sign flips in a Python loop, and no Holm.
 DRAWN_AT_ONCE = 2**22  # numbers; bounds the memory, and is part of what a seed means
 
 
@@ -24,10 +25,6 @@ class Interval:
     samples: NDArray[np.int64]  # how many the mean is over
     undefined: NDArray[np.int64]  # how many more were not finite
 
-    @property
-    def excludes_zero(self) -> NDArray[np.bool_]:
-        return (self.low > 0) | (self.high < 0)
-
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
@@ -39,9 +36,27 @@ class Comparison:
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:
-    """Percentile bootstrap (Efron 1979) of the means of [..., samples]; rows are resampled together.
+    """Computes means with intervals by the percentile bootstrap; rows are resampled together.
 
     Of paired differences, `mean_interval(a - b)`, it is the paired bootstrap.
+
+    Args:
+        values: [..., samples].
+        confidence: share of the resampled means that the interval holds.
+        resamples: how many.
+        seed: of the resampling.
+
+    Returns:
+        An interval [...].
+
+    Source:
+        Efron 1979.
+
+    Example:
+        >>> from xai.metrics.statistics import mean_interval
+        >>> found = mean_interval([[1.0, 2.0, 3.0, float("nan")]])
+        >>> found.mean.tolist(), found.undefined.tolist()
+        ([2.0], [1])
     """
     values = np.asarray(values, dtype=np.float64)
     filled, defined = _rows(values)
@@ -58,10 +73,22 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95, resamples: int = 
 
 
 def paired_test(differences: ArrayLike, resamples: int = 10_000, seed: int = 0) -> Array:
-    """p-values [...] of paired differences [..., samples] having mean 0: two-sided sign-flip permutation test.
+    """Tests whether paired differences have mean 0: two-sided sign-flip permutation test.
 
-    Needs no distribution but that each difference is as likely with the other sign. The smallest p is
-    1 / (resamples + 1), so resample more before correcting for hundreds of comparisons.
+    Needs no distribution but that each difference is as likely with the other sign.
+
+    Args:
+        differences: [..., samples].
+        resamples: sign flips. The smallest p is 1 / (resamples + 1): take more before correcting for hundreds of comparisons.
+        seed: of the flips.
+
+    Returns:
+        p-values [...]; NaN where no sample is defined.
+
+    Example:
+        >>> from xai.metrics.statistics import paired_test
+        >>> paired_test([[0.0, 0.0, 0.0]]).tolist()
+        [1.0]
     """
     differences = np.asarray(differences, dtype=np.float64)
     filled, defined = _rows(differences)
@@ -78,7 +105,22 @@ def paired_test(differences: ArrayLike, resamples: int = 10_000, seed: int = 0) 
 
 
 def holm(p: ArrayLike) -> Array:
-    """p-values of one family, of any shape, corrected for their number (Holm 1979); NaN is no comparison."""
+    """Corrects the p-values of one family for their number.
+
+    Args:
+        p: of any shape; NaN is no comparison.
+
+    Returns:
+        The corrected p-values, of that shape.
+
+    Source:
+        Holm 1979.
+
+    Example:
+        >>> from xai.metrics.statistics import holm
+        >>> holm([0.01, 0.5, 0.03]).tolist()
+        [0.03, 0.5, 0.06]
+    """
     p = np.asarray(p, dtype=np.float64)
     adjusted = np.full(p.size, np.nan)
     flat = p.ravel()
@@ -89,63 +131,46 @@ def holm(p: ArrayLike) -> Array:
 
 
 def compare(values: ArrayLike, reference: ArrayLike, resamples: int = 10_000, seed: int = 0) -> Comparison:
-    """Each method [methods, samples] minus one reference [samples] on the same samples; one family of comparisons."""
+    """Compares methods with one reference on the same samples; one family of comparisons.
+
+    Args:
+        values: [methods, samples].
+        reference: [samples].
+        resamples: of intervals and tests.
+        seed: of both.
+
+    Returns:
+        Methods minus reference, [methods].
+
+    Example:
+        >>> from xai.metrics.statistics import compare
+        >>> compare([[2.0, 3.0], [1.0, 1.0]], [1.0, 1.0]).difference.mean.tolist()
+        [1.5, 0.0]
+    """
     differences = np.asarray(values, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
     p = paired_test(differences, resamples, seed)
     return Comparison(mean_interval(differences, resamples=resamples, seed=seed), p, holm(p))
 
 
-def compare_all(values: ArrayLike, resamples: int = 10_000, seed: int = 0) -> Comparison:
-    """Each method [methods, samples] minus each other, row minus column [methods, methods]; each pair counts once."""
-    values = np.asarray(values, dtype=np.float64)
-    first, second = np.triu_indices(len(values), k=1)
-    pairs = compare(values[first], values[second], resamples, seed)
-
-    def square(upper: NDArray, lower: NDArray, diagonal: float) -> NDArray:
-        matrix = np.full((len(values), len(values)), diagonal, dtype=upper.dtype)
-        matrix[first, second], matrix[second, first] = upper, lower
-        return matrix
-
-    found = pairs.difference
-    difference = Interval(
-        square(found.mean, -found.mean, 0.0),
-        square(found.low, -found.high, 0.0),
-        square(found.high, -found.low, 0.0),
-        square(found.samples, found.samples, 0),
-        square(found.undefined, found.undefined, 0),
-    )
-    p, adjusted = (square(array, array, np.nan) for array in (pairs.p, pairs.adjusted))
-    return Comparison(difference, p, adjusted)
-
-
-def by_stratum(values: ArrayLike, strata: Mapping[str, ArrayLike], resamples: int = 10_000) -> dict[str, Interval]:
-    """Intervals of [..., samples] within each named part of the samples, given as booleans [samples]."""
-    values = np.asarray(values, dtype=np.float64)
-    return {
-        name: mean_interval(values[..., np.asarray(members, dtype=bool)], resamples=resamples)
-        for name, members in strata.items()
-    }
-
-
 def _rows(values: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """[rows, samples] with zeros for what is undefined, and what is defined."""
+    """Returns [rows, samples] with zeros for what is undefined, and what is defined."""
     rows = values.reshape(-1, values.shape[-1]) if values.shape[-1] else np.zeros((int(np.prod(values.shape[:-1])), 0))
     defined = np.isfinite(rows)
     return np.where(defined, rows, 0.0), defined
 
 
 def _resampled_means(filled: Array, defined: NDArray[np.bool_], resamples: int, seed: int) -> Array:
-    """[resamples, rows]; NaN where a resample holds no defined sample."""
-    samples, found = filled.shape[1], []
+    """Returns means [resamples, rows]; NaN where a resample holds no defined sample."""
+    samples, means = filled.shape[1], []
 
     def resample(rng: np.random.Generator, draws: int) -> None:
         drawn = rng.integers(0, samples, (draws, samples)) + samples * np.arange(draws)[:, None]
         times = np.bincount(drawn.ravel(), minlength=draws * samples).reshape(draws, samples).astype(np.float64)
         present = times @ defined.T
-        found.append(np.where(present > 0, times @ filled.T / np.maximum(present, 1), np.nan))
+        means.append(np.where(present > 0, times @ filled.T / np.maximum(present, 1), np.nan))
 
     _in_chunks(resample, resamples, samples, seed)
-    return np.concatenate(found)
+    return np.concatenate(means)
 
 
 def _in_chunks(work: Callable[[np.random.Generator, int], None], resamples: int, samples: int, seed: int) -> None:

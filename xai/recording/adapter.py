@@ -42,9 +42,22 @@ class Layout:
 
 @dataclass(frozen=True)
 class Adapter:
-    """`layers` in order of execution; sites of one layer are simultaneous.
+    """Table of a model's attentions.
 
-    `layout` gets the arguments of the model's forward by name, and the number of tokens seen for each stream.
+    Attributes:
+        layers: in order of execution; sites of one layer are simultaneous.
+        layout: from the arguments of the model's forward by name, and the number of tokens of each stream, to the joint axis
+            of that call.
+
+    Example:
+        >>> from xai import Adapter, Layout, Site
+        >>> from xai.recording.adapter import at
+        >>> text = ("text",)
+        >>> layers = tuple((Site(f"layers.{i}", text, text, f"layers.{i}", f"layers.{i}.out"),) for i in range(2))
+        >>> def layout(inputs, tokens):  # the head reads token 0; padding has the number 0
+        ...     return Layout({"text": tokens[text]}, {"text": at(0, tokens[text])}, {"text": inputs["ids"] > 0})
+        >>> [site.module for site in Adapter(layers, layout).sites]
+        ['layers.0', 'layers.1']
     """
 
     layers: tuple[tuple[Site, ...], ...]

@@ -50,11 +50,32 @@ def record(model: nn.Module, adapter: Adapter, lrp: Literal["tokens", "pixels"] 
     """Records the one call of `model` in its body; afterwards the model is as it was, also after an exception.
 
     Inside, the model is in evaluation mode with its parameters frozen; the graph starts at the first attention's
-    residual input, wherever the caller or the model has switched gradients off. Raises RecordingError, naming the
-    module, unless every module of the adapter yields one attention a call and no attention happens elsewhere.
+    residual input, wherever the caller or the model has switched gradients off.
 
-    With `lrp` the graph carries relevance too, from the target to the tokens or on to the pixels, and every operation
-    must have a rule: raises PropagationError for one that has none.
+    Args:
+        model: an attention model as its library has it.
+        adapter: where its attentions are; `adapter_for(model)` has it for known families.
+        lrp: makes the graph carry relevance too, from the target to the "tokens" or on to the "pixels"; every operation must
+            have a rule then. None for methods without rules.
+
+    Yields:
+        A recorder, whose `recording` is there after the call.
+
+    Raises:
+        RecordingError: a module of the adapter that does not compute one attention a call, or an attention elsewhere; names
+            the module.
+        PropagationError: with `lrp`, an operation that has no rule.
+
+    Example:
+        >>> import torch
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> from xai import adapter_for, record
+        >>> sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+        >>> model = ViTForImageClassification(ViTConfig(image_size=32, patch_size=8, **sizes))
+        >>> with record(model, adapter_for(model)) as recorder:
+        ...     logits = model(torch.rand(1, 3, 32, 32)).logits
+        >>> recorder.recording.events[0].A.shape  # samples, heads, queries, keys: the class token and 16 patches
+        torch.Size([1, 2, 17, 17])
     """
     _refuse(model)
     recorder = Recorder()

@@ -1,4 +1,4 @@
-"""From a report's values to one HTML file that holds all it needs and reaches for nothing else.
+"""Writes a report's values to one HTML file that holds all it needs and reaches for nothing else.
 
 Text from data is in one place of the file only, the JSON block, and the scripts show it by text nodes and attribute setters.
 The page's security policy admits this style and these scripts by their hashes, and no other, and no connections.
@@ -35,7 +35,7 @@ def write_report(report: Report, path: Path) -> None:
 
 
 def page(report: Report) -> str:
-    """The HTML of a report."""
+    """Returns the HTML of a report."""
     style, script = _asset("report.css"), "\n".join(_asset(name) for name in SCRIPTS)
     return Template(_asset("page.html")).substitute(
         style=style, style_hash=_hash(style), script=script, script_hash=_hash(script), data=_json(report)
@@ -47,15 +47,15 @@ def _asset(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """As security policies name an inline style or script."""
+    """Hashes an inline style or script as security policies name it."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _json(report: Report) -> str:
     gallery = [{**vars(_rounded(sample)), "image": _picture(sample.image)} for sample in report.gallery]
-    shown = {**vars(report), "gallery": gallery, "heat": _heat()}
+    values = {**vars(report), "gallery": gallery, "heat": _heat()}
     try:
-        text = json.dumps(shown, default=_plain, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(values, default=_plain, allow_nan=False, separators=(",", ":"))
     except ValueError as error:
         raise ValueError("the report holds a number that is not finite; give None for what is undefined") from error
     return text.replace("<", r"\u003c")  # neither </script> nor <!-- can end or change the block
@@ -67,19 +67,21 @@ def _plain(value: Any) -> dict[str, Any]:
 
 
 def _heat() -> dict[str, Any]:
-    """What the page needs to draw relevance as `xai.figures.render` does: colours of shares -1 to 1, and how much they cover."""
+    """Returns what the page draws relevance with, as `xai.figures.render` does: colours of shares -1 to 1, their cover."""
     table = (255 * colours(np.linspace(-1, 1, 129))).round().astype(int).tolist()
     return {"colours": table, "light": LIGHT, "cover": HEAT_COVER}
 
 
 def _rounded(sample: Sample) -> Sample:
-    return replace(sample, explanations={name: _short(found) for name, found in sample.explanations.items()})
+    return replace(
+        sample, explanations={name: _short(explanation) for name, explanation in sample.explanations.items()}
+    )
 
 
-def _short(found: Explanation) -> Explanation:
-    words = tuple((word, _digits(score)) for word, score in found.words)
-    steps = tuple(Step(_short_rows(step.patches), tuple(map(_digits, step.scores))) for step in found.steps)
-    return replace(found, patches=_short_rows(found.patches), words=words, steps=steps)
+def _short(explanation: Explanation) -> Explanation:
+    words = tuple((word, _digits(score)) for word, score in explanation.words)
+    steps = tuple(Step(_short_rows(step.patches), tuple(map(_digits, step.scores))) for step in explanation.steps)
+    return replace(explanation, patches=_short_rows(explanation.patches), words=words, steps=steps)
 
 
 def _short_rows(patches: Rows) -> Rows:
@@ -91,9 +93,9 @@ def _digits(value: float) -> float:
 
 
 def _picture(encoded: bytes) -> str:
-    """A data URL of an image, as WebP; raises PIL.UnidentifiedImageError for what is no image."""
+    """Encodes an image as a data URL of WebP; raises PIL.UnidentifiedImageError for what is no image."""
     image = Image.open(BytesIO(encoded)).convert("RGB")
     image.thumbnail((SIDE, SIDE))
-    written = BytesIO()
-    image.save(written, "webp", quality=85, lossless=max(image.size) <= FINE)
-    return f"data:image/webp;base64,{base64.b64encode(written.getvalue()).decode()}"
+    file = BytesIO()
+    image.save(file, "webp", quality=85, lossless=max(image.size) <= FINE)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

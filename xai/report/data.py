@@ -1,4 +1,4 @@
-"""What a report of explainers holds, as plain values: whoever measures fills it, the page shows it.
+"""Values of a report of explainers: whoever measures fills it, the page shows it.
 
 Numbers are finite or None (undefined, not measured): a report is written as JSON.
 """
@@ -127,7 +127,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """The first table is of all samples; `facts` stand at the foot: protocol, checkpoint, data, seed, date, versions."""
+    """Report of explainers.
+
+    The first table is of all samples; `facts` stand at the foot: protocol, checkpoint, data, seed, date, versions.
+    """
 
     title: str
     facts: Mapping[str, str]

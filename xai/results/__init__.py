@@ -1,1 +1,1 @@
-"""What an explanation is, and how it is kept."""
+"""Results of explainers, and the files that keep them."""

@@ -19,8 +19,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
 
     Raises TypeError for facts that JSON cannot say, naming them.
     """
-    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    data = safetensors.torch.save(own)
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    data = safetensors.torch.save(copies)
     header = {"format": FORMAT, "tensors": hashlib.sha256(data).hexdigest()}
     text = json.dumps({**header, **_plain(facts, "")}, indent=1, ensure_ascii=False)
     for file, content in zip(_files(path), (data, text.encode()), strict=True):
@@ -29,7 +29,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts. Raises FileNotFoundError for a missing file, ValueError for one that is not as `save` wrote it."""
+    """Reads tensors and facts. Raises FileNotFoundError for a missing file, ValueError for one that is not as `save` wrote it."""
     tensor_file, fact_file = _files(path)
     for file in (fact_file, tensor_file):
         if not file.is_file():
@@ -56,7 +56,7 @@ def _files(path: Path) -> tuple[Path, Path]:
 
 
 def _plain(value: Any, name: str) -> Any:
-    """`value` as JSON gives it back."""
+    """Returns `value` as JSON gives it back."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner, f"{name}.{key}") for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Captions: every token that was written is a classification at its step, and the whole is their weighted sum."""
+"""Relevance for captions: every token that was written is a classification at its step, the whole their weighted sum."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +21,31 @@ ROUNDING = 1e-12  # a smaller drop of a metric is none
 class CaptionRelevance:
     """Relevance of the inputs for each token of one or more captions.
 
-    `steps` has a row for every token, caption by caption. The text of a row is what was there when the token was written:
-    a start token, then the tokens before it. `tokens` are the pieces that were written, `weights` how much each counts for
-    the whole caption.
+    Attributes:
+        steps: a row for every token, caption by caption. The text of a row is what was there when the token was written: a
+            start token, then the tokens before it.
+        tokens: of each caption the pieces that were written.
+        weights: of each caption how much each of its tokens counts for the whole, [its tokens], sum 1.
+
+    Raises:
+        ValueError: captions without tokens, or tokens, weights and steps that are not equally many.
+
+    Source:
+        WRA eq. 20 and 21.
+
+    Example:
+        >>> import torch
+        >>> from xai.results.captions import CaptionRelevance, average
+        >>> from xai.results.relevance import ModalityRelevance, Relevance
+        >>> def part(scores, special, grid=None):
+        ...     mask = torch.ones_like(scores, dtype=torch.bool)
+        ...     return ModalityRelevance(scores, mask, special.expand(mask.shape), grid)
+        >>> image = part(torch.tensor([[0.8, 0.2], [0.4, 0.6]]), torch.tensor([False, False]), (1, 2))
+        >>> text = part(torch.tensor([[0.0, 0.0], [0.0, 0.5]]), torch.tensor([True, False]))
+        >>> steps = Relevance({"image": image, "text": text}, "wra", {}, "tokens")  # one for each of two words
+        >>> relevance = CaptionRelevance(steps, (("red", "ball"),), (average(2),))
+        >>> relevance.word_maps()[0].shape, relevance.whole().map().shape
+        (torch.Size([2, 1, 2]), torch.Size([1, 1, 2]))
     """
 
     steps: Relevance
@@ -41,46 +63,72 @@ class CaptionRelevance:
 
     @property
     def words(self) -> list[list[str]]:
-        """Of each caption the words, merged from their pieces."""
+        """Words of each caption, merged from their pieces."""
         return [[word for word, _ in merged] for merged in self._merged]
 
     def word_maps(self, modality: str = "image") -> list[Tensor]:
-        """Of each caption relevance over the patches for each word, [words, rows, columns]: the mean over its tokens."""
+        """Returns for each caption the relevance of patches for its words, the mean over a word's tokens.
+
+        Args:
+            modality: one with a grid.
+
+        Returns:
+            For each caption [words, rows, columns].
+
+        Raises:
+            ValueError: a modality without a grid.
+        """
         return self._by_caption(self.per_word.map(modality))
 
     def between_words(self, modality: str = "text") -> list[Tensor]:
-        """Of each caption how much each word (row) goes back on each word of it [words, words]; 0 for itself and later.
+        """Returns for each caption how much each word (row) goes back on each word before it.
 
         A word of several pieces has some relevance for itself: of its first pieces for its last.
+
+        Args:
+            modality: that of the caption's text.
+
+        Returns:
+            For each caption [words, words]; 0 for later words.
         """
         scores = self._by_caption(self.per_word.scores[modality])
-        found = []
+        maps = []
         for merged, rows in zip(self._merged, scores, strict=True):
             written = torch.cat([rows[:, 1:], rows.new_zeros(len(rows), 1)], dim=1)  # no step reads the last token
-            found.append(torch.stack([written[:, places].sum(dim=1) for _, places in merged], dim=1))
-        return found
+            maps.append(torch.stack([written[:, places].sum(dim=1) for _, places in merged], dim=1))
+        return maps
 
     @cached_property
     def per_word(self) -> Relevance:
-        """A row for every word, caption by caption: the mean of its tokens, with the text its last one was written after."""
+        """Relevance with a row for every word, caption by caption: the mean of its tokens, with the text before its last one."""
         counts = [len(places) for _, places in self._placed()]
         last = [start + places[-1] for start, places in self._placed()]
         return combined(self.steps, torch.cat([average(count) for count in counts]), counts, last)
 
     def whole(self, weights: Sequence[Tensor] | None = None) -> Relevance:
-        """A row for every caption: Σ w_t R_t (WRA eq. 20). The last token is never read, so the text is without it."""
+        """Sums the relevance of the tokens up to that of the whole captions, Σ w_t R_t.
+
+        Args:
+            weights: for each caption [its tokens]; None for its own.
+
+        Returns:
+            A row for every caption. The last token is never read, so the text is without it.
+
+        Source:
+            WRA eq. 20.
+        """
         weights = self.weights if weights is None else weights
         last = [stop - 1 for stop in accumulate(map(len, self.tokens))]
         return combined(self.steps, torch.cat(list(weights)), list(map(len, self.tokens)), last)
 
     def only(self, caption: int) -> "CaptionRelevance":
-        """One of the captions."""
+        """Selects one of the captions by its place."""
         start, stop = _slices(map(len, self.tokens))[caption]
         steps = self.steps.rows(range(start, stop))
         return CaptionRelevance(steps, self.tokens[caption : caption + 1], self.weights[caption : caption + 1])
 
     def each_word(self, caption: int = 0) -> list[Relevance]:
-        """Of one caption each word's relevance by itself, a batch of one with the word for target."""
+        """Splits one caption into the relevance for each word, a batch of one with the word for target."""
         first = sum(map(len, self._merged[:caption]))
         words = enumerate(self.words[caption], start=first)
         return [replace(self.per_word.rows([row]), target=word) for row, word in words]
@@ -110,7 +158,7 @@ class CaptionRelevance:
         return [merge_pieces(pieces) for pieces in self.tokens]
 
     def _placed(self) -> list[tuple[int, list[int]]]:
-        """Of every word the first step of its caption, and the places of its tokens in the caption."""
+        """Returns for every word the first step of its caption, and the places of its tokens in the caption."""
         starts = [start for start, _ in _slices(map(len, self.tokens))]
         return [(start, places) for start, merged in zip(starts, self._merged, strict=True) for _, places in merged]
 
@@ -140,14 +188,27 @@ def combined(relevance: Relevance, weights: Tensor, counts: Sequence[int], like:
 
 
 def average(tokens: int) -> Tensor:
-    """Equal weights [tokens] that sum to 1."""
+    """Returns equal weights [tokens] that sum to 1."""
     return torch.full((tokens,), 1 / tokens, dtype=torch.float64)
 
 
 def drop_weights(drops: Tensor) -> Tensor:
-    """Weights [tokens] ∝ (m(C) − m(C without token t))⁺ from those differences, with sum 1 (WRA eq. 21).
+    """Returns weights ∝ (m(C) − m(C without token t))⁺ with sum 1; equal ones where no token's absence costs anything.
 
-    Equal ones where no token's absence costs anything (the paper is silent).
+    Args:
+        drops: [tokens], m(C) − m(C without token t) of a metric m of the caption C.
+
+    Returns:
+        [tokens].
+
+    Source:
+        WRA eq. 21; the paper is silent on equal weights.
+
+    Example:
+        >>> import torch
+        >>> from xai.results.captions import drop_weights
+        >>> drop_weights(torch.tensor([0.75, -0.5, 0.25])).tolist()
+        [0.75, 0.0, 0.25]
     """
     costs = drops.double().where(drops > ROUNDING, 0)
     return costs / costs.sum() if costs.any() else average(len(drops))

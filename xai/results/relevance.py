@@ -1,4 +1,4 @@
-"""What an explanation is: relevance by modality, each on its own tokens."""
+"""Relevance by modality, each on its own tokens: the result of every explainer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +17,7 @@ Words = tuple[tuple[str, ...], ...]  # of each sample, of its tokens
 
 @dataclass(frozen=True, eq=False)
 class ModalityRelevance:
-    """The relevance of one modality's tokens.
+    """Relevance of one modality's tokens.
 
     Attributes:
         scores: [B, tokens], 0 at padding.
@@ -37,13 +37,13 @@ class ModalityRelevance:
 
     @property
     def content(self) -> Tensor:
-        """[B, tokens]: True at tokens that are neither padding nor special."""
+        """Mask [B, tokens] of the tokens that are neither padding nor special."""
         return self.mask & ~self.special
 
 
 @dataclass(frozen=True, eq=False)
 class Relevance:
-    """How much each input token matters for the target.
+    """Relevance of each input token for the target.
 
     Attributes:
         modalities: by name, such as "image" and "text".
@@ -85,7 +85,7 @@ class Relevance:
         return any(bool((part.scores < 0).any()) for part in self.modalities.values())
 
     def content(self, modality: str) -> Tensor:
-        """[B, tokens]: True at tokens that are neither padding nor special."""
+        """Returns the mask [B, tokens] of a modality's tokens that are neither padding nor special."""
         return self[modality].content
 
     def shares(self) -> dict[str, Tensor]:
@@ -96,7 +96,25 @@ class Relevance:
         return modality_share({name: self[name].scores for name in content}, content)
 
     def map(self, modality: str = "image") -> Tensor:
-        """Returns the scores of an image's patches [B, rows, columns]; raises ValueError for a modality without a grid."""
+        """Returns the scores of an image's patches.
+
+        Args:
+            modality: one with a grid.
+
+        Returns:
+            [B, rows, columns], without special tokens such as the class token.
+
+        Raises:
+            ValueError: a modality without a grid; names those with one.
+
+        Example:
+            >>> import torch
+            >>> from xai.results.relevance import ModalityRelevance, Relevance
+            >>> scores, special = torch.tensor([[0.1, 0.6, 0.3]]), torch.tensor([[True, False, False]])
+            >>> image = ModalityRelevance(scores, special | True, special, grid=(2, 1))
+            >>> Relevance({"image": image}, "mine", {}, None).map().shape
+            torch.Size([1, 2, 1])
+        """
         part = self.modalities.get(modality)
         if part is None or part.grid is None:
             grids = [name for name, other in self.modalities.items() if other.grid is not None]
@@ -106,14 +124,18 @@ class Relevance:
     def by_word(self, modality: str = "text") -> list[list[tuple[str, float]]]:
         """Returns for each sample its words with the sum of their pieces' scores, special tokens left out.
 
-        A modality without strings has the positions of its tokens for words, from 1.
+        Args:
+            modality: of the words. One without strings has the positions of its tokens for words, from 1.
+
+        Raises:
+            ValueError: there is no such modality; names those there are.
         """
         part, samples = self[modality], []
         content, scores = part.content.tolist(), part.scores.tolist()
         for sample, (keep, values) in enumerate(zip(content, scores, strict=True)):
             numbers = tuple(str(i) for i in range(1, len(keep) + 1))
             tokens = numbers if part.words is None else part.words[sample]
-            pieces = [token if kept else None for token, kept in zip(tokens, keep, strict=False)]
+            pieces = [token if is_content else None for token, is_content in zip(tokens, keep, strict=False)]
             samples.append([(word, sum(values[i] for i in places)) for word, places in merge_pieces(pieces)])
         return samples
 
@@ -179,8 +201,16 @@ class Relevance:
     ) -> None:
         """Draws every sample: its relevance over its image or regions, its words in the colour of theirs.
 
-        All arguments but the path may be missing; then patches are drawn alone, and tokens as their positions. `geometry`
-        says how an image of a size was preprocessed; by default it was resized whole. For `images` see `render.pixels`.
+        Args:
+            path: the picture's file; its suffix says the format.
+            images: one for each sample, before normalisation: PIL images, arrays [h, w, 3] or tensors [3, h, w]; None draws
+                patches alone.
+            words: for each sample a string a token; None draws those of `with_words`, or the tokens' positions.
+            geometry: from an image's size to where it went in preprocessing; None for an image that was resized whole.
+            titles: one for each sample.
+
+        Raises:
+            ValueError: images, words or titles that do not number as the samples.
         """
         from xai.figures.render import overlay, save  # here: drawing needs matplotlib, explaining does not
 
@@ -190,7 +220,23 @@ class Relevance:
     def save(self, path: str | Path) -> None:
         """Writes `path`.safetensors and `path`.json, each whole or not at all; `load` gives the same back.
 
-        Raises TypeError for options that are no plain values; tuples among them come back as lists.
+        Args:
+            path: without a suffix, or with one of the two.
+
+        Raises:
+            TypeError: options that are no plain values. Tuples among them come back as lists.
+
+        Example:
+            >>> import tempfile
+            >>> import torch
+            >>> from xai.results.relevance import ModalityRelevance, Relevance
+            >>> mask = torch.ones(1, 2, dtype=torch.bool)
+            >>> text = ModalityRelevance(torch.tensor([[0.75, 0.25]]), mask, ~mask)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     Relevance({"text": text}, "mine", {}, "given 3").save(f"{folder}/found")
+            ...     again = Relevance.load(f"{folder}/found")
+            >>> again.scores["text"].tolist(), again.target
+            ([[0.75, 0.25]], 'given 3')
         """
         from xai.results.artefact import save
 
@@ -204,7 +250,15 @@ class Relevance:
 
     @classmethod
     def load(cls, path: str | Path) -> "Relevance":
-        """Reads what `save` wrote; raises ValueError for files that are damaged, of two saves, or something else."""
+        """Reads what `save` wrote.
+
+        Args:
+            path: as of `save`.
+
+        Raises:
+            FileNotFoundError: one of the two files is missing.
+            ValueError: files that are damaged, of two saves, or something else.
+        """
         from xai.results.artefact import load
 
         tensors, facts = load(Path(path))

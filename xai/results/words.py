@@ -9,7 +9,7 @@ GOES_ON = "##"  # goes on with the word: WordPiece's
 
 
 def merge_pieces(pieces: Sequence[str | None]) -> list[tuple[str, list[int]]]:
-    """The words of a text, each with the positions of its pieces. None is a token that is no word; no word spans it.
+    """Joins pieces to words, each with the positions of its pieces. None is a token that is no word; no word spans it.
 
     The marks in the text tell the convention; without marks every piece is a word.
     """
@@ -26,7 +26,7 @@ def merge_pieces(pieces: Sequence[str | None]) -> list[tuple[str, list[int]]]:
 
 
 def _convention(pieces: Sequence[str]) -> Callable[[str, str], bool]:
-    """Whether a piece belongs to the word of the piece before it."""
+    """Returns whether a piece belongs to the word of the piece before it, as a function of both."""
     if any(piece.endswith(ENDS) for piece in pieces):
         return lambda before, piece: not before.endswith(ENDS)
     if any(piece.startswith(STARTS) for piece in pieces):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
-from xai.metrics.detection import coco_figures, coco_results, confident, object_masks, otsu
+from xai.metrics.detection import coco_matches, coco_results, coco_summary, confident, object_masks, otsu
 
 
 def load(path: Path) -> COCO:
@@ -58,7 +58,7 @@ def test_perfect_masks_have_ap_1(instances: COCO) -> None:
         if truth:
             masks = torch.stack([torch.from_numpy(instances.annToMask(a)) for a in truth])
             results += coco_results(image, [a["category_id"] for a in truth], [0.9] * len(truth), masks)
-    figures = coco_figures(instances, json.loads(json.dumps(results)), instances.getImgIds())
+    figures = coco_summary(coco_matches(instances, json.loads(json.dumps(results)), instances.getImgIds()))
     assert figures == pytest.approx(dict.fromkeys(figures, 1.0))
     assert set(figures) == {"ap", "ap_medium", "ap_large", "ar", "ar_medium", "ar_large"}
 
@@ -68,9 +68,9 @@ def test_images_that_were_not_explained_do_not_count(instances: COCO) -> None:
     truth = [a for a in instances.imgToAnns[image] if not a["iscrowd"]]
     masks = torch.stack([torch.from_numpy(instances.annToMask(a)) for a in truth])
     results = coco_results(image, [a["category_id"] for a in truth], [1.0] * len(truth), masks)
-    assert coco_figures(instances, results, [image])["ap"] == pytest.approx(1)
-    assert coco_figures(instances, results, instances.getImgIds())["ap"] < 0.5
-    assert coco_figures(instances, [], [image])["ap"] == 0
+    assert coco_summary(coco_matches(instances, results, [image]))["ap"] == pytest.approx(1)
+    assert coco_summary(coco_matches(instances, results, instances.getImgIds()))["ap"] < 0.5
+    assert coco_summary(coco_matches(instances, [], [image]))["ap"] == 0
 
 
 @pytest.fixture
@@ -92,10 +92,10 @@ def test_iou_counts_from_two_tenths_on(square: COCO) -> None:
     mask = torch.zeros(1, 200, 200, dtype=torch.bool)
     mask[0, 10:50, 10:130] = True
     results = coco_results(7, [3], [0.8], mask)
-    figures = coco_figures(square, results, [7])
+    figures = coco_summary(coco_matches(square, results, [7]))
     assert [figures[name] for name in ("ap", "ar", "ap_large")] == pytest.approx([3 / 16] * 3)
     assert torch.tensor([figures["ap_medium"], figures["ar_medium"]]).isnan().all()
-    assert coco_figures(square, results, [7], from_iou=0.5)["ap"] == 0
+    assert coco_summary(coco_matches(square, results, [7], from_iou=0.5))["ap"] == 0
 
 
 def test_an_image_without_detections_has_no_results() -> None:

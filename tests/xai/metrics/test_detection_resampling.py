@@ -6,7 +6,7 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
-from xai.metrics.detection import coco_figures, coco_matches, coco_results
+from xai.metrics.detection import coco_matches, coco_results, coco_summary
 from xai.metrics.detection_resampling import resampled_figures
 
 SIDE = 120
@@ -59,7 +59,7 @@ def test_counts_are_copies(counts: list[int]) -> None:
         for entries in (OBJECTS, FOUND)
     )
     ids = [new for new, _ in copies]
-    expected = coco_figures(truth_of(objects, ids), results, ids)
+    expected = coco_summary(coco_matches(truth_of(objects, ids), results, ids))
     assert [float(found[key][0]) for key in KEYS] == pytest.approx([expected[key] for key in KEYS], nan_ok=True)
 
 

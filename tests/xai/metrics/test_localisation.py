@@ -7,11 +7,10 @@ from xai.metrics.localisation import (
     mass_accuracy,
     modality_share,
     patch_shares,
-    pointing_game,
     rank_accuracy,
 )
 
-FIGURES = [mass_accuracy, rank_accuracy, pointing_game]
+FIGURES = [mass_accuracy, rank_accuracy]
 RELEVANCE = torch.tensor([[4.0, 1.0, 3.0, -5.0], [1.0, 2.0, 3.0, 4.0]])
 TRUTH = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
 
@@ -19,7 +18,6 @@ TRUTH = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
 def test_figures_worked_out_by_hand() -> None:
     assert mass_accuracy(RELEVANCE, TRUTH).tolist() == pytest.approx([5 / 8, 3 / 10])
     assert rank_accuracy(RELEVANCE, TRUTH).tolist() == [0.5, 0.0]
-    assert pointing_game(RELEVANCE, TRUTH).tolist() == [1.0, 0.0]
     assert chance(TRUTH).tolist() == [0.5, 0.25]
 
 
@@ -53,7 +51,6 @@ def test_the_truth_itself_is_best_and_its_inverse_worst() -> None:
     assert mass_accuracy(TRUTH, TRUTH).tolist() == rank_accuracy(TRUTH, TRUTH).tolist() == [1.0, 1.0]
     inverse = 1 - TRUTH
     assert mass_accuracy(inverse, TRUTH).tolist() == rank_accuracy(inverse, TRUTH).tolist() == [0.0, 0.0]
-    assert pointing_game(inverse, TRUTH).tolist() == [0.0, 0.0]
 
 
 def test_soft_truth_counts_by_area() -> None:
@@ -61,7 +58,6 @@ def test_soft_truth_counts_by_area() -> None:
     relevance = torch.tensor([[3.0, 2.0, 1.0]])
     assert mass_accuracy(relevance, truth).tolist() == pytest.approx([4 / 6])
     assert rank_accuracy(relevance, truth).tolist() == pytest.approx([1.25 / 1.5])
-    assert pointing_game(relevance.flip(1), truth).tolist() == [0.0]
 
 
 def test_undefined_samples_are_nan_and_leave_the_others_alone() -> None:

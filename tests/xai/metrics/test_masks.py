@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from xai.figures.geometry import Geometry, shortest, squash
-from xai.metrics.detection import coco_figures, coco_results
+from xai.metrics.detection import coco_matches, coco_results, coco_summary
 from xai.metrics.masks import (
     as_seen,
     image_finder,
@@ -294,7 +294,7 @@ def test_things_of_a_panoptic_file_are_coco_instances(panoptic: tuple[Path, Path
     assert [category["name"] for category in truth.cats.values()] == ["cat"]
     cat, crowd = (torch.from_numpy(truth.annToMask(a)) for a in truth.imgToAnns[9])
     assert cat[1:3, 1:3].all() and int(cat.sum()) == 4 and int(crowd.sum()) == 2
-    assert coco_figures(truth, coco_results(9, [3], [0.9], cat[None]), [9])["ap"] == pytest.approx(1)
+    assert coco_summary(coco_matches(truth, coco_results(9, [3], [0.9], cat[None]), [9]))["ap"] == pytest.approx(1)
 
 
 def test_a_panoptic_mask_is_its_things(panoptic: tuple[Path, Path], tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from xai.metrics.protocols import PROTOCOLS, SCHEDULES, Protocol, area, kept_counts, named, srg
+from xai.metrics.protocols import PROTOCOLS, SCHEDULES, Protocol, area, kept_counts, named
 
 
 def test_schedules_of_the_papers() -> None:
@@ -32,11 +32,6 @@ def test_area() -> None:
     assert float(area(falling, SCHEDULES["wra"])) == pytest.approx(0.5)
     assert float(area(torch.tensor([1.0, 0.0, 0.0]), (0.0, 0.2, 1.0))) == pytest.approx(0.1)
     assert float(area(torch.tensor([1.0, 0.0]), (0.1, 0.9))) == pytest.approx(0.5)
-
-
-def test_srg_is_negative_minus_positive() -> None:
-    areas = torch.tensor([[[0.25, 0.5], [0.75, 0.5]]])  # [methods, (positive, negative), samples]
-    assert srg(areas).tolist() == [[0.5, 0.0]]
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

@@ -36,7 +36,7 @@ def test_ties_are_broken_evenly_and_by_the_sample_alone() -> None:
 
 def test_methods_share_the_ties_of_a_sample() -> None:
     relevance = torch.zeros(3, 5, 6)
-    rank = removal_rank(relevance, everything(relevance), token_noise(torch.arange(5), 6))
+    rank = removal_rank(relevance, everything(relevance[0]), token_noise(torch.arange(5), 6))
     assert torch.equal(rank[0], rank[2])
     assert rank.sort(dim=-1).values.tolist() == [[list(range(6))] * 5] * 3
 
