@@ -2,13 +2,12 @@
 
 import warnings
 from collections.abc import Callable
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from pycocotools import mask as rle
 
-from xai.metrics.coco import annotations, labelled, read_described
+from xai.metrics.coco import MOST_PIXELS, annotations, is_number, is_polygon, labelled, read_described
 
 
 def read_instances(path: Path, say: Callable[[str], object] = warnings.warn) -> dict[str, Any]:
@@ -45,13 +44,9 @@ def placed(entry: dict[str, Any], encoded: dict[str, Any], number: int) -> dict[
 
 def _area(entry: dict[str, Any], what: str) -> float | None:
     area = entry.get("area")
-    if area is not None and not (_is_number(area) and area >= 0):
+    if area is not None and not (is_number(area, MOST_PIXELS) and area >= 0):
         raise ValueError(f"{what}: 'area' is {area!r}; expected a number, or no area for that of the mask")
     return area
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and isfinite(value)
 
 
 def _encoded(segmentation: Any, size: tuple[int, int], what: str) -> dict[str, Any]:
@@ -62,7 +57,7 @@ def _encoded(segmentation: Any, size: tuple[int, int], what: str) -> dict[str, A
     if isinstance(segmentation, dict):
         return _run_lengths(segmentation, size, what)
     polygons: list[Any] = segmentation if isinstance(segmentation, list) else [None]
-    if not all(isinstance(p, list) and len(p) % 2 == 0 and all(map(_is_number, p)) for p in polygons):
+    if not all(map(is_polygon, polygons)):
         raise ValueError(
             f"{what}: 'segmentation' is {str(segmentation)[:80]}; expected a list of polygons [x, y, x, y, ...]"
         )

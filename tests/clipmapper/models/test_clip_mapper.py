@@ -81,7 +81,7 @@ def test_saving_again_replaces_what_was_there(spoilt: Path, tokens: Tensor) -> N
 
 def test_another_clip_is_refused(spoilt: Path) -> None:
     describe(spoilt, clip_fingerprint="0123456789abcdef")
-    with pytest.raises(ValueError, match=r"spoilt was trained over another CLIP.*0123456789abcdef.*model\.pretrained"):
+    with pytest.raises(ValueError, match=r"spoilt/config\.json was trained over another CLIP.*0123456789abcdef.*model\.pretrained"):
         CLIPMapper.from_pretrained(spoilt)
 
 

@@ -108,7 +108,7 @@ def test_damaged_and_foreign_files(tmp_path: Path, relevance: Relevance) -> None
     tensors.write_bytes(whole)
     for length in (0, 1, len(text) // 2):
         facts.write_bytes(text[:length])
-        fails(ValueError, r"why\.json: not readable as JSON")
+        fails(ValueError, r"why\.json: truncated or not JSON")
     for other in ([], {}, {"format": "xai relevance 99"}):
         facts.write_text(json.dumps(other))
         fails(ValueError, r"why\.json: not of the format 'xai relevance 1'")
