@@ -52,14 +52,16 @@ def repeated(values: Sequence[Any]) -> Any:
 
 
 def labelled(entry: dict[str, Any], what: str, kinds: set[int]) -> dict[str, Any]:
-    """An object with its category and crowd flag checked; without a flag it is no crowd."""
-    category, crowd = whole(entry, "category_id", what), entry.get("iscrowd")
+    """An object with its category, crowd flag and area checked; without a flag it is no crowd."""
+    category, crowd, area = whole(entry, "category_id", what), entry.get("iscrowd"), entry.get("area")
     if category not in kinds:
         raise ValueError(
             f"{what}: the file has no category {category}; add it to its categories or correct the annotation"
         )
     if crowd not in (None, 0, 1):
         raise ValueError(f"{what}: 'iscrowd' is {crowd!r}; expected 0 or 1")
+    if area is not None and not (is_number(area, MOST_PIXELS) and area >= 0):
+        raise ValueError(f"{what}: 'area' is {area!r}; expected a number, or no area for that of the mask")
     return {**entry, "category_id": category, "iscrowd": int(crowd or 0)}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pycocotools import mask as rle
 
-from xai.metrics.coco import MOST_PIXELS, annotations, is_number, is_polygon, labelled, read_described
+from xai.metrics.coco import annotations, is_polygon, labelled, read_described
 
 
 def read_instances(path: Path, say: Callable[[str], object] = warnings.warn) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def read_instances(path: Path, say: Callable[[str], object] = warnings.warn) -> 
         checked = labelled(entry, what, kinds)
         encoded = _encoded(entry.get("segmentation"), sizes[checked["image_id"]], what)
         if rle.area(encoded):
-            found.append(placed({**checked, "area": _area(entry, what)}, encoded, len(found) + 1))
+            found.append(placed(checked, encoded, len(found) + 1))
         else:
             empty.append(what)
     if empty:
@@ -40,13 +40,6 @@ def placed(entry: dict[str, Any], encoded: dict[str, Any], number: int) -> dict[
     area = float(rle.area(encoded)) if entry.get("area") is None else entry["area"]
     place = {"area": area, "bbox": rle.toBbox(encoded).tolist(), "segmentation": encoded}
     return {**{key: entry[key] for key in ("image_id", "category_id", "iscrowd")}, **place, "id": number}
-
-
-def _area(entry: dict[str, Any], what: str) -> float | None:
-    area = entry.get("area")
-    if area is not None and not (is_number(area, MOST_PIXELS) and area >= 0):
-        raise ValueError(f"{what}: 'area' is {area!r}; expected a number, or no area for that of the mask")
-    return area
 
 
 def _encoded(segmentation: Any, size: tuple[int, int], what: str) -> dict[str, Any]:
