@@ -38,6 +38,7 @@ from clipmapper.data.shapes.truth import Truth
 from clipmapper.data.shapes.write import write_shapes
 from clipmapper.evaluation.command import parse_evaluation
 from clipmapper.images import load_image
+from clipmapper.logs import make_loggers
 from clipmapper.metrics.caption_truth import scenes_of
 from clipmapper.models import clip_mapper
 from clipmapper.models.checkpoints import check_checkpoint, read_checkpoint
@@ -91,7 +92,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Dataset | pa.Table):
         return list(value.column_names), value.to_pandas().to_dict("list")
     if isinstance(value, Mapping):
-        return {key: plain(inner) for key, inner in value.items()}
+        return {key: plain(inner) for key, inner in sorted(value.items(), key=lambda item: str(item[0]))}
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
     return value
@@ -384,6 +385,23 @@ def read_parts(folder: Path) -> Any:
     return store.results(1, ("wra", "random")), store.gallery(1), store.long(1)
 
 
+METRICS = "csv/clipmapper/run/version_0/metrics.csv"
+
+
+def write_log(folder: Path) -> None:
+    (logger,) = make_loggers(["csv"], folder, "clipmapper", "run", {"seed": 0})
+    for step in range(4):
+        logger.log_metrics({"loss": 1 / (step + 3), "epoch": step // 2}, step)
+    logger.log_metrics({"val/accuracy": 0.5}, 3)
+    logger.save()
+
+
+def read_log(folder: Path) -> Any:
+    make_loggers(["csv"], folder, "clipmapper", "run", {"seed": 0}, resume_step=2)
+    path = folder / METRICS
+    return path.is_file() and path.read_text()
+
+
 MODEL: dict[str, str | int] = {"model": "tiny"}
 
 
@@ -471,6 +489,7 @@ READERS = {
         ("saved/model.safetensors",),
     ),
     "model of transformers": Reader(write_transformer, read_transformer, {"model.safetensors": "bytes"}, folder=True),
+    "log of a run": Reader(write_log, read_log, {METRICS: "fields"}),
     "features": Reader(write_features, read_features, {SHARD: "bytes"}, (SHARD,)),
     "relevance": Reader(
         write_relevance,
