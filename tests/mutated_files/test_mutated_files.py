@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from clipmapper.errors import is_told
 
 from .mutations import of_bytes, of_checkpoint, of_fields, of_json, of_json_lines, of_npz, of_picture, of_yaml
-from .readers import READERS, Reader, Refused, plain
+from .readers import METRICS, READERS, Reader, Refused, plain
 
 KINDS: dict[str, Callable[[bytes], st.SearchStrategy[bytes]]] = {
     "json": of_json,
@@ -139,3 +139,31 @@ def test_blanks_and_the_order_of_keys_do_not_matter(
     ):
         assert outcome(READERS[name], folder, whole, file, text.encode()) == "alike"
     assert outcome(READERS[name], folder, whole, file, "\ufeff".encode() + json.dumps(said).encode()) != "other"
+
+
+def doubled(content: bytes, kind: str) -> Iterator[bytes]:
+    """The file with one entry of it twice, for each entry."""
+    if kind != "json":
+        lines = content.splitlines(keepends=True)
+        yield from (b"".join([*lines[: i + 1], *lines[i:]]) for i in range(len(lines)))
+        return
+    said = json.loads(content)
+    for name, some in said.items() if isinstance(said, dict) else [(None, said)]:
+        for i in range(len(some) if isinstance(some, list) else 0):
+            more = [*some[: i + 1], *some[i:]]
+            yield json.dumps(more if name is None else {**said, name: more}).encode()
+
+
+UNNUMBERED = ("docs/a", METRICS, "tiny.yaml", "why.json", "settings.json", "saved/config.json")  # files without entries
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [(n, f) for n, f in FILES if READERS[n].files[f] in ("json", "json lines", "fields") and f not in UNNUMBERED],
+)
+def test_an_entry_given_twice_is_refused_or_counts_once(
+    name: str, file: str, valid: Callable[[str], tuple[Path, str]]
+) -> None:
+    folder, whole = valid(name)
+    for content in doubled((folder / file).read_bytes(), READERS[name].files[file]):
+        assert outcome(READERS[name], folder, whole, file, content) != "other"
