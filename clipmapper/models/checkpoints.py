@@ -65,7 +65,7 @@ def check_checkpoint(checkpoint: dict[str, Any], model: "CLIPMapper", source: st
 def described(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
     """Returns the checkpoint's own description of its model; raises ValueError if it, or the state, is something else."""
     saved = checkpoint.get("clipmapper")
-    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
+    if not isinstance(saved, dict) or _holds_tensors(saved) or saved.get("format") != FORMAT:
         raise ValueError(f"{source} is not a checkpoint of CLIPmapper (format {FORMAT})")
     if missing := {"model", "answers", "clip_fingerprint", "extra"} - saved.keys():
         raise ValueError(f"{source} lacks {', '.join(sorted(missing))}; take another checkpoint")
@@ -78,3 +78,16 @@ def described(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
     if not isinstance(state, dict) or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in state.items()):
         raise ValueError(f"{source}: its state_dict is not tensors by name; take another checkpoint")
     return saved
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Whether there is a tensor in a description: they cannot be compared as plain values are."""
+    left, seen = [value], set[int]()
+    while left:
+        value = left.pop()
+        if isinstance(value, Tensor):
+            return True
+        if id(value) not in seen and isinstance(value, dict | list | tuple):
+            seen.add(id(value))
+            left.extend(value.values() if isinstance(value, dict) else value)
+    return False

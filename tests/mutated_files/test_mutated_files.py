@@ -34,7 +34,7 @@ KINDS: dict[str, Callable[[bytes], st.SearchStrategy[bytes]]] = {
     "picture": of_picture,
 }
 FILES = [(name, file) for name, reader in READERS.items() for file in reader.files]
-FEW = 12  # mutations of a file in the ordinary tests
+FEW = 10  # mutations of a file in the ordinary tests
 LONG = int(os.environ.get("MUTATIONS", "1000"))
 
 

@@ -217,6 +217,8 @@ def without(content: dict[str, Any], *path: str, **change: Any) -> dict[str, Any
     [
         (("clipmapper", "answers"), {}),
         (("clipmapper", "answers"), {"to": 3.5}),
+        (("clipmapper", "format"), {"to": torch.ones(2)}),
+        (("clipmapper", "extra", "optimizer", "lr"), {"to": torch.ones(2)}),
         (("clipmapper", "extra"), {}),
         (("clipmapper", "extra"), {"to": {"optimizer": 3}}),
         (("clipmapper", "model"), {"to": "a"}),
