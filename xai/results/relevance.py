@@ -211,7 +211,7 @@ class Relevance:
         tensors, facts = load(Path(path))
         try:
             return cls._of(tensors, facts)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(
                 f"{files_of(Path(path))[1]}: not as it was saved ({error!r}); save the relevance anew"
             ) from error

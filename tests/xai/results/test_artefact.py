@@ -134,6 +134,7 @@ def load_file_of(data: bytes, folder: Path) -> dict[str, Tensor]:
         ("grids", "x"),
         ("grids", {"regions": [1, 2]}),
         ("grids", {"regions": ["2", 2]}),
+        ("grids", {"regions": [2**63, 2]}),
         ("words", {"text": [["a"], ["b"]]}),
         ("words", {"text": [[1] * 7, [1] * 7]}),
         ("words", {"elsewhere": []}),
