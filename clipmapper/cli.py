@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType
 from typing import Any, NoReturn
@@ -36,14 +37,19 @@ class Parser(ArgumentParser):
     """
 
     reserved: Mapping[str, str] = {}
+    files: Sequence[str] = ()  # of settings, which errors name
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # of a part of the settings: the parser of the whole says where it is
+            super().error(message, ex)
         for match in UNKNOWN_KEY.finditer(message):
             wanted = ".".join(part for part in match.groups() if part)
             if reason := self.reserved.get(wanted):
                 message += f"\n{wanted} is set by the run itself: {reason}; leave it out"
             elif near := nearest(wanted, self.known_keys()):
                 message += f"\nunknown: {wanted}; did you mean {near}?"
+        if self.files:
+            message += f"\nthe settings are those of {' and '.join(self.files)} and of the command line"
         print(f"error: {message}\nfor all keys and their meaning: python {self.prog} --help", file=sys.stderr)
         sys.exit(2)
 
@@ -89,13 +95,15 @@ def parse_training(arguments: Sequence[str], configs: Path) -> Settings:
         arguments = with_config_paths(arguments, configs)
     except ValueError as error:
         parser.error(str(error))
+    words = pairwise(["", *arguments])
+    parser.files = [w.removeprefix("--config=") for left, w in words if left == "--config" or w.startswith("--config=")]
     if not any(argument.startswith("--config") for argument in arguments) and not {"-h", "--help"} & {*arguments}:
         parser.error(f"which run? give --config with one of: {', '.join(named(configs))}")
     parsed = parser.parse_args(arguments)
     values = yaml.safe_load(parser.dump(parsed))
     try:
         built = parser.instantiate(parsed)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         parser.error(str(error))
     for task, names in ACTS_IN.items():
         idle = [name for name in names if task != built.model.task and parsed[name] != parser.get_default(name)]
@@ -129,7 +137,7 @@ def config_path(name: str, configs: Path) -> Path:
         if path.is_file():
             try:
                 content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            except (yaml.YAMLError, UnicodeDecodeError) as error:  # jsonargparse would not name the file
+            except (yaml.YAMLError, ValueError, RecursionError) as error:  # jsonargparse would not name the file
                 raise ValueError(f"{path} is not YAML in UTF-8: {error}") from error
             except OSError as error:
                 raise ValueError(f"{path} cannot be read: {error}") from error

@@ -1,6 +1,5 @@
 """One image, from wherever it lies, as RGB pixels; and a short key that changes when its pixels may have changed."""
 
-import io
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from xai.files import DAMAGED
+from xai.files import DAMAGED, decoded
 
 # Path, file content, undecoded `datasets` image {"bytes": ..., "path": ...} (one may be None), or a decoded image.
 ImageSource = str | Path | bytes | Mapping[str, Any] | Image.Image
@@ -60,9 +59,7 @@ def _open(source: ImageSource) -> Image.Image:
         return source
     if isinstance(source, Mapping):
         return _open(source["bytes"] if source["bytes"] is not None else source["path"] or "")
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        image.load()
-        return image
+    return decoded(source)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

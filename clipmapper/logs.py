@@ -19,7 +19,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from pytorch_lightning.utilities import rank_zero_only
 
 from clipmapper.errors import unknown
-from xai.files import replacing
+from xai.files import read_text, replacing
 
 # Advice of Lightning's that does not hold here: CLIP stays in eval mode, our batches do resume within an epoch.
 NEEDLESS = (
@@ -90,12 +90,26 @@ def _go_on(logger: CSVLogger, step: int) -> None:
     path = Path(logger.log_dir, "metrics.csv")
     if not path.is_file():
         return
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+    rows = [row for row in _logged(path) if int(row["step"]) <= step]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it throws them away
         logger.experiment.metrics.extend({name: value for name, value in row.items() if value} for row in rows)
     logger.experiment.save()
+
+
+def _logged(path: Path) -> list[dict[str, str]]:
+    """The rows of a log, without one that a killed process left half written. Raises ValueError for a file that is none."""
+    text = read_text(path)
+    try:
+        rows = list(csv.DictReader(text[: text.rfind("\n") + 1].split("\n")))
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}: no table of numbers ({error}); remove it to go on without what was logged"
+        ) from error
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values() or not re.fullmatch("[0-9]{1,18}", row.get("step", "")):
+            raise ValueError(f"{path}: row {number} has no step, or not every column; remove it to go on without it")
+    return rows
 
 
 def _version(folder: Path, resume_step: int | None, records: str) -> int | None:

@@ -1,12 +1,19 @@
 """Files of our own, which are there whole or not at all; and files of others, which may be anything."""
 
+import hashlib
+import json
 import os
 import struct
 import uuid
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # in any case
 
@@ -36,9 +43,43 @@ def visible(folder: Path) -> list[Path]:
     return sorted(path for path in paths if path.name.lower() not in _OF_THE_SYSTEM)
 
 
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def decoded(source: str | Path | bytes) -> "Image":
+    """A picture with its pixels, once the checksums of a PNG are right: Pillow compares those of pixels only when asked."""
+    from PIL import Image  # here: what reads no pictures does without Pillow
+
+    def opened() -> Image.Image:
+        return Image.open(BytesIO(source) if isinstance(source, bytes) else source)
+
+    with opened() as image:
+        if image.format == "PNG":
+            image.verify()  # after which it has no pixels
+    with opened() as image:
+        image.load()
+        return image
+
+
 def read_text(path: Path) -> str:
     """Reads the text of a file, with or without a byte order mark. Raises ValueError, naming it, if it is not UTF-8."""
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 ({error}); save it anew as UTF-8") from error
+
+
+def read_json(path: Path, remedy: str = "fetch it anew") -> Any:
+    """What a JSON file holds. Raises ValueError, naming it and the remedy, if it is not UTF-8 or not JSON."""
+    return parsed_json(read_text(path), str(path), remedy)
+
+
+def parsed_json(text: str, what: str, remedy: str) -> Any:
+    """What JSON says. Raises ValueError for a text that is none, is nested too deeply, or has a number of too many digits."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{what}: truncated or not JSON ({error}); {remedy}") from error

@@ -1,7 +1,8 @@
 """Batches on disk: one long table of values, the samples' own columns beside it; a killed run goes on from them.
 
 `values-00000.parquet` has the columns sample, method, metric, step and value; `samples-00000.parquet` a row for each sample;
-`gallery-00000.parquet` the explanations that the report shows; `details-00000.parquet` what else the task keeps.
+`gallery-00000.parquet` the explanations that the report shows; `details-00000.parquet` what else the task keeps. Their
+checksums are in `checksums-00000.json`, which is written last: a batch with that file is whole.
 """
 
 import json
@@ -15,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipmapper.benchmark.measure import BatchResult
-from xai.files import replacing
+from xai import files
+from xai.files import checksum, replacing
 from xai.report.data import Explanation, Step
 
 SCHEMA = pa.schema(
@@ -28,7 +30,7 @@ SCHEMA = pa.schema(
     ]
 )
 ERRORS = b"errors"  # in the metadata of values: why methods failed
-KINDS = ("samples", "gallery", "details", "values")  # values are written last: a batch with them is whole
+KINDS = ("samples", "gallery", "details", "values")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +73,13 @@ class Store:
 
     def complete(self, batch: int) -> bool:
         """Returns whether a batch is there whole: one with a damaged file counts as not measured."""
-        try:
-            values = read(self.path(batch, "values"))
-            for kind in json.loads(values.schema.metadata[b"kinds"]):
-                read(self.path(batch, kind))
-        except (OSError, pa.ArrowException, KeyError, TypeError):
+        sums = read_json(self._sums(batch))
+        if not isinstance(sums, dict) or "values" not in sums:
             return False
-        return True
+        return all(
+            path.is_file() and checksum(path) == sums.get(kind) if kind in sums else not path.exists()
+            for kind, path in ((kind, self.path(batch, kind)) for kind in KINDS)
+        )
 
     def add(self, batch: int, result: BatchResult, rows: Sequence[str], steps: Mapping[str, Sequence[float]]) -> None:
         """Writes a batch; `steps` are the shares of each curve's steps, by the first part of its name."""
@@ -86,13 +88,13 @@ class Store:
             tables["gallery"] = gallery_table(result.gallery)
         if result.details is not None:
             tables["details"] = result.details
-        facts = {ERRORS: json.dumps(result.errors), b"kinds": json.dumps(list(tables))}
+        facts = {ERRORS: json.dumps(result.errors)}
         tables["values"] = long_table(result, rows, steps).replace_schema_metadata(facts)
         self._write(batch, tables)
 
     def leave_out(self, batch: int) -> None:
         """Notes a batch of which nothing can be measured."""
-        empty = SCHEMA.empty_table().replace_schema_metadata({ERRORS: "{}", b"kinds": "[]"})
+        empty = SCHEMA.empty_table().replace_schema_metadata({ERRORS: "{}"})
         self._write(batch, {"values": empty})
 
     def results(self, batches: int, rows: Sequence[str]) -> Results:
@@ -126,9 +128,15 @@ class Store:
         return pa.concat_tables([read(self.path(i, "values")).replace_schema_metadata(None) for i in range(batches)])
 
     def _write(self, batch: int, tables: Mapping[str, pa.Table]) -> None:
+        self._sums(batch).unlink(missing_ok=True)
         for kind in KINDS:
-            if kind in tables:
-                save_table(self.path(batch, kind), tables[kind])
+            self.path(batch, kind).unlink(missing_ok=True)  # of a former attempt
+        for kind, table in tables.items():
+            save_table(self.path(batch, kind), table)
+        write(self._sums(batch), {kind: checksum(self.path(batch, kind)) for kind in tables})
+
+    def _sums(self, batch: int) -> Path:
+        return self.path(batch, "checksums").with_suffix(".json")
 
 
 def long_table(result: BatchResult, rows: Sequence[str], steps: Mapping[str, Sequence[float]]) -> pa.Table:
@@ -199,7 +207,7 @@ def save_table(path: Path, table: pa.Table) -> None:
 def read_json(path: Path) -> Any:
     """Returns what a JSON file holds; None if it is missing or damaged."""
     try:
-        return json.loads(path.read_text())
+        return files.read_json(path)
     except (FileNotFoundError, ValueError):
         return None
 

@@ -4,13 +4,14 @@ The rules are those of the VQA evaluation code, https://github.com/GT-Vision-Lab
 a tidier rule would give another score.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+
+from xai.files import read_json
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 COMMA_IN_NUMBER = re.compile(r"\d,\d")
@@ -108,11 +109,9 @@ class AnswerVocabulary:
         Raises FileNotFoundError, or ValueError for a file that holds something else.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = read_json(Path(path), "expected a list of answers")
         except FileNotFoundError:
             raise FileNotFoundError(f"{path}: no such answer vocabulary; give a label2ans JSON list") from None
-        except ValueError as error:
-            raise ValueError(f"{path}: not a JSON file ({error}); expected a list of answers") from None
         try:
             return cls(tuple(_in_label_order(content)))
         except ValueError as error:

@@ -6,6 +6,7 @@ splits are those two files, or Karpathy's: `dataset_coco.json`, or lists of imag
 
 import gzip
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from clipmapper.data.files import (
     entries,
     field,
     image_path,
+    once,
     renamed_images,
     require,
     table,
 )
+from xai.files import read_text
 
 FEATURES = Features(
     caption_id=Value("int64"),
@@ -55,7 +58,9 @@ def read_captions(
     every = concatenate_datasets([_read_file(root, folder, cache_dir) for folder in FOLDERS.values()])
     rows = np.flatnonzero(np.isin(column(every, "image_id").to_numpy(), wanted))
     if not len(rows):
-        raise BadData(f"{karpathy}: none of its {len(wanted)} {split} images has a caption below {root}")
+        raise BadData(
+            f"{_split_files(karpathy, split)[0]}: none of its {len(wanted)} {split} images has a caption below {root}"
+        )
     return every.select(rows)
 
 
@@ -71,10 +76,11 @@ def _read_file(root: Path, folder: str, cache_dir: str | Path | None) -> Dataset
 
 
 def _rows(path: Path, folder: str, renamed: dict[int, str]) -> Iterator[dict[str, Any]]:
+    seen: set[int] = set()
     for entry in entries(path, "annotations"):
         image_id = field(entry, "image_id", int, path)
         yield {
-            "caption_id": field(entry, "id", int, path),
+            "caption_id": once(field(entry, "id", int, path), "id", seen, path),
             "image_id": image_id,
             "image": image_path(folder, image_id, renamed),
             "caption": field(entry, "caption", str, path).strip(),
@@ -100,13 +106,18 @@ def _image_ids(karpathy: Path, split: str, cache_dir: str | Path | None) -> np.n
 
 
 def _karpathy_rows(path: Path) -> Iterator[dict[str, Any]]:
+    seen: set[int] = set()
     for entry in entries(path, "images"):
-        yield {"image_id": field(entry, "cocoid", int, path), "split": field(entry, "split", str, path)}
+        image_id = once(field(entry, "cocoid", int, path), "cocoid", seen, path)
+        yield {"image_id": image_id, "split": field(entry, "split", str, path)}
 
 
 def _listed(path: Path) -> np.ndarray:
-    text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
-    found = [re.search(r"(\d+)\.jpg$", line) for line in text.split()]
+    try:
+        text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else read_text(path)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise BadData(f"{path}: cut or damaged ({error}); fetch it anew") from error
+    found = [re.search(r"([0-9]{1,18})\.jpg$", line) for line in text.split()]
     if not found or None in found:
         raise BadData(f"{path}: not a list of image names such as COCO_val2014_000000391895.jpg, one a line")
     return np.array([int(match[1]) for match in found if match])

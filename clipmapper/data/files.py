@@ -4,13 +4,19 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ijson
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, NamedSplit
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
+
+BOM = "\ufeff".encode()
+DEEPEST = 100  # lists and objects in one another
+ESCAPED = re.compile(rb"\\.", re.DOTALL)
+NO_MARKS = bytes({*range(256)} - {*b'"[]{}'})
 
 
 class MissingData(FileNotFoundError):
@@ -61,7 +67,8 @@ def entries(path: Path, key: str) -> Iterator[dict[str, Any]]:
     empty = True
     try:
         with path.open("rb") as file:
-            for entry in ijson.items(file, f"{key}.item", use_float=True):
+            file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
+            for entry in ijson.items(_Shallow(path, file), f"{key}.item", use_float=True):
                 empty = False
                 yield entry
     except ijson.JSONError as error:
@@ -70,11 +77,44 @@ def entries(path: Path, key: str) -> Iterator[dict[str, Any]]:
         raise BadData(f'{path}: holds no entries under "{key}"; expected the official file {{"{key}": [...], ...}}')
 
 
+class _Shallow:
+    """A JSON file that ends with BadData where it is nested deeply: the parser's memory grows with the depth squared."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path, self._file = path, file
+        self._depth, self._quoted, self._escape = 0, False, b""
+
+    def read(self, size: int = -1) -> bytes:
+        chunk = self._file.read(size)
+        text = ESCAPED.sub(b"", self._escape + chunk)
+        self._escape = text[-1:] if text.endswith(b"\\") else b""
+        parts = text.translate(None, NO_MARKS).split(b'"')
+        brackets = np.frombuffer(b"".join(parts[self._quoted :: 2]), dtype=np.uint8)
+        self._quoted ^= len(parts) % 2 == 0
+        depths = (
+            self._depth + (ord("|") - (brackets.astype(np.int64) | 32)).cumsum()
+        )  # of "{" 1, of "}" -1; of "[", "]" too
+        if depths.max(initial=0) > DEEPEST:
+            raise BadData(
+                f"{self._path}: more than {DEEPEST} lists or objects in one another; fetch the official file anew"
+            )
+        self._depth = int(depths[-1]) if len(depths) else self._depth
+        return chunk
+
+
 def field(entry: Any, name: str, kind: type, path: Path) -> Any:
     """One value of an entry. Raises BadData unless it is there and of exactly that type."""
     value = entry.get(name) if isinstance(entry, dict) else None
     if type(value) is not kind:
         raise BadData(f"{path}: {name!r} is {value!r} in {str(entry)[:200]}; expected type {kind.__name__}")
+    return value
+
+
+def once(value: int, name: str, seen: set[int], path: Path) -> int:
+    """The value, which joins `seen`. Raises BadData if it is there already."""
+    if value in seen:
+        raise BadData(f"{path}: {name} {value} is there twice; expected each once")
+    seen.add(value)
     return value
 
 

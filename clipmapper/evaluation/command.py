@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, NoReturn
 
 import yaml
@@ -10,6 +11,7 @@ import yaml
 from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.cli import Parser, config_path, named, renamed
 from clipmapper.config import SHIPPED, DataConfig, DecodingConfig, ModelConfig, ModelSource
+from clipmapper.config.checks import restored
 from clipmapper.errors import unknown
 
 DESCRIPTION = """Evaluates models on a data set: answers or captions, and with --benchmark.methods the explainers of them. The
@@ -111,8 +113,10 @@ def parse_evaluation(arguments: Sequence[str], configs: Path) -> EvaluationSetti
             output=parsed.output,
             split=parsed.split,
             accelerator=parsed.accelerator,
-            model=ModelConfig(**configuration["model"]) if configuration.get("model") else None,
-            data=merged(configuration.get("data", {}), explicit.get("data", {})),
+            model=restored(ModelConfig, configuration["model"], parser.files[0])
+            if configuration.get("model")
+            else None,
+            data=merged(configuration.get("data") or {}, explicit.get("data", {})),
             decoding=DecodingConfig(**parsed.decoding.as_dict()),
             judge=parsed.judge,
             benchmark=BenchmarkConfig(**parsed.benchmark.as_dict()) if settings else None,
@@ -177,6 +181,14 @@ def _configuration(parser: Parser, words: Sequence[str], configs: Path) -> dict[
     if name is None:
         return {}
     try:
-        return yaml.safe_load(config_path(name, configs).read_text(encoding="utf-8")) or {}
+        path = config_path(name, configs)
+        parser.files = [str(path)]
+        sections = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        for section in ("model", "data"):
+            if not isinstance(sections.get(section), dict | NoneType):
+                raise ValueError(
+                    f"{path}: {section} is a {type(sections[section]).__name__}; it must be a mapping of settings"
+                )
+        return sections
     except ValueError as error:
         parser.error(f"{error}. Configurations: {', '.join(named(configs))}")

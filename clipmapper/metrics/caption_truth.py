@@ -1,16 +1,16 @@
 """Whether captions of Shapes are true: each thing a caption says, read by the grammar of Shapes, against the scene."""
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipmapper.config import MOST_SCENES, ShapesConfig
+from clipmapper.config import MOST_SCENES
 from clipmapper.data.shapes.captions import RELATIONS
 from clipmapper.data.shapes.language import NUMBERS, Description
 from clipmapper.data.shapes.scene import COLOURS, SHAPES, SIZES, Scene, sample_scene
+from clipmapper.data.shapes.write import read_settings
 
 OPENING = re.compile("^(a picture of|an image with|there is) ")
 RELATION = re.compile(f"(.+) ({'|'.join(words for words, _, _ in RELATIONS)}) (.+)")
@@ -133,5 +133,5 @@ def scenes_of(root: Path, image_ids: Iterable[int]) -> list[Scene] | None:
     path = root / "shapes.json"
     if not path.is_file():
         return None
-    seed = ShapesConfig(**json.loads(path.read_text())).seed
+    seed = read_settings(path).seed
     return [sample_scene((seed, *divmod(image_id - 1, MOST_SCENES))) for image_id in image_ids]

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile, is_zipfile
 
 import torch
+from torch import Tensor
 
 from clipmapper.config import ModelConfig
+from clipmapper.config.checks import restored
 from clipmapper.models.pretrained import require_finite
+from clipmapper.models.saved import require_plain
 
 if TYPE_CHECKING:
     from clipmapper.models.clip_mapper import CLIPMapper
@@ -41,7 +44,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def check_checkpoint(checkpoint: dict[str, Any], model: "CLIPMapper", source: str) -> None:
     """Raises ValueError, naming the field, unless the checkpoint is of this model, finite, with these answers over this CLIP."""
     saved = described(checkpoint, source)
-    own, theirs = asdict(model.config), asdict(ModelConfig(**saved["model"]))
+    own, theirs = asdict(model.config), asdict(restored(ModelConfig, saved["model"], source))
     for name in own:
         if name not in ("dropout", "pretrained") and own[name] != theirs[name]:
             raise ValueError(f"{source}: model.{name} is {theirs[name]!r} there and {own[name]!r} here")
@@ -60,8 +63,31 @@ def check_checkpoint(checkpoint: dict[str, Any], model: "CLIPMapper", source: st
 
 
 def described(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
-    """Returns the checkpoint's own description of its model; raises ValueError if it is of something else."""
+    """Returns the checkpoint's own description of its model; raises ValueError if it, or the state, is something else."""
     saved = checkpoint.get("clipmapper")
-    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
+    if not isinstance(saved, dict) or _holds_tensors(saved) or saved.get("format") != FORMAT:
         raise ValueError(f"{source} is not a checkpoint of CLIPmapper (format {FORMAT})")
+    if missing := {"model", "answers", "clip_fingerprint", "extra"} - saved.keys():
+        raise ValueError(f"{source} lacks {', '.join(sorted(missing))}; take another checkpoint")
+    require_plain(saved, source)
+    restored(ModelConfig, saved["model"], source)
+    extra = saved["extra"]
+    if not isinstance(extra, dict) or not all(isinstance(extra.get(name, {}), dict) for name in ("data", "optimizer")):
+        raise ValueError(f"{source}: its settings of data and optimizer are no mappings; take another checkpoint")
+    state = checkpoint.get("state_dict")
+    if not isinstance(state, dict) or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in state.items()):
+        raise ValueError(f"{source}: its state_dict is not tensors by name; take another checkpoint")
     return saved
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Whether there is a tensor in a description: they cannot be compared as plain values are."""
+    left, seen = [value], set[int]()
+    while left:
+        value = left.pop()
+        if isinstance(value, Tensor):
+            return True
+        if id(value) not in seen and isinstance(value, dict | list | tuple):
+            seen.add(id(value))
+            left.extend(value.values() if isinstance(value, dict) else value)
+    return False

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clipmapper.config import SHIPPED, DecodingConfig, ModelConfig
+from clipmapper.config.checks import restored
 from clipmapper.errors import unknown
 from clipmapper.images import ImageSource, load_image
 from clipmapper.models.checkpoints import described, read_checkpoint
@@ -23,8 +24,8 @@ from clipmapper.models.decoding import captions, tidy
 from clipmapper.models.heads import AnswerHead, LanguageHead
 from clipmapper.models.mapper import DEFAULT_LAYERS, MAPPERS, DualBlock, MapperB
 from clipmapper.models.pretrained import require_finite
-from clipmapper.models.saved import CARD, CONFIG, WEIGHTS, checksum, read_description, read_weights
-from xai.files import replacing
+from clipmapper.models.saved import CARD, CONFIG, WEIGHTS, read_description, read_weights, require_size
+from xai.files import checksum, replacing
 
 UNKNOWN = -100  # the number of a token that a caption head lacks; the loss ignores it
 
@@ -69,6 +70,8 @@ class CLIPMapper(
         if not isinstance(tokenizer, SimpleTokenizer):
             raise ValueError(f"captions need CLIP's own BPE tokens, which {self.config.clip} does not use")
         ids = torch.tensor(self.tokens or range(len(embedding)))
+        if len(ids.unique()) < len(ids) or ids.min() < 0 or ids.max() >= len(embedding):
+            raise ValueError(f"a caption's tokens must be numbers of CLIP's, each once and below {len(embedding)}")
         numbers = torch.full((len(embedding),), UNKNOWN).index_copy(0, ids, torch.arange(len(ids)))
         self.register_buffer("token_ids", ids, persistent=False)
         self.register_buffer("numbers", numbers, persistent=False)
@@ -191,6 +194,8 @@ class CLIPMapper(
         for name in sorted(expected.keys() ^ state.keys()):
             raise ValueError(f"{source} is of another model ({self.config.mapper=}): weight {name!r} is in one only")
         for name, tensor in expected.items():
+            if not state[name].is_floating_point():
+                raise ValueError(f"{source} is of another model: weight {name!r} is {state[name].dtype}")
             if tensor.shape != state[name].shape:
                 shapes = f"{tuple(state[name].shape)} there, {tuple(tensor.shape)} in the model"
                 raise ValueError(f"{source} is of another model: weight {name!r} is {shapes}")
@@ -234,17 +239,15 @@ class CLIPMapper(
             raise unknown(
                 "model (neither a checkpoint, a saved folder nor a hub id such as owner/name)", str(name), SHIPPED
             )
-        if Path(name).is_dir():
-            read_description(Path(name) / CONFIG)  # huggingface_hub reads it too, but does not say what is wrong
+        if Path(name).is_dir():  # huggingface_hub reads config.json too, but does not say what is wrong
+            return cls._of_folder(Path(name), options.get("pretrained"))
         return super().from_pretrained(name, **options)
 
     @classmethod
     def _of_checkpoint(cls, checkpoint: dict[str, Any], source: str) -> "CLIPMapper":
         saved = described(checkpoint, source)
-        model = cls(ModelConfig(**saved["model"]), saved["answers"], saved.get("tokens", ()))
-        model.check_clip(saved["clip_fingerprint"], source)
         state = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
-        model.load_trained_state(state, source)
+        model = cls._restored({**saved, "config": saved["model"]}, state, source, source)
         model.extra = saved["extra"]
         return model.eval()
 
@@ -287,14 +290,28 @@ class CLIPMapper(
             options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "force_download": force_download}
             options |= {"local_files_only": local_files_only, "token": token}
             folder = Path(str(snapshot_download(model_id, allow_patterns=[WEIGHTS, CONFIG], **options)))
+        return cls._of_folder(folder, pretrained)
+
+    @classmethod
+    def _of_folder(cls, folder: Path, pretrained: str | None) -> "CLIPMapper":
         description = read_description(folder / CONFIG)
-        config = ModelConfig(**description["config"])
         if pretrained is not None:
-            config.pretrained = pretrained
-        model = cls(config, description["answers"], description.get("tokens", ()))
-        model.check_clip(description["clip_fingerprint"], str(folder))
-        model.load_trained_state(read_weights(folder / WEIGHTS, description.get("sha256")), str(folder / WEIGHTS))
-        return model.eval()
+            description["config"]["pretrained"] = pretrained
+        state = read_weights(folder / WEIGHTS, description.get("sha256"))
+        return cls._restored(description, state, str(folder / CONFIG), str(folder / WEIGHTS)).eval()
+
+    @classmethod
+    def _restored(cls, saved: dict[str, Any], state: dict[str, Tensor], source: str, weights: str) -> "CLIPMapper":
+        """From a description that was read from `source`, and from `weights`; raises ValueError naming one of them."""
+        config = restored(ModelConfig, saved["config"], source)
+        require_size(config, state, source)
+        try:
+            model = cls(config, saved["answers"], saved.get("tokens", ()))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{source}: {error}") from error
+        model.check_clip(saved["clip_fingerprint"], source)
+        model.load_trained_state(state, weights)
+        return model
 
 
 @contextmanager

@@ -207,3 +207,25 @@ def test_the_caption_twins_are_validated_at_their_last_step(mapper: str) -> None
     batches = math.ceil(5 * settings.data.shapes.train / settings.data.batch_size)
     interval = int(batches * settings.trainer.val_check_interval)
     assert settings.trainer.max_steps == 2 * interval
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["model: {heads: x}", "model: {heads: 0}", "", "data: {shapes: {train: {a: 1}}}", "data: {shapes: {x: 1}}",
+     "data: {hub: {}}", "'': 1", "null: 1", "{a: " * 3000, "model: {heads: " + "9" * 5000 + "}"],
+)  # fmt: skip
+def test_the_file_of_a_wrong_setting_is_named(capsys: pytest.CaptureFixture[str], file: Path, content: str) -> None:
+    file.write_text(content)
+    assert str(file) in refused(capsys, "--config", str(file))
+
+
+@pytest.mark.parametrize(
+    "content", ["model: x", "data: [1]", "model: {heads: x}", "model: {heds: 3}", "model: {heads: 0}"]
+)
+def test_the_file_of_a_wrong_setting_of_an_evaluation_is_named(
+    capsys: pytest.CaptureFixture[str], file: Path, content: str
+) -> None:
+    file.write_text(content)
+    with pytest.raises(SystemExit):
+        parse_evaluation(["--model=shapes-b-vqa", "--output=out", f"--config={file}"], CONFIGS)
+    assert str(file) in capsys.readouterr().err

@@ -229,3 +229,32 @@ def test_helpers_serve_a_wandb_logger_of_any_origin() -> None:
     log_examples(loggers, "a", [Image.new("RGB", (2, 2))], ["first"], 5)
     assert logged[0]["trainer/global_step"] == 5
     assert logged[0]["a"][0]._caption == "first"
+
+
+def logged(folder: Path) -> Path:
+    """A log of three steps."""
+    (logger,) = make_loggers(["csv"], folder, "toys", "run", {})
+    for step in range(3):
+        logger.log_metrics({"loss": 0.25 + step}, step)
+    logger.save()
+    (path,) = folder.rglob("metrics.csv")
+    return path
+
+
+def test_a_row_that_was_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
+    """Its last number is another one than was measured."""
+    path = logged(tmp_path)
+    path.write_text(path.read_text()[:-3])
+    make_loggers(["csv"], tmp_path, "toys", "run", {}, resume_step=9)
+    with open(path) as file:
+        assert [(row["step"], row["loss"]) for row in csv.DictReader(file)] == [("0", "0.25"), ("1", "1.25")]
+
+
+@pytest.mark.parametrize(
+    "content", ["step,loss\nx,1\n", "step,loss\n1\n", "step,loss\n1,2,3\n", "loss\n1\n", "<html>\n\0\n"]
+)
+def test_a_damaged_log_is_named(tmp_path: Path, content: str) -> None:
+    path = logged(tmp_path)
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"metrics\.csv: .*remove it to go on"):
+        make_loggers(["csv"], tmp_path, "toys", "run", {}, resume_step=9)

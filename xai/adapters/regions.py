@@ -3,7 +3,6 @@
 import base64
 import binascii
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+
+from xai.files import DAMAGED
 
 # Fields of a line by their number: the bottom-up-attention files, and LXMERT's, where height comes before width.
 COLUMNS = {
@@ -24,6 +25,7 @@ NAMES = {  # of the arrays in npz files
     "width": ("image_w", "image_width", "img_w"),
     "height": ("image_h", "image_height", "img_h"),
 }
+MOST_PIXELS = 2**31  # in one direction: a number beyond it is none of an image's
 Refuse = Callable[[str], ValueError]  # makes the error that names the place in the file
 
 
@@ -92,16 +94,32 @@ def read_npz(path: str | Path) -> Regions:
 
     if path.is_file() and not zipfile.is_zipfile(path):
         raise refuse("not an npz file, or a truncated one")
+    known = {alias for aliases in NAMES.values() for alias in aliases}
     try:
         with np.load(path, allow_pickle=False) as file:  # reads what is asked for; other arrays may be pickled
-            found = {name: file[_name(list(file), aliases, refuse)] for name, aliases in NAMES.items()}
-    except (zipfile.BadZipFile, zlib.error) as error:
+            there, arrays = list(file), {name: file[name] for name in file if name in known}
+    except FileNotFoundError:
+        raise
+    except (
+        *DAMAGED,
+        zipfile.BadZipFile,
+        LookupError,
+        RuntimeError,
+        MemoryError,
+    ) as error:  # also what a flipped bit makes
         raise refuse(f"damaged ({error})") from error
-    boxes, features = (torch.from_numpy(found[name]).float() for name in ("boxes", "features"))
+    found = {name: arrays[_name(there, aliases, refuse)] for name, aliases in NAMES.items()}
+    for name, array in found.items():
+        if array.dtype.kind not in "iuf":
+            raise refuse(f"{name} are of type {array.dtype}, not numbers")
+    with np.errstate(over="ignore"):  # what is no float32 is infinite, and refused
+        boxes, features = (torch.from_numpy(found[name].astype(np.float32)) for name in ("boxes", "features"))
+    if boxes.ndim != 2 or features.ndim != 2:
+        raise refuse(f"boxes of shape {list(boxes.shape)} and features of {list(features.shape)} are no tables")
     if features.shape[:1] != boxes.shape[:1] == features.shape[-1:]:
         features = features.mT
-    size = (int(found["height"]), int(found["width"]))
-    return _checked(Regions(path.stem, size, boxes, features), refuse)
+    height, width = (_side(found[name], name, refuse) for name in ("height", "width"))
+    return _checked(Regions(path.stem, (height, width), boxes, features), refuse)
 
 
 def lxmert_inputs(regions: Sequence[Regions]) -> dict[str, Tensor]:
@@ -134,9 +152,15 @@ def _parsed(fields: list[bytes], refuse: Refuse) -> Regions:
 
 
 def _number(text: bytes, name: str, refuse: Refuse) -> int:
-    if not text.isdigit() or int(text) == 0:
+    if not text.isdigit() or len(text) > 9 or int(text) == 0:
         raise refuse(f"{name} is {text[:20]!r}, not a positive whole number")
     return int(text)
+
+
+def _side(array: np.ndarray, name: str, refuse: Refuse) -> int:
+    if array.size != 1 or not 0 < array.item() < MOST_PIXELS or array.item() % 1:
+        raise refuse(f"{name} is {str(array)[:20]}, not a positive whole number of pixels")
+    return int(array.item())
 
 
 def _floats(text: bytes, rows: int, name: str, refuse: Refuse) -> Tensor:

@@ -1,13 +1,15 @@
 """Reads COCO's annotation files and checks them: whatever refers to something must find it."""
 
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from xai.files import PICTURES, read_text, visible
+from xai.files import PICTURES, read_json, visible
 
+FARTHEST = 100_000.0  # in pixels: pycocotools walks along every edge of a polygon, and crashes on far longer ones
+MOST_PIXELS = 2**28  # of an image; more than Pillow decodes
 PREFIX = re.compile(r"COCO_(?:train|val|test)20\d\d_")  # of the file names of 2014 and 2015
 
 
@@ -23,10 +25,7 @@ def read_described(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: an entry that lacks something, or two of one number; names the file, the entry, and what it lacks.
     """
-    try:
-        described = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: truncated or not JSON ({error}); fetch it anew") from error
+    described = read_json(path)
     for key in ("images", "categories", "annotations"):
         entries = described.get(key) if isinstance(described, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -36,13 +35,7 @@ def read_described(path: Path) -> dict[str, Any]:
     images = [_image(entry, what) for entry, what in _numbered(described["images"], f"{path}: image")]
     kinds = [_category(entry, what) for entry, what in _numbered(described["categories"], f"{path}: category")]
     for key, entries, kind in (("id", images, "images"), ("id", kinds, "categories"), ("name", kinds, "categories")):
-        values = [entry[key] for entry in entries]
-        twice = (
-            next((value for value in values if values.count(value) > 1), None)
-            if len(set(values)) < len(values)
-            else None
-        )
-        if twice is not None:
+        if (twice := repeated([entry[key] for entry in entries])) is not None:
             raise ValueError(f"{path}: several {kind} have the {key} {twice!r}; give each its own")
     return {**described, "images": images, "categories": kinds}
 
@@ -50,6 +43,9 @@ def read_described(path: Path) -> dict[str, Any]:
 def annotations(path: Path, described: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     """Yields the annotations with their image's id, each with its name for messages; raises ValueError for an unknown image."""
     known = {image["id"] for image in described["images"]}
+    numbers = [entry["id"] for entry in described["annotations"] if type(entry.get("id")) is int]
+    if (twice := repeated(numbers)) is not None:
+        raise ValueError(f"{path}: several annotations have the id {twice}; give each its own, or take one out")
     for entry, what in _numbered(described["annotations"], f"{path}: annotation"):
         image = whole(entry, "image_id", what)
         if image not in known:
@@ -57,15 +53,22 @@ def annotations(path: Path, described: dict[str, Any]) -> Iterator[tuple[dict[st
         yield {**entry, "image_id": image}, what
 
 
+def repeated(values: Sequence[Any]) -> Any:
+    """The first value that is there twice; None if each is there once."""
+    return next((value for value, count in Counter(values).items() if count > 1), None)
+
+
 def labelled(entry: dict[str, Any], what: str, kinds: set[int]) -> dict[str, Any]:
-    """Checks the category and crowd flag of an object; without a flag it is no crowd."""
-    category, crowd = whole(entry, "category_id", what), entry.get("iscrowd")
+    """Checks the category, crowd flag and area of an object; without a flag it is no crowd."""
+    category, crowd, area = whole(entry, "category_id", what), entry.get("iscrowd"), entry.get("area")
     if category not in kinds:
         raise ValueError(
             f"{what}: the file has no category {category}; add it to its categories or correct the annotation"
         )
     if crowd not in (None, 0, 1):
         raise ValueError(f"{what}: 'iscrowd' is {crowd!r}; expected 0 or 1")
+    if area is not None and not (is_number(area, MOST_PIXELS) and area >= 0):
+        raise ValueError(f"{what}: 'area' is {area!r}; expected a number, or no area for that of the mask")
     return {**entry, "category_id": category, "iscrowd": int(crowd or 0)}
 
 
@@ -81,6 +84,15 @@ def whole(entry: dict[str, Any], key: str, what: str) -> int:
     return value
 
 
+def is_number(value: Any, most: float) -> bool:
+    return type(value) in (int, float) and abs(value) <= most
+
+
+def is_polygon(value: Any) -> bool:
+    """Whether a value is a list [x, y, x, y, ...] that can be drawn."""
+    return isinstance(value, list) and len(value) % 2 == 0 and all(is_number(v, FARTHEST) for v in value)
+
+
 def text(entry: dict[str, Any], key: str, what: str) -> str:
     """Returns a text of an entry; raises ValueError for anything else."""
     value = entry.get(key)
@@ -89,17 +101,19 @@ def text(entry: dict[str, Any], key: str, what: str) -> str:
     return value
 
 
-def image_finder(folder: Path) -> Callable[[str], Path]:
+def image_finder(folder: Path, source: Path | None = None) -> Callable[[str], Path]:
     """Returns a function from a name in an annotation file to the image of that name, or else of another suffix or COCO's prefix.
 
     Args:
         folder: of the images.
+        source: the file that has the names; errors name it.
 
     Returns:
         The function. It raises FileNotFoundError for an image that is not in the folder, and ValueError where several could be
         meant.
     """
     by_stem: dict[str, list[Path]] = {}
+    named = "" if source is None else f"{source}: "
     for path in visible(folder):
         if path.suffix.lower() in PICTURES:
             by_stem.setdefault(PREFIX.sub("", path.stem), []).append(path)
@@ -110,10 +124,10 @@ def image_finder(folder: Path) -> Callable[[str], Path]:
             return below
         paths = by_stem.get(PREFIX.sub("", below.stem), []) if below.parent == Path(folder) else []
         if not paths:
-            raise FileNotFoundError(f"the image {name} is not in {folder}")
+            raise FileNotFoundError(f"{named}the image {name} is not in {folder}")
         if len(paths) > 1:
             raise ValueError(
-                f"the image {name} may be {' or '.join(path.name for path in paths)} in {folder}; leave one there"
+                f"{named}the image {name} may be {' or '.join(path.name for path in paths)} in {folder}; leave one there"
             )
         return paths[0]
 
@@ -127,7 +141,7 @@ def _numbered(entries: list[dict[str, Any]], kind: str) -> Iterator[tuple[dict[s
 
 def _image(entry: dict[str, Any], what: str) -> dict[str, Any]:
     numbers = {key: whole(entry, key, what) for key in ("id", "height", "width")}
-    if min(numbers["height"], numbers["width"]) < 1:
+    if min(numbers["height"], numbers["width"]) < 1 or numbers["height"] * numbers["width"] > MOST_PIXELS:
         raise ValueError(f"{what}: its size is {numbers['width']} x {numbers['height']}; expected that of the image")
     return {**entry, **numbers, "file_name": text(entry, "file_name", what)}
 

@@ -2,13 +2,12 @@
 
 import warnings
 from collections.abc import Callable
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from pycocotools import mask as rle
 
-from xai.metrics.coco import annotations, labelled, read_described
+from xai.metrics.coco import annotations, is_polygon, labelled, read_described
 
 
 def read_instances(path: Path, say: Callable[[str], object] = warnings.warn) -> dict[str, Any]:
@@ -36,7 +35,7 @@ def read_instances(path: Path, say: Callable[[str], object] = warnings.warn) -> 
         checked = labelled(entry, what, kinds)
         encoded = _encoded(entry.get("segmentation"), sizes[checked["image_id"]], what)
         if rle.area(encoded):
-            objects.append(placed({**checked, "area": _area(entry, what)}, encoded, len(objects) + 1))
+            objects.append(placed(checked, encoded, len(objects) + 1))
         else:
             empty.append(what)
     if empty:
@@ -53,17 +52,6 @@ def placed(entry: dict[str, Any], encoded: dict[str, Any], number: int) -> dict[
     return {**{key: entry[key] for key in ("image_id", "category_id", "iscrowd")}, **place, "id": number}
 
 
-def _area(entry: dict[str, Any], what: str) -> float | None:
-    area = entry.get("area")
-    if area is not None and not (_is_number(area) and area >= 0):
-        raise ValueError(f"{what}: 'area' is {area!r}; expected a number, or no area for that of the mask")
-    return area
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and isfinite(value)
-
-
 def _encoded(segmentation: Any, size: tuple[int, int], what: str) -> dict[str, Any]:
     """Polygons or run lengths as compressed run lengths."""
     remedy = "draw its mask, or take the annotation out"
@@ -72,7 +60,7 @@ def _encoded(segmentation: Any, size: tuple[int, int], what: str) -> dict[str, A
     if isinstance(segmentation, dict):
         return _run_lengths(segmentation, size, what)
     polygons: list[Any] = segmentation if isinstance(segmentation, list) else [None]
-    if not all(isinstance(p, list) and len(p) % 2 == 0 and all(map(_is_number, p)) for p in polygons):
+    if not all(map(is_polygon, polygons)):
         raise ValueError(
             f"{what}: 'segmentation' is {str(segmentation)[:80]}; expected a list of polygons [x, y, x, y, ...]"
         )

@@ -12,9 +12,9 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from xai.figures.geometry import Geometry
-from xai.files import DAMAGED, PICTURES, visible
+from xai.files import DAMAGED, PICTURES, decoded, visible
 from xai.metrics.coco import annotations as entries_of
-from xai.metrics.coco import image_finder, labelled, read_described, text, whole
+from xai.metrics.coco import image_finder, labelled, read_described, repeated, text, whole
 
 Load = Callable[[Path], Image.Image]  # an image file as RGB pixels, unrotated
 
@@ -87,11 +87,12 @@ def imagenet_segmentation(path: Path) -> MaskedImages:
     try:
         with h5py.File(path) as file:
             missing = [name for name in ("value/img", "value/gt") if name not in file]
-            if missing:
-                raise refused(f"has no {missing[0]}")
-            images, masks = file["value/img"].shape, file["value/gt"].shape
-    except (OSError, AttributeError) as error:  # a group has no shape
+            shapes: list[Any] = [None if name in missing else file[name].shape for name in ("value/img", "value/gt")]
+    except (*DAMAGED, LookupError, AttributeError, RuntimeError) as error:  # a group has no shape
         raise refused(error) from error
+    if missing:
+        raise refused(f"has no {missing[0]}")
+    images, masks = shapes
     if images != masks or images[1:] != (1,):
         raise refused(f"its images are {images}, its masks {masks}")
     return MaskedImages(images[0], read)
@@ -154,7 +155,7 @@ def panoptic_images(images: Path, annotations: Path, folder: Path, load: Load = 
     """
     described = _read_panoptic(annotations)
     things = _things(described)
-    find = image_finder(images)
+    find = image_finder(images, annotations)
     names = {image["id"]: image["file_name"] for image in described["images"]}
     entries = described["annotations"]
     paths = [find(names[entry["image_id"]]) for entry in entries]
@@ -243,9 +244,8 @@ def _pixels_seen(geometry: Geometry, axis: int) -> tuple[Tensor, Tensor]:
 
 def _opened(path: Path) -> Image.Image:
     """Raises OSError, naming the file, for a damaged one."""
-    with _naming(path), Image.open(path) as image:
-        image.load()
-        return image
+    with _naming(path):
+        return decoded(path)
 
 
 @contextmanager
@@ -304,7 +304,11 @@ def _read_panoptic(path: Path) -> dict[str, Any]:
         if not isinstance(segments, list) or not all(isinstance(segment, dict) for segment in segments):
             raise ValueError(f"{what}: has no list of entries under 'segments_info'; is {path} a panoptic file?")
         checked = [{**labelled(s, what, kinds), "id": whole(s, "id", what)} for s in segments]
+        if (twice := repeated([segment["id"] for segment in checked])) is not None:
+            raise ValueError(f"{what}: several segments have the id {twice}; fetch {path} anew")
         entries.append({**entry, "file_name": text(entry, "file_name", what), "segments_info": checked})
+    if (twice := repeated([entry["image_id"] for entry in entries])) is not None:
+        raise ValueError(f"{path}: several annotations are of the image {twice}; take one out")
     return {**described, "annotations": entries}
 
 

@@ -1,6 +1,5 @@
 """Reads human rationales in the ERASER format, and compares the most relevant words with them (TransAtt §4)."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from xai.files import read_text
+from xai.files import parsed_json, read_text
+from xai.metrics.coco import repeated
 from xai.metrics.ranking import expected_hits
 
 TOP = tuple(range(10, 81, 10))
@@ -48,7 +48,10 @@ def read_eraser(folder: Path, split: str) -> list[Review]:
     """
     path = Path(folder) / f"{split}.jsonl"
     lines = read_text(path).split("\n")  # other ends of lines may stand in a text
-    return [_review(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    reviews = [_review(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if (twice := repeated([review.name for review in reviews])) is not None:
+        raise ValueError(f"{path}: several entries have the annotation_id {twice!r}; take one out")
+    return reviews
 
 
 def word_relevance(
@@ -121,10 +124,7 @@ def token_f1(
 
 
 def _review(path: Path, number: int, line: str) -> Review:
-    try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: line {number} is cut or not JSON ({error}); fetch the file anew") from error
+    entry = parsed_json(line, f"{path}: line {number}", "fetch the file anew")
     name = entry.get("annotation_id") if isinstance(entry, dict) else None
     what = f"{path}: ERASER entry {name!r}" if name else f"{path}: line {number}"
     evidence = _evidence(entry, what)

@@ -9,7 +9,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from xai.files import replacing
+from xai.files import read_json, replacing
 
 FORMAT = "xai relevance 1"
 
@@ -23,23 +23,20 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
     data = safetensors.torch.save(copies)
     header = {"format": FORMAT, "tensors": hashlib.sha256(data).hexdigest()}
     text = json.dumps({**header, **_plain(facts, "")}, indent=1, ensure_ascii=False)
-    for file, content in zip(_files(path), (data, text.encode()), strict=True):
+    for file, content in zip(files_of(path), (data, text.encode()), strict=True):
         with replacing(file) as temporary:
             temporary.write_bytes(content)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads tensors and facts. Raises FileNotFoundError for a missing file, ValueError for one that is not as `save` wrote it."""
-    tensor_file, fact_file = _files(path)
+    tensor_file, fact_file = files_of(path)
     for file in (fact_file, tensor_file):
         if not file.is_file():
             raise FileNotFoundError(
                 f"{file}: no such file; a saved relevance is {tensor_file.name} and {fact_file.name}"
             )
-    try:
-        facts = json.loads(fact_file.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{fact_file}: not readable as JSON ({error}); save the relevance anew") from error
+    facts = read_json(fact_file, "save the relevance anew")
     if not isinstance(facts, dict) or facts.pop("format", None) != FORMAT:
         raise ValueError(f"{fact_file}: not of the format {FORMAT!r}; was it saved by another program or version?")
     data = tensor_file.read_bytes()
@@ -50,7 +47,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return safetensors.torch.load(data), facts
 
 
-def _files(path: Path) -> tuple[Path, Path]:
+def files_of(path: Path) -> tuple[Path, Path]:
+    """The file of tensors and that of facts."""
     name = path.name.removesuffix(".safetensors").removesuffix(".json")
     return path.with_name(name + ".safetensors"), path.with_name(name + ".json")
 

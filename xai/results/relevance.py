@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -259,27 +260,53 @@ class Relevance:
             FileNotFoundError: one of the two files is missing.
             ValueError: files that are damaged, of two saves, or something else.
         """
-        from xai.results.artefact import load
+        from xai.results.artefact import files_of, load
 
         tensors, facts = load(Path(path))
-        flow = facts["conservation"]
+        try:
+            return cls._of(tensors, facts)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise ValueError(
+                f"{files_of(Path(path))[1]}: not as it was saved ({error!r}); save the relevance anew"
+            ) from error
+
+    @classmethod
+    def _of(cls, tensors: dict[str, Tensor], facts: dict[str, Any]) -> "Relevance":
+        """From what was saved; raises what Python does for facts that lack something or do not fit the tensors."""
+        for name, kind in FACTS.items():
+            if not isinstance(facts[name], kind):
+                raise ValueError(f"{name} is {str(facts[name])[:80]}")
+        flow, there = facts["conservation"], {name.partition("/")[2] for name in tensors}
+        if sorted(facts["modalities"]) != sorted(there) or not facts["grids"].keys() | facts["words"].keys() <= there:
+            raise ValueError(f"modalities are {facts['modalities']}")
         if flow is not None:
-            flow = Conservation(flow["start"], tuple(LayerFlow(**layer) for layer in flow["layers"]))
+            flow = Conservation(float(flow["start"]), tuple(LayerFlow(**layer) for layer in flow["layers"]))
         parts = {}
         for key in facts["modalities"]:  # safetensors forgets their order
             grid, words = facts["grids"].get(key), facts["words"].get(key)
-            parts[key] = ModalityRelevance(
+            part = ModalityRelevance(
                 **{name: tensors[f"{name}/{key}"] for name in TENSORS if f"{name}/{key}" in tensors},
                 grid=None if grid is None else tuple(grid),
                 words=None if words is None else tuple(map(tuple, words)),
             )
-        return cls(parts, facts["method"], facts["options"], facts["target"], flow)
+            if part.grid is not None and ((~part.special).sum(dim=1) != prod(part.grid)).any():
+                raise ValueError(f"the grid of {key} is {grid}")
+            if part.words is not None and not all(isinstance(word, str) for some in part.words for word in some):
+                raise ValueError(f"the words of {key} are no strings")
+            parts[key] = part
+        made = cls(parts, facts["method"], facts["options"], facts["target"], flow)
+        for key, part in parts.items():
+            if part.words is not None:
+                made.with_words(part.words, key)  # checks that there is one a token
+        return made
 
     def _with(self, parts: dict[str, ModalityRelevance]) -> "Relevance":
         return replace(self, modalities={**self.modalities, **parts})
 
 
 TENSORS = ("scores", "mask", "special", "boxes")
+FACTS: dict[str, Any] = {"method": str, "options": dict, "target": str | None, "conservation": dict | None}
+FACTS |= {"grids": dict, "words": dict, "modalities": list}
 
 
 def _rows(part: ModalityRelevance, index: list[int]) -> ModalityRelevance:

@@ -92,7 +92,7 @@ class DetectionTask(Task):
     def __init__(self, settings: DetectionSettings, config: BenchmarkConfig) -> None:
         self.settings, self.config = settings, config
         self.truth = coco_truth(settings)
-        find = image_finder(required(settings.images, "images", folder=True))
+        find = image_finder(required(settings.images, "images", folder=True), settings.annotations or settings.panoptic)
         self.paths = {i: find(self.truth.imgs[i]["file_name"]) for i in sorted(self.truth.imgs)}
         self.ids = readable([list(self.paths)[i] for i in spread(len(self.paths), config.samples)], self._require_fit)
         self.detector = load_detector(settings, self.truth)

@@ -1,6 +1,5 @@
 """Reads what decides the answers of Shapes: where the deciding objects are, and which words decide."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,10 @@ from pycocotools import mask as coco_mask
 
 from clipmapper.data.files import BadData, require
 from clipmapper.data.shapes.scene import SIDE
+from xai.files import read_json
+from xai.metrics.coco import annotations, is_polygon, read_described, whole
+
+REMEDY = "write Shapes anew: python -m clipmapper.data.shapes --root DIR"
 
 Corners = np.ndarray  # [n, 2]: x, y of an outline's corners in shares of the picture's side
 Span = tuple[int, int]  # first character and the one after the last
@@ -21,14 +24,19 @@ class Truth:
         paths = [root / "annotations" / f"{name}_{folder}.json" for name in ("shapes_truth", "instances")]
         require(paths, "Shapes truth")
         self.path = paths[0]
-        self._deciding, coco = (json.loads(path.read_text()) for path in paths)
-        self._outlines = {
-            entry["id"]: np.reshape(entry["segmentation"][0], (-1, 2)) / SIDE for entry in coco["annotations"]
-        }
+        self._deciding, described = read_json(paths[0], REMEDY), read_described(paths[1])
+        if not isinstance(self._deciding, dict):
+            raise BadData(f"{self.path}: holds no questions; {REMEDY}")
+        self._outlines = dict(_outline(*named) for named in annotations(paths[1], described))
 
     def outlines(self, question: int) -> list[Corners]:
         """Of each deciding object."""
-        return [self._outlines[key] for key in self._of(question)["instances"]]
+        deciding = self._of(question)["instances"]
+        if not isinstance(deciding, list) or not all(type(key) is int and key in self._outlines for key in deciding):
+            raise BadData(
+                f"{self.path}: the deciding objects of question {question} are {str(deciding)[:80]}; {REMEDY}"
+            )
+        return [self._outlines[key] for key in deciding]
 
     def region(self, question: int, size: tuple[int, int]) -> np.ndarray:
         """Which of `size` (height, width) pixels a deciding object covers, as bool."""
@@ -39,7 +47,10 @@ class Truth:
 
     def words(self, question: int, text: str | None = None) -> list[Span]:
         """Characters of each deciding word; raises BadData if they are no whole words of `text`, the question's."""
-        spans = [(start, stop) for start, stop in self._of(question)["words"]]
+        deciding = self._of(question)["words"]
+        if not isinstance(deciding, list) or not all(map(_is_span, deciding)):
+            raise BadData(f"{self.path}: the deciding words of question {question} are {str(deciding)[:80]}; {REMEDY}")
+        spans = [(start, stop) for start, stop in deciding]
         if text is not None and not all(_is_words(text, *span) for span in spans):
             raise self.edited(question, text)
         return spans
@@ -56,7 +67,20 @@ class Truth:
             raise BadData(
                 f"{self.path} has no question {question}: take all files from the same Shapes, or write it anew"
             )
+        if not isinstance(found, dict) or not {"instances", "words"} <= found.keys():
+            raise BadData(f"{self.path}: question {question} has no 'instances' and 'words'; {REMEDY}")
         return found
+
+
+def _outline(entry: dict[str, Any], what: str) -> tuple[int, Corners]:
+    polygons = entry.get("segmentation")
+    if not isinstance(polygons, list) or not polygons or not is_polygon(polygons[0]) or len(polygons[0]) < 6:
+        raise BadData(f"{what}: has no outline; {REMEDY}")
+    return whole(entry, "id", what), np.reshape(polygons[0], (-1, 2)) / SIDE
+
+
+def _is_span(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(place) is int and place >= 0 for place in value)
 
 
 def _is_words(text: str, start: int, stop: int) -> bool:

@@ -22,10 +22,12 @@ import numpy as np
 from tqdm import tqdm
 
 from clipmapper.config import MOST_SCENES, ShapesConfig
+from clipmapper.config.checks import restored
 from clipmapper.data.shapes.captions import captions
 from clipmapper.data.shapes.questions import PreparedQuestions, Question, ask
 from clipmapper.data.shapes.render import outline, render
 from clipmapper.data.shapes.scene import SHAPES, SIDE, Scene, Thing, sample_scene
+from xai.files import read_json
 
 ANNOTATORS = 10
 LICENCE = {"name": "generated: free of rights", "url": ""}
@@ -39,9 +41,11 @@ def write_shapes(root: Path, config: ShapesConfig, workers: int = 2) -> None:
     root = Path(root)
     settings = root / "shapes.json"
     if root.exists():
-        if settings.is_file() and json.loads(settings.read_text()) == asdict(config):
+        if settings.is_file() and read_settings(settings) == config:
             return
-        raise FileExistsError(f"{root} exists and is not Shapes of {config}: remove it or choose another root")
+        raise FileExistsError(
+            f"{root} exists and is not Shapes of {config} by its {settings.name}: remove it or choose another root"
+        )
     remove_leftovers(root)
     partial_root = root.with_name(f"{root.name}.partial-{os.getpid()}@{socket.gethostname()}")
     try:
@@ -56,6 +60,11 @@ def write_shapes(root: Path, config: ShapesConfig, workers: int = 2) -> None:
         partial_root.replace(root)
     finally:
         shutil.rmtree(partial_root, ignore_errors=True)
+
+
+def read_settings(path: Path) -> ShapesConfig:
+    """The configuration by which Shapes was written. Raises ValueError, naming the file, for one that says something else."""
+    return restored(ShapesConfig, read_json(path, "write Shapes anew into another folder"), str(path))
 
 
 def remove_leftovers(root: Path) -> None:

@@ -1,6 +1,5 @@
 """A model from wherever it is kept: `KINDS` names the kinds there are."""
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,7 +21,9 @@ from clipmapper.models.clip import FrozenCLIP
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.models.hub import require_hub
 from clipmapper.models.pretrained import from_transformers
+from clipmapper.models.saved import REMEDY
 from xai.adapters.regions import Regions, RegionTable, read_npz
+from xai.files import read_json
 
 UNNAMED = re.compile(r"LABEL_\d+")  # what transformers calls labels without names
 TYPES = {"lxmert": "lxmert", "visual_bert": "visualbert"}  # of config.json, and our kinds
@@ -98,10 +99,7 @@ def _description(name: str) -> dict[str, Any]:
             raise ValueError(f"{name!r} is no folder here, and the hub does not give it ({error})") from error
     if not path.is_file():
         raise ValueError(f"{name!r} has no config.json; give a folder of save_pretrained")
-    try:
-        described = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): save or fetch the model anew") from error
+    described = read_json(path, REMEDY)
     if not isinstance(described, dict):
         raise ValueError(f"{path} is not the description of a model")
     return described

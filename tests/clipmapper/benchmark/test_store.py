@@ -95,3 +95,26 @@ def test_a_batch_without_samples_is_whole_and_empty(tmp_path: Path) -> None:
 def test_an_explanation_survives_json() -> None:
     shown = result(3).gallery[3]["wra"]
     assert explanation(json.loads(json.dumps(asdict(shown)))) == shown
+
+
+@pytest.mark.parametrize(
+    "name", ["values-00000.parquet", "samples-00000.parquet", "gallery-00000.parquet", "checksums-00000.json"]
+)
+def test_a_bit_that_flips_anywhere_is_found(tmp_path: Path, name: str) -> None:
+    """Parquet's own checksums leave out its footer: names, types and what failed."""
+    store = filled(tmp_path)
+    content = (tmp_path / name).read_bytes()
+    for place in range(0, len(content), 7):
+        (tmp_path / name).write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert not store.complete(0), place
+    (tmp_path / name).write_bytes(content)
+    assert store.complete(0)
+    for other in (b"", b"null", b"[]", b"{}", b"[" * 100_000):
+        (tmp_path / name).write_bytes(other)
+        assert not store.complete(0)
+
+
+def test_a_batch_measured_again_leaves_nothing_of_the_former_attempt(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    store.leave_out(0)
+    assert store.complete(0) and store.results(2, ROWS).samples["question"] == ["7?"] and list(store.gallery(2)) == [7]

@@ -160,7 +160,7 @@ def test_from_counts_is_sorted_and_cut() -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("[1", "not a JSON file"),
+        ("[1", "truncated or not JSON .*expected a list of answers"),
         ('["a", "b", "a"]', "more than once.*'a'"),
         ('["a", 3]', "entry 1 is 3"),
         ('"yes"', "holds a str"),

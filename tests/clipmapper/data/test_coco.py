@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,34 @@ def test_hub_rows_with_one_caption(tmp_path: Path) -> None:
         read_hub_captions(name, "train", {"image": "img"}, cache_dir=tmp_path / "cache")
     with pytest.raises(BadData, match=r"column 'img': .*expected caption texts"):
         read_hub_captions(name, "train", {"image": "img", "caption": "img"}, cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    "part", [lambda packed: packed[:20], lambda packed: b"COCO", lambda packed: packed[:-9] + bytes(9)]
+)
+def test_damaged_packed_lists_are_named(small: Path, part: Callable[[bytes], bytes]) -> None:
+    (small / "lists").mkdir()
+    (small / "lists" / "coco_test.txt.gz").write_bytes(part(gzip.compress(b"COCO_val2014_000000000003.jpg\n")))
+    with pytest.raises(BadData, match=r"coco_test\.txt\.gz: cut or damaged .*; fetch it anew"):
+        read(small, "test", small / "lists")
+
+
+@pytest.mark.parametrize("content", [b"\xff.jpg", b"COCO_val2014_" + b"3" * 5000 + b".jpg", b"COCO_val2014_7.jpg"])
+def test_other_lists_are_named(small: Path, content: bytes) -> None:
+    (small / "lists").mkdir()
+    (small / "lists" / "coco_test.txt").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"coco_test\.txt: (not UTF-8|not a list of image names|none of its 1 test images)"
+    ):
+        read(small, "test", small / "lists")
+
+
+def test_captions_and_images_given_twice_are_refused(small: Path) -> None:
+    (small / "dataset_coco.json").write_text(
+        json.dumps({"images": [{"cocoid": 3, "split": s} for s in ("test", "train")]})
+    )
+    with pytest.raises(BadData, match=r"dataset_coco\.json: cocoid 3 is there twice"):
+        read(small, "test", small / "dataset_coco.json")
+    write(small, "val2014", (13, 3, "a bird"), (13, 3, "a bird"))
+    with pytest.raises(BadData, match=r"captions_val2014\.json: id 13 is there twice; expected each once"):
+        read(small, "val")

@@ -81,7 +81,9 @@ def test_saving_again_replaces_what_was_there(spoilt: Path, tokens: Tensor) -> N
 
 def test_another_clip_is_refused(spoilt: Path) -> None:
     describe(spoilt, clip_fingerprint="0123456789abcdef")
-    with pytest.raises(ValueError, match=r"spoilt was trained over another CLIP.*0123456789abcdef.*model\.pretrained"):
+    with pytest.raises(
+        ValueError, match=r"spoilt/config\.json was trained over another CLIP.*0123456789abcdef.*\.pretrained"
+    ):
         CLIPMapper.from_pretrained(spoilt)
 
 
@@ -229,3 +231,57 @@ def test_unreadable_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(BadImage, match=r"broken\.jpg"):
         make().answer(tmp_path / "broken.jpg", "What is it?")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config": {"width": "16"}}, "width is '16'"),
+        ({"config": {"width": 2**40}}, "width is 1099511627776 there, and 16 in the weights"),
+        ({"config": {"layers": 10**9}}, "layers is 1000000000 there, and 1 in the weights"),
+        ({"config": {"dropout": None}}, "dropout is 'None'"),
+        ({"config": {"mapper": ["a"]}}, r"mapper is .*a"),
+        ({"config": {"wdth": 3}}, "unknown setting 'wdth'; did you mean 'width'"),
+        ({"config": {"clip": "-1"}}, "unknown CLIP model '-1'"),
+        ({"answers": "yes"}, "its answers are yes, no list of str"),
+        ({"answers": [1]}, r"its answers are \[1\], no list of str"),
+        ({"tokens": None}, "its tokens are None, no list of int"),
+        ({"clip_fingerprint": 8}, "clip_fingerprint is 8, no text"),
+        ({"sha256": {}}, r"sha256 is \{\}, no text"),
+    ],
+)
+def test_descriptions_of_other_types_are_named(spoilt: Path, change: dict[str, Any], message: str) -> None:
+    """And no model far larger than its weights is built."""
+    describe(spoilt, **change)
+    with pytest.raises(ValueError, match=rf"spoilt/config\.json: {message}"):
+        CLIPMapper.from_pretrained(spoilt)
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "null", '{"config": []}', '{"config": [], "answers": [], "clip_fingerprint": ""}']
+)
+def test_other_json_is_no_description(spoilt: Path, content: str) -> None:
+    (spoilt / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"spoilt/config\.json(: its settings are a list| is not of a CLIPMapper)"):
+        CLIPMapper.from_pretrained(spoilt)
+
+
+def test_a_description_may_begin_with_a_byte_order_mark(spoilt: Path) -> None:
+    path = spoilt / "config.json"
+    path.write_text("\ufeff" + path.read_text(), encoding="utf-8")
+    assert CLIPMapper.from_pretrained(spoilt).answers == ANSWERS
+
+
+@pytest.mark.parametrize("tokens", [[10**6, 49406, 49407], [-1, 49406, 49407], [49406, 49406, 49407]])
+def test_tokens_that_clip_has_not_are_refused(tokens: list[int]) -> None:
+    with pytest.raises(ValueError, match="a caption's tokens must be numbers of CLIP's, each once"):
+        CLIPMapper(
+            ModelConfig(clip=SHAPES_CLIP, pretrained=None, task="caption", width=16, heads=2, layers=1), (), tokens
+        )
+
+
+def test_weights_that_are_no_fractions_are_refused(spoilt: Path) -> None:
+    model = make()
+    state = {name: tensor.long() for name, tensor in model.trained_state().items()}
+    with pytest.raises(ValueError, match=r"here is of another model: weight .* is torch\.int64"):
+        model.load_trained_state(state, "here")

@@ -14,6 +14,7 @@ import torch
 
 from clipmapper.cli import Settings
 from clipmapper.models.checkpoints import read_checkpoint
+from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.training.checkpoints import FileCheckpointIO
 from clipmapper.training.run import run
 
@@ -200,3 +201,40 @@ def test_full_disk_stops_with_advice_and_the_old_checkpoint_stays(
     assert list(last.parent.iterdir()) == [last]
     run(settings("run", "--run.resume=last"))
     assert read_checkpoint(last)["global_step"] == 16
+
+
+def without(content: dict[str, Any], *path: str, **change: Any) -> dict[str, Any]:
+    """The content without an entry, or with others in its place."""
+    name, *rest = path
+    inner = without(content[name], *rest, **change) if rest else change or None
+    kept = {key: value for key, value in content.items() if key != name}
+    return kept if inner is None else {**kept, name: inner if rest else change["to"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [
+        (("clipmapper", "answers"), {}),
+        (("clipmapper", "answers"), {"to": 3.5}),
+        (("clipmapper", "format"), {"to": torch.ones(2)}),
+        (("clipmapper", "extra", "optimizer", "lr"), {"to": torch.ones(2)}),
+        (("clipmapper", "extra"), {}),
+        (("clipmapper", "extra"), {"to": {"optimizer": 3}}),
+        (("clipmapper", "model"), {"to": "a"}),
+        (("clipmapper", "model", "width"), {"to": "16"}),
+        (("clipmapper", "model", "width"), {"to": 2**40}),
+        (("clipmapper", "clip_fingerprint"), {"to": None}),
+        (("clipmapper", "tokens"), {"to": "x"}),
+        (("state_dict",), {}),
+        (("state_dict",), {"to": [1]}),
+        (("state_dict", "model.image_projection.bias"), {"to": 1.5}),
+        (("state_dict", "model.image_projection.bias"), {}),
+        (("state_dict", "model.image_projection.weight"), {"to": torch.tensor(1.0)}),
+    ],
+)
+def test_a_checkpoint_of_other_types_is_named(
+    finished: Path, settings: MakeSettings, path: tuple[str, ...], change: dict[str, Any]
+) -> None:
+    torch.save(without(read_checkpoint(finished), *path, **change), finished)
+    with pytest.raises(ValueError, match=r"\.ckpt"):
+        CLIPMapper.from_pretrained(finished)

@@ -74,6 +74,7 @@ def test_a_table_holds_places_not_regions(tmp_path: Path) -> None:
     [
         ({"image_w": "wide"}, r"line 2 \(image 7\): width is b'wide', not a positive whole number"),
         ({"num_boxes": "0"}, "count is b'0'"),
+        ({"image_h": "9" * 5000}, "height is b'9999"),
         ({"num_boxes": "35"}, "bytes, which are no float32 numbers for 35 boxes"),
         ({"features": "AAA"}, "features are not base64"),
         ({"features": text(np.full((36, 2), np.nan, np.float32))}, "features are not all finite"),
@@ -172,3 +173,36 @@ def test_models_take_them(family: str, inputs_of: Callable[[list[Regions]], dict
     result = result.with_boxes([r.boxes for r in batch])
     assert result["regions"].mask.tolist() == [[True] * 4, [True] * 3 + [False]]
     assert torch.equal(result["regions"].boxes[1, :3], batch[1].boxes)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("x", np.array(["a"]), "features are of type <U1, not numbers"),
+        ("bbox", np.array([{}], object), "damaged .*pickle"),
+        ("x", np.array(2.0), r"boxes of shape \[10, 4\] and features of \[\]"),
+        ("image_w", np.array([1, 2]), r"width is \[1 2\], not a positive whole number of pixels"),
+        ("image_w", np.array(np.nan), "width is nan"),
+        ("image_h", np.array(-3), "height is -3"),
+        ("image_h", np.array("480"), "height are of type <U3"),
+        ("image_h", np.array(2**63, np.uint64), "height is 9223372036854775808"),
+        ("bbox", np.full((10, 4), 1e300), "boxes are not x1, y1, x2, y2"),
+    ],
+)
+def test_arrays_of_other_types_are_named(tmp_path: Path, name: str, array: np.ndarray, message: str) -> None:
+    boxes, features = arrays(3, 10)
+    np.savez(tmp_path / "42.npz", **{"x": features, "bbox": boxes, "image_h": 480, "image_w": 640, name: array})
+    with pytest.raises(ValueError, match=rf"42\.npz: {message}.*; extract the regions of this image anew"):
+        read_npz(tmp_path / "42.npz")
+
+
+def test_a_damaged_directory_of_an_npz_is_named(tmp_path: Path) -> None:
+    """A flipped bit there says another place, kind of compression, or that the array is encrypted."""
+    np.savez(tmp_path / "42.npz", x=np.ones((2, 4)), bbox=[[0, 0, 9, 9]] * 2, image_h=9, image_w=9)
+    content = (tmp_path / "42.npz").read_bytes()
+    for place in range(content.index(b"PK\x01\x02"), len(content)):
+        (tmp_path / "42.npz").write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        try:
+            assert (read_npz(tmp_path / "42.npz").features == 1).all()
+        except ValueError as error:
+            assert "42.npz: " in str(error) and "extract" in str(error)

@@ -102,6 +102,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"iscrowd": 2}, "'iscrowd' is 2; expected 0 or 1"),
     ({"area": "large"}, "'area' is 'large'"),
     ({"area": -1}, "'area' is -1"),
+    ({"area": 10**400}, "'area' is 1000"),
+    ({"segmentation": [[1, 1, 2**31, 1, 4, 3]]}, "expected a list of polygons"),  # pycocotools crashes
+    ({"segmentation": [[1, 1, 1e308, 1, 4, 3]]}, "expected a list of polygons"),
 ]
 
 
@@ -123,6 +126,11 @@ def test_what_does_not_fit_is_named(tmp_path: Path, values: dict[str, Any], mess
         (lambda t: t["categories"][0].update(name="dog"), "several categories have the name 'dog'"),
         (lambda t: t.pop("categories"), 'no list of entries under "categories"'),
         (lambda t: t["annotations"].clear(), "no object is left"),
+        (
+            lambda t: t["annotations"].append(t["annotations"][0]),
+            "several annotations have the id 70; give each its own",
+        ),
+        (lambda t: t["images"][0].update(height=2**40), "image 0: its size is 8 x 1099511627776"),
     ],
 )
 def test_files_that_contradict_themselves_are_refused(tmp_path: Path, change: Any, message: str) -> None:

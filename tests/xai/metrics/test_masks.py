@@ -337,6 +337,15 @@ def test_segments_without_crowd_flag_or_area(panoptic: tuple[Path, Path]) -> Non
         (lambda d: d["categories"][0].pop("isthing"), "category 'cat' has no 'isthing'"),
         (lambda d: d["images"][0].update(height=5), r"9\.png has 6 x 4 pixels, its image by .* 6 x 5"),
         (lambda d: d["annotations"][0].update(file_name="8.png"), r"no file .*8\.png"),
+        (
+            lambda d: d["annotations"].append(d["annotations"][0]),
+            "several annotations are of the image 9; take one out",
+        ),
+        (
+            lambda d: d["annotations"][0]["segments_info"].append(d["annotations"][0]["segments_info"][0]),
+            "annotation at place 0: several segments have the id 70000",
+        ),
+        (lambda d: d["annotations"][0]["segments_info"][0].update(area="4"), "'area' is '4'; expected a number"),
     ],
 )
 def test_panoptic_entries_that_do_not_fit_are_named(panoptic: tuple[Path, Path], change: Any, message: str) -> None:
@@ -368,3 +377,36 @@ def test_masks_are_cut_as_the_image_was() -> None:
     assert larger[:4, 4:].all() and int(larger.sum()) == 16
     padded = as_seen(torch.ones(2, 4, 8, dtype=torch.bool), Geometry((4, 8), (2, 4), (-1, 0), (4, 4)))
     assert padded[0].tolist() == padded[1].tolist() == [[False] * 4, [True] * 4, [True] * 4, [False] * 4]
+
+
+def test_an_image_that_is_missing_is_named_with_the_file_that_asks_for_it(
+    panoptic: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"truth\.json: the image 9\.jpg is not in .*images"):
+        panoptic_images(tmp_path / "images", *panoptic)
+
+
+def test_every_byte_of_a_mask_that_is_damaged_is_found(pair: tuple[Path, Path]) -> None:
+    """Or it does not matter: nothing else is read."""
+    mask = pair[1] / "a.png"
+    Image.fromarray(LABELS).save(mask)
+    content, refused = mask.read_bytes(), 0
+    for place in range(len(content)):
+        mask.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        try:
+            assert mask_folder(*pair)[0].mask.tolist() == (LABELS != 0).tolist()
+        except (OSError, ValueError) as error:
+            assert "a.png" in str(error)
+            refused += 1
+    assert refused > len(content) - 12
+
+
+@pytest.mark.parametrize("signature", [b"SNOD", b"TREE", b"HEAP"])
+def test_damage_between_the_arrays_of_gtsegs_is_named(tmp_path: Path, signature: bytes) -> None:
+    path = gtsegs(tmp_path / "gtsegs.mat")
+    path.write_bytes(path.read_bytes().replace(signature, b"none"))
+    with pytest.raises(
+        ValueError, match=r"gtsegs\.mat: .*; expected gtsegs_ijcv\.mat, a MATLAB 7\.3 file: fetch it anew"
+    ):
+        imagenet_segmentation(path)

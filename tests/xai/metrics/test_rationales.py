@@ -111,7 +111,7 @@ def test_which_document_an_entry_is_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (json.dumps(entry("a", (0, 1)))[:-20], r"val\.jsonl: line 2 is cut or not JSON"),
+        (json.dumps(entry("a", (0, 1)))[:-20], r"val\.jsonl: line 2: truncated or not JSON"),
         ("[1]", r"val\.jsonl: line 2: has no text 'annotation_id'"),
         (entry("a", annotation_id=3), "entry 3: has no text 'annotation_id'"),
         (entry("a", classification=None), "entry 'a': has no text 'classification'"),

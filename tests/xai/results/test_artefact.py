@@ -108,7 +108,7 @@ def test_damaged_and_foreign_files(tmp_path: Path, relevance: Relevance) -> None
     tensors.write_bytes(whole)
     for length in (0, 1, len(text) // 2):
         facts.write_bytes(text[:length])
-        fails(ValueError, r"why\.json: not readable as JSON")
+        fails(ValueError, r"why\.json: truncated or not JSON")
     for other in ([], {}, {"format": "xai relevance 99"}):
         facts.write_text(json.dumps(other))
         fails(ValueError, r"why\.json: not of the format 'xai relevance 1'")
@@ -123,3 +123,32 @@ def load_file_of(data: bytes, folder: Path) -> dict[str, Tensor]:
     path = folder / "copy.safetensors"
     path.write_bytes(data)
     return load_file(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("method", None),
+        ("options", [1]),
+        ("target", 3),
+        ("grids", "x"),
+        ("grids", {"regions": [1, 2]}),
+        ("grids", {"regions": ["2", 2]}),
+        ("grids", {"regions": [2**63, 2]}),
+        ("words", {"text": [["a"], ["b"]]}),
+        ("words", {"text": [[1] * 7, [1] * 7]}),
+        ("words", {"elsewhere": []}),
+        ("modalities", ["text"]),
+        ("modalities", ["text", "regions", "regions"]),
+        ("conservation", "x"),
+        ("conservation", {}),
+        ("conservation", {"start": 1, "layers": [{"x": 1}]}),
+    ],
+)
+def test_facts_of_other_types_are_named(tmp_path: Path, relevance: Relevance, name: str, value: Any) -> None:
+    relevance.save(tmp_path / "why")
+    facts = json.loads((tmp_path / "why.json").read_text())
+    for changed in ({**facts, name: value}, {key: facts[key] for key in facts if key != name}):
+        (tmp_path / "why.json").write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=r"why\.json: not as it was saved .*; save the relevance anew"):
+            Relevance.load(tmp_path / "why")

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,3 +56,35 @@ def test_a_question_of_other_files_is_named(shapes_root: Path, tmp_path: Path) -
     for ask in (Truth(root).words, Truth(root).outlines):
         with pytest.raises(BadData, match=rf"shapes_truth_val2014\.json has no question {key}: take all files"):
             ask(key)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, {}, {"instances": [], "word": []}, {"instances": 3, "words": []}, {"instances": ["x"], "words": [[0]]},
+     {"instances": [-1], "words": [[0, "5"]]}, {"instances": [[]], "words": [3]}],
+)  # fmt: skip
+def test_a_truth_of_other_types_is_named(shapes_root: Path, tmp_path: Path, value: Any) -> None:
+    root = Path(shutil.copytree(shapes_root, tmp_path / "shapes"))
+    path = root / "annotations" / "shapes_truth_val2014.json"
+    content = json.loads(path.read_text())
+    key = next(iter(content))
+    path.write_text(json.dumps({**content, key: value}))
+    truth = Truth(root)
+    with pytest.raises(BadData, match=rf"shapes_truth_val2014\.json.* question {key}"):
+        (truth.outlines(int(key)), truth.words(int(key)))
+    for other in ("[]", "{", "[" * 100_000):
+        path.write_text(other)
+        with pytest.raises(ValueError, match=r"shapes_truth_val2014\.json: .*write Shapes anew"):
+            Truth(root)
+
+
+@pytest.mark.parametrize("outline", [None, [], [[1, 2, 3]], [["a"] * 6], [[1e300] * 6], {"counts": [1]}])
+def test_an_outline_that_cannot_be_drawn_is_named(shapes_root: Path, tmp_path: Path, outline: Any) -> None:
+    """pycocotools crashes on coordinates far away."""
+    root = Path(shutil.copytree(shapes_root, tmp_path / "shapes"))
+    path = root / "annotations" / "instances_val2014.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["segmentation"] = outline
+    path.write_text(json.dumps(content))
+    with pytest.raises(BadData, match=r"instances_val2014\.json: annotation \d+: has no outline; write Shapes anew"):
+        Truth(root)

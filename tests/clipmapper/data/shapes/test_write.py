@@ -22,6 +22,7 @@ from clipmapper.data.shapes.language import PLACES
 from clipmapper.data.shapes.render import mask
 from clipmapper.data.shapes.scene import COLOURS, SHAPES, Scene, sample_scene
 from clipmapper.data.shapes.write import write_shapes
+from clipmapper.metrics.caption_truth import scenes_of
 
 CONFIG = ShapesConfig(train=14, val=6, test=3, questions=5, seed=4)
 FOLDERS = {"train": "train2014", "val": "val2014", "test": "test2015"}
@@ -273,3 +274,12 @@ def test_what_a_killed_process_left_goes(tmp_path: Path) -> None:
 def test_impossible_numbers_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"Shapes"):
         ShapesConfig(**wrong)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"train": "5"}', '{"trian": 5}', '{"train": 0}', '{"train": null}'])
+def test_damaged_settings_are_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "shapes.json").write_text(content)
+    with pytest.raises(ValueError, match=r"shapes\.json: "):
+        write_shapes(tmp_path, ShapesConfig(train=1, val=1, test=0, questions=1))
+    with pytest.raises(ValueError, match=r"shapes\.json: "):
+        scenes_of(tmp_path, [1])

@@ -45,7 +45,7 @@ def test_the_kind_is_found_from_what_is_there(saved: Saved, tmp_path: Path) -> N
     with pytest.raises(ValueError, match="of type 'bert', which cannot be evaluated here; give a CLIPMapper"):
         kind_of(str(tmp_path))
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"config\.json: truncated or not JSON"):
         kind_of(str(tmp_path))
 
 
