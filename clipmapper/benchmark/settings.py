@@ -19,12 +19,14 @@ class BenchmarkConfig:
         removal: whether tokens are removed at all; without, only location is measured.
         samples: how many samples, spread over the data; null for all.
         many_pass_samples: how many of them the methods that run the model many times explain; null for all.
-        batch_size: samples explained at once; null for the task's own.
+        batch_size: samples explained at once, and kept together; null for the task's own, on a CPU fewer where the model is
+            large, the inputs long or the methods many.
         removal_batch: inputs with removed tokens that run at once; null for 64 on a CPU and 1024 on a GPU.
         random_seeds: random maps a sample, whose mean is the baseline.
         resamples: resamples of the bootstrap and of the paired tests.
-        cost_samples: samples on which cost and sanity are measured; 0 measures neither.
-        sanity_draws: noisy inputs that an explanation of the sanity check is the mean of.
+        cost_samples: samples on which cost and sanity are measured, fewer where they would add more than a quarter to all
+            passes; 0 measures neither.
+        sanity_draws: noisy inputs that an explanation of the sanity check is the mean of, fewer as above.
         gallery: samples that the report shows with their maps.
         seed: of the choice of samples.
     """

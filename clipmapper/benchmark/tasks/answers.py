@@ -168,7 +168,8 @@ class AnswersTask(Task):
             return []
         protocol = self.protocols()[modality]
         predict = self.model.predictor(batch.inputs.inputs, explained.recorded.labels, protocol)  # type: ignore[attr-defined]
-        return [removal(predict, protocol, content, mask, torch.tensor(batch.ids), self.config.removal_batch)]
+        counted = explained.progress.removals(predict)
+        return [removal(counted, protocol, content, mask, torch.tensor(batch.ids), self.config.removal_batch)]
 
     def _ground_truth(self, batch: Batch, explained: Explained) -> dict[str, Tensor]:
         """[B, tokens] by modality; nothing where the data has no ground truth."""
