@@ -36,6 +36,13 @@ def load_image(source: ImageSource) -> Image.Image:
         raise BadImage(f"{_name(source)}: not a readable image ({error}); fetch it anew or leave it out") from error
 
 
+def png(image: Image.Image) -> bytes:
+    """Returns an image as a PNG file."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
 def image_key(source: ImageSource) -> str:
     """Identity of the pixels for a feature cache: name, size and time of change of a file, else a hash of the content.
 

@@ -37,6 +37,7 @@ from clipmapper.data.shapes.materials import (
 )
 from clipmapper.errors import messages
 from clipmapper.models.clip import SHAPES_CLIP, create_clip, image_tokens, text_tokens
+from clipmapper.training.optimizer import parameter_groups
 from xai.files import replacing
 
 WEIGHTS = (1.0, 1.0, 3.0, 1.0)  # of the attributes: shape is the hardest to see
@@ -149,9 +150,7 @@ class Pretraining(pl.LightningModule):
             self.log(f"val/patch_{ATTRIBUTES[k]}", (named == patches[there, k]).float().mean(), prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        decayed = [p for p in self.parameters() if p.ndim >= 2]
-        rest = [p for p in self.parameters() if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+        groups = parameter_groups(self, lambda _, p: p.ndim >= 2, {"weight_decay": 0.05}, {"weight_decay": 0.0})
         optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.98), eps=1e-6)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, self.lr, self.steps, pct_start=0.06, cycle_momentum=False, final_div_factor=1e3

@@ -205,11 +205,6 @@ class ExplainabilityCallback(Callback):
                 log_examples(trainer.loggers, "explain/pictures", images, captions, trainer.global_step)
 
 
-def explainability_callback(config: ExplainConfig, root: Path | None) -> Callback:
-    """Returns the callback of a run's settings."""
-    return ExplainabilityCallback(config, root)
-
-
 def _own_random_numbers(device: torch.device) -> AbstractContextManager[Any]:
     """Leaves training's random numbers as they were."""
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

@@ -60,6 +60,6 @@ class Progress:
 
 @contextmanager
 def progress_bar(name: str, total: int, done: int = 0) -> Iterator[Progress]:
-    """Shows how many of `total` passes are done, and the time left."""
-    with tqdm(desc=name, unit="pass", total=total, initial=done) as bar:
+    """Shows how many of `total` passes are done, and the time left by the mean rate: passes of methods and of removal differ."""
+    with tqdm(desc=name, unit="pass", total=total, initial=done, smoothing=0) as bar:
         yield Progress(bar)

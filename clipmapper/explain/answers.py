@@ -36,6 +36,12 @@ class FromPixels(nn.Module):
         super().__init__()
         self.model = model
 
+    @property
+    def parameter_groups(self) -> dict[str, tuple[str, ...]]:
+        """The submodules that are trained, and CLIP."""
+        trained = ("image_projection", "text_projection", "mapper", "head")
+        return {"mapper": tuple(f"model.{name}" for name in trained), "clip": ("model.clip",)}
+
     def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Pixels [B, 3, H, W], BPE ids and mask [B, T] to answer logits [B, answers].
 

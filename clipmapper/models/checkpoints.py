@@ -1,6 +1,7 @@
 """Checkpoints of train.py, read without executing anything."""
 
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile, is_zipfile
@@ -24,8 +25,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         hint = f"; there are {', '.join(map(str, near))}" if near else ""
         raise FileNotFoundError(f"no checkpoint {path}{hint}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        damaged = ZipFile(path).testzip() if is_zipfile(path) else None  # which torch does not look for
+        file = BytesIO(path.read_bytes())
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        damaged = ZipFile(file).testzip() if is_zipfile(file) else None  # which torch does not look for
     except Exception as error:  # torch raises many kinds for truncated and foreign files
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(

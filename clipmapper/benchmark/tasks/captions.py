@@ -123,8 +123,7 @@ class CaptionsTask(Task):
         return {"caption": self.protocol} if self.config.removal else {}
 
     def parameter_groups(self) -> dict[str, tuple[str, ...]]:
-        trained = ("image_projection", "text_projection", "mapper", "head")
-        return {"mapper": tuple(f"model.{name}" for name in trained), "clip": ("model.clip",)}
+        return self.module.parameter_groups
 
     def batch(self, rows: Sequence[int]) -> Batch:
         """Returns images with their captions; those that cannot be read, or of which the model says nothing, are left out."""

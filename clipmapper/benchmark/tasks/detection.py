@@ -21,11 +21,11 @@ from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.task import Batch, Explained, Maps, Pass, Records, Task
 from clipmapper.benchmark.tasks.detected import Detected, Detector, Results
 from clipmapper.benchmark.tasks.folders import unique_classes
-from clipmapper.benchmark.tasks.images import GROUND_TRUTH, cells, on_grid, png
+from clipmapper.benchmark.tasks.images import GROUND_TRUTH, cells, on_grid
 from clipmapper.benchmark.tasks.source import PaperSettings, readable, required, spread
 from clipmapper.benchmark.tasks.vision import known_adapter, placed, processor_of
 from clipmapper.errors import unknown
-from clipmapper.images import load_image
+from clipmapper.images import load_image, png
 from clipmapper.models.fingerprint import weights_fingerprint
 from clipmapper.models.pretrained import from_transformers
 from xai.explanation import Lrp
