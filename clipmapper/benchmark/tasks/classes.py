@@ -78,7 +78,8 @@ class ClassesTask(ClassifiedImages):
         return len(self.images)
 
     def key(self) -> dict[str, Any]:
-        return {**super().key(), "images": self.ids}
+        names = [path.relative_to(self.folder).as_posix() for path, _ in self.images]
+        return {**super().key(), "images": names, "classes": self.labels}
 
     def protocols(self) -> dict[str, Protocol]:
         return dict.fromkeys(EXPLAINED, PROTOCOL) if self.config.removal else {}
@@ -118,7 +119,7 @@ class ClassesTask(ClassifiedImages):
         by_class = {name: text.removeprefix("for the ") for name, text in EXPLAINED.items()}
         return [c for name, text in by_class.items() for c in removal_columns(name, text, FIGURES, printed)]
 
-    def _removal(self, batch: Batch, labels: Tensor, grid: tuple[int, int], progress: Progress) -> Scorer:
+    def _removal(self, batch: Batch, labels: Tensor, grid: tuple[int, int], progress: Progress | None = None) -> Scorer:
         if self.unit_of_removal == "patches":
             return self._blackening(batch.inputs, labels, batch.ids, grid, progress)
         size = (int(batch.inputs.shape[2]), int(batch.inputs.shape[3]))
@@ -134,7 +135,7 @@ class ClassesTask(ClassifiedImages):
         return by_pixel
 
     def _blackening(
-        self, pixels: Tensor, labels: Tensor, ids: Sequence[int], grid: tuple[int, int], progress: Progress
+        self, pixels: Tensor, labels: Tensor, ids: Sequence[int], grid: tuple[int, int], progress: Progress | None
     ) -> Scorer:
         """Scores maps [methods, B, rows * columns] by being right where the cells of a grid are black."""
 
@@ -144,5 +145,5 @@ class ClassesTask(ClassifiedImages):
             return {"accuracy": self.vision.logits(seen).argmax(dim=1) == labels[part.rows]}
 
         cells = torch.ones(len(pixels), grid[0] * grid[1], dtype=torch.bool, device=pixels.device)
-        counted = progress.removals(predict)
+        counted = (progress or Progress()).removals(predict)
         return removal(counted, PROTOCOL, cells, None, torch.tensor(ids), self.config.removal_batch)

@@ -100,7 +100,12 @@ class RationalesTask(Task):
 
     def key(self) -> dict[str, Any]:
         weights = weights_fingerprint(self.module)
-        return {"task": self.name, **self.settings.key(), "weights": weights, "reviews": self.rows}
+        return {
+            "task": self.name,
+            **self.settings.key(),
+            "weights": weights,
+            "reviews": [self.reviews[row].name for row in self.rows],
+        }
 
     def batch(self, rows: Sequence[int]) -> Batch:
         reviews = [self.reviews[self.rows[row]] for row in rows]

@@ -76,7 +76,7 @@ class SegmentationTask(ClassifiedImages):
         return len(self.usable)
 
     def key(self) -> dict[str, Any]:
-        return {**super().key(), "images": self.usable}
+        return {**super().key(), "images": self.usable, "of images": len(self.masked)}
 
     def image(self, row: int) -> Image.Image:
         return self.masked[self.usable[row]].image
