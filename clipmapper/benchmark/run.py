@@ -33,10 +33,17 @@ NOT_RE_READ = ("methods", "samples", "batch_size")  # settings that the key hold
 
 @dataclass(frozen=True)
 class Outcome:
-    """What metrics.json holds under "explainers", and what the HTML report shows."""
+    """A benchmark's end.
+
+    Attributes:
+        metrics: the part of metrics.json under "explainers".
+        report: the content of the HTML page.
+        samples: the samples' columns.
+    """
 
     metrics: dict[str, Any]
     report: Report
+    samples: dict[str, list[Any]]
 
 
 def run(task: Task, config: BenchmarkConfig, output: Path, world: World | None = None) -> Outcome:
@@ -83,7 +90,7 @@ def run(task: Task, config: BenchmarkConfig, output: Path, world: World | None =
             plots.save(figure, output / "curves.png")
         write_report(report, output / "report.html")
         print(table.text(task, metrics), flush=True)
-    return Outcome(metrics, report)
+    return Outcome(metrics, report, results.samples)
 
 
 def method_names(config: BenchmarkConfig) -> tuple[str, ...]:

@@ -104,8 +104,8 @@ def announcement(task: Task, work: Work, batches: Sequence[range], passes: int, 
     named = [f"{count} of {name}" for name, count in many.items()]
     removed = f"{ceil(work.removals / SHORTER)} for {work.removals} inputs without some tokens"
     parts = ["1 recorded", *named, *([removed] if work.removals else [])]
-    lines = [f"{task.name}: at most {each} passes a {task.unit} ({', '.join(parts)}), {passes} in all"]
-    lines[0] += f"; kept in {len(batches)} parts of at most {max(map(len, batches))}"
+    first = f"{task.name}: passes a {task.unit}, at most: {each} ({', '.join(parts)}); in all {passes}"
+    lines = [f"{first}; kept each {counted(max(map(len, batches)), task.unit)}"]
     if many:
         lines.append(
             f"{' and '.join(many)}: {sum(many.values())} of {each} passes; --benchmark.many_pass_samples N lets them explain "
@@ -114,10 +114,14 @@ def announcement(task: Task, work: Work, batches: Sequence[range], passes: int, 
     if apart is not None:
         share = f"{100 * apart.passes / passes:.0f} % more"
         lines.append(
-            f"cost and sanity: {apart.passes} passes ({share}) on {apart.samples} {task.unit}s, {apart.draws} noisy inputs "
-            "each; --benchmark.cost_samples 0 leaves them out"
+            f"cost and sanity: {apart.passes} passes ({share}) on {counted(apart.samples, task.unit)} with "
+            f"{counted(apart.draws, 'noisy input')} each; --benchmark.cost_samples 0 leaves them out"
         )
     return "\n".join(lines)
+
+
+def counted(count: int, unit: str) -> str:
+    return f"{count} {unit}{'s' * (count != 1)}"
 
 
 def _within(count: float, most: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from clipmapper.benchmark.run import run as benchmark
 from clipmapper.benchmark.tasks.answers import AnswersTask, choose
+from clipmapper.benchmark.tasks.why import save_why
 from clipmapper.config import DataConfig, ModelSource
 from clipmapper.data.answers import AnswerVocabulary, vqa_accuracy
 from clipmapper.data.files import column
@@ -72,10 +73,15 @@ def evaluate_answers(
         if isinstance(model, CLIPMapper):
             model = MapperModel(model)  # which says why it cannot be explained
         task = AnswersTask(model, questions, picked, settings.benchmark, root)
-        metrics |= {"explainers": benchmark(task, settings.benchmark, output).metrics}
+        outcome = benchmark(task, settings.benchmark, output)
+        metrics |= {"explainers": outcome.metrics}
         if first:
             write_json(output / "metrics.json", metrics)
-            say_written(output, "values.parquet", "samples.parquet", "curves.png", "report.html")
+            pictures = ["curves.png"] if settings.benchmark.removal else []
+            why = output / "why.png"
+            if not pictures and task.truth is not None and save_why(task, outcome.samples, outcome.metrics, why):
+                pictures = [why.name]
+            say_written(output, "values.parquet", "samples.parquet", *pictures, "report.html")
     return metrics
 
 

@@ -137,11 +137,14 @@ def test_what_dominates_is_said_before_it_starts(
     work = work_of(task, MANY, config)
     text = announcement(task, work, [range(2), range(2, 4), range(4, 5)], 5 * work.passes(), Apart(1, 1, 20, 30))
     assert (
-        f"at most {work.passes()} passes a question (1 recorded, 32 of integrated_gradients, 16 of smoothgrad" in text
+        f"passes a question, at most: {work.passes()} (1 recorded, 32 of integrated_gradients, 16 of smoothgrad" in text
     )
-    assert "kept in 3 parts of at most 2" in text
+    assert "; kept each 2 questions\n" in text
     assert f"integrated_gradients and smoothgrad: 48 of {work.passes()} passes; --benchmark.many_pass_samples N" in text
-    assert "cost and sanity: 50 passes" in text and "--benchmark.cost_samples 0 leaves them out" in text
+    assert (
+        "cost and sanity: 50 passes (16 % more) on 1 question with 1 noisy input each" in text
+        and "--benchmark.cost_samples 0 leaves them out" in text
+    )
     monkeypatch.setattr("clipmapper.benchmark.run.measure", lambda *_: (_ for _ in ()).throw(KeyError("stopped")))
     with pytest.raises(KeyError):
         run(task, config, tmp_path, World())
