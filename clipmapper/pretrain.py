@@ -1,4 +1,4 @@
-"""How the small CLIP that ships with the package was made: `python -m clipmapper.pretrain --output weights.safetensors`.
+"""Makes the small CLIP that ships with the package: `python -m clipmapper.pretrain --output weights.safetensors`.
 
 Four contrastive losses on Shapes scenes, rendered before training and held on the device:
 - attributes: each patch against a phrase for every value of an attribute ("a circle", "a square", ..., "the background");
@@ -129,7 +129,7 @@ class Pretraining(pl.LightningModule):
         return (F.softplus(-self._scale() * self._margins(whole, ids)) * differs).sum() / differs.sum().clamp(min=1)
 
     def _margins(self, whole: Tensor, ids: Tensor) -> Tensor:
-        """By how much each image is nearer to the true caption of each kind, [B, kinds]."""
+        """Returns by how much each image is nearer to the true caption of each kind, [B, kinds]."""
         texts = self.text_features(ids).view(*ids.shape[:-1], -1)
         return torch.einsum("be,bke->bk", whole, texts[:, :, 0] - texts[:, :, 1])
 

@@ -50,7 +50,7 @@ def grouped() -> World | None:
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> World:
-    """Those of the group, or else those that torchrun, Lightning or srun started together; else alone."""
+    """Returns the processes of the group, or else those that torchrun, Lightning or srun started together; else alone."""
     if group := grouped():
         return group
     for rank, size in LAUNCHERS:

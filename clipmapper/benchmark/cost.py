@@ -1,4 +1,4 @@
-"""What each method costs alone: seconds a sample, memory, and passes through the model."""
+"""The cost of each method alone: seconds a sample, memory, and passes through the model."""
 
 import time
 import weakref
@@ -22,7 +22,7 @@ Costs = dict[str, dict[str, Any]]  # by method
 
 @dataclass
 class Cost:
-    """Of one method on a batch of its own, its recording included; None where it was not measured.
+    """The cost of one method on a batch of its own, its recording included; None where it was not measured.
 
     Attributes:
         seconds: of a sample.

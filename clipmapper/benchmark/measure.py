@@ -25,7 +25,7 @@ RANDOM = "random"  # the last row of every table: the mean over random maps
 
 @dataclass(frozen=True, eq=False)
 class BatchResult:
-    """What one batch comes to.
+    """The results of one batch.
 
     Attributes:
         ids: of the samples.

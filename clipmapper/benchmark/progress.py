@@ -1,4 +1,4 @@
-"""How far a benchmark is, in passes of one sample through the model: moves within a batch."""
+"""The progress of a benchmark in passes of one sample through the model, within a batch too."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What a benchmark can be told, whatever its task."""
+"""The settings of a benchmark, whatever its task."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ PAPERS = ("rollout", "raw_attention", "attention_gradcam", "full_lrp", "partial_
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
-    """How explainers are compared.
+    """The comparison of explainers.
 
     Attributes:
         methods: "all", "papers" (those that the papers compare), or names with commas between; a name may be

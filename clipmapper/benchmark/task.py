@@ -1,4 +1,4 @@
-"""What tells one benchmark from another: how samples become inputs and a target, what is scored, and by what."""
+"""The difference between one benchmark and another: how samples become inputs and a target, what is scored, and by what."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a benchmark computes, known before it starts: passes through the model, the size of its parts, cost and sanity's share.
+"""The work of a benchmark, known before it starts: passes through the model, the size of its parts, cost and sanity's share.
 
 Nothing here depends on how fast a machine is, so that a run that goes on elsewhere does the same.
 """

@@ -1,4 +1,4 @@
-"""The captions of a checkpoint: all metrics beside two floors, the COCO results file, and on Shapes the check of truth."""
+"""The captions of a checkpoint: all metrics beside two baselines, the COCO results file, and on Shapes the check of truth."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -50,18 +50,18 @@ def evaluate_captions(
     """Writes metrics.json, captions.json and examples.png; raises MissingData, BadData, ValueError."""
     captioned = caption_split(model, data, settings)
     train = load_caption_split(data, "train", of_shapes(model))[0]["caption"]
-    floors = {
+    baselines = {
         "random caption": random_captions(train, len(captioned.captions)),
         "constant caption": len(captioned.captions) * [best_constant(load_references(model, data))],
     }
-    systems = {"model": list(captioned.captions.values()), **floors}
+    systems = {"model": list(captioned.captions.values()), **baselines}
     judges = {"": model.clip} | ({f" by {settings.judge}": judge(settings.judge)} if settings.judge else {})
     metrics = all_metrics(captioned, systems, judges)
     scenes = known_scenes(data, captioned.image_ids)
     summary = {
         "metrics": metrics.pop("model"),
-        "floors": metrics,
-        "constant caption": floors["constant caption"][0],
+        "floors": metrics,  # the baselines, by the name that files have had
+        "constant caption": baselines["constant caption"][0],
         "truth": {name: truth(texts, scenes) for name, texts in systems.items()} if scenes else {},
         "images": len(captioned.captions),
         "skipped": captioned.split.skipped(),
@@ -132,7 +132,7 @@ def random_captions(train: Sequence[str], count: int) -> list[str]:
 
 
 def best_constant(references: Sequence[Sequence[str]]) -> str:
-    """Of CANDIDATES training captions the one that has the highest CIDEr where all images get it."""
+    """Returns that of CANDIDATES training captions with the highest CIDEr where all images get it."""
     texts = sorted({text for some in references for text in some})
     tried = np.random.default_rng(0).permutation(texts)[:CANDIDATES].tolist()
     return max(
@@ -164,7 +164,7 @@ def all_metrics(
 
 
 def table(summary: dict[str, Any]) -> str:
-    """The figures as text, with the floors beside them."""
+    """The figures as text, with the baselines beside them."""
     systems = {"model": summary["metrics"], **summary["floors"]}
     lines = [" ".join(["".ljust(24), *(name.rjust(17) for name in systems)])]
     for metric, value in summary["metrics"].items():

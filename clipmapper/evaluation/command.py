@@ -37,7 +37,7 @@ TRAINING = ("--optimizer.", "--trainer.", "--run.", "--explain.", "--model.")
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What is evaluated, on what, and how.
+    """The settings of an evaluation.
 
     Attributes:
         models: what is evaluated, one after the other.

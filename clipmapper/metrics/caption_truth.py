@@ -1,4 +1,4 @@
-"""Whether captions of Shapes are true: each thing a caption says, read by the grammar of Shapes, against the scene."""
+"""The truth of captions of Shapes: each thing a caption says, read by the grammar of Shapes, against the scene."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def truth(captions: Iterable[str], scenes: Iterable[Scene]) -> dict[str, Any]:
 
 
 def claims(text: str, scene: Scene) -> list[Claim] | None:
-    """All that a caption says of the scene; None if it is not in the grammar."""
+    """Returns all that a caption says of the scene; None if it is not in the grammar."""
     text = text.lower().strip().removesuffix(".").strip()
     if match := RELATION.fullmatch(text):
         return _relation(match[1], match[2], match[3], scene)
@@ -68,7 +68,7 @@ def read_phrase(phrase: str) -> Description | None:
 
 
 def mentions(words: Sequence[str]) -> list[Mention]:
-    """What the words of a caption, in lower case, name by an attribute at least, in their order."""
+    """Returns what the words of a caption, in lower case, name by an attribute at least, in their order."""
     found = []
     for end, noun in enumerate(words):
         first = end

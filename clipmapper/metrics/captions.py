@@ -1,4 +1,4 @@
-"""How good captions are: the COCO metrics of pycocoevalcap, and CLIPScore.
+"""Scores of captions: the COCO metrics of pycocoevalcap, and CLIPScore.
 
 What needs Java or a download and does not get it reports why, in the place of its figure; the others report all the same.
 """
@@ -236,7 +236,7 @@ def _require_java() -> str:
 
 @cache
 def _spice_lacks() -> str:
-    """What keeps SPICE's parser from being there: it is downloaded when first needed; "" if it is."""
+    """Returns what keeps SPICE's parser from being there: it is downloaded when first needed; "" if it is."""
     try:
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             get_stanford_models()

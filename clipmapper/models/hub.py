@@ -19,7 +19,7 @@ _answered: set[str] = (
 
 
 def kept(repo: str) -> bool:
-    """Whether weights of a repository are in the hub's cache on this machine."""
+    """Tells whether weights of a repository are in the hub's cache on this machine."""
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "snapshots"
     return any(path.suffix in WEIGHTS for path in folder.glob("*/*"))
 

@@ -54,7 +54,7 @@ def from_transformers(auto: Any, source: str, purpose: str) -> Any:
 
 
 def _needed(name: str, model: nn.Module) -> bool:
-    """Whether logits depend on a tensor that was not loaded. Buffers of whole numbers are positions and counters."""
+    """Tells whether logits depend on a tensor that was not loaded. Buffers of whole numbers are positions and counters."""
     whole = {other for other, buffer in model.named_buffers() if not buffer.is_floating_point()}
     return name not in whole and not name.startswith(UNUSED.get(type(model).__name__, ()))
 

@@ -15,7 +15,7 @@ ORTHOGONALISED = muon.zeropower_via_newtonschulz
 
 
 def optimizer_and_schedule(model: nn.Module, config: OptimizerConfig, steps: float) -> OptimizerLRScheduler:
-    """What LightningModule.configure_optimizers returns; `steps` is infinite if only the time is limited."""
+    """Returns what LightningModule.configure_optimizers must; `steps` is infinite if only the time is limited."""
     optimizer = make_optimizer(model, config)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, config, steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}

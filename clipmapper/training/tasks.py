@@ -1,4 +1,4 @@
-"""What is trained: answering and captioning as LightningModules."""
+"""Tasks that are trained: answering and captioning as LightningModules."""
 
 import math
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ LOOK_EVERY = 50  # batches between looks at whether the loss is still finite: ea
 
 
 class MapperTask(pl.LightningModule):
-    """What both tasks share. Checkpoints hold the mapper, not CLIP, and what is needed to build both.
+    """The common part of both tasks. Checkpoints hold the mapper, not CLIP, and what is needed to build both.
 
     `monitor` names the validation figure that the best checkpoint has most of.
     """

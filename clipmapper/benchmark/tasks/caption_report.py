@@ -1,4 +1,4 @@
-"""What the report shows of a caption: the maps of its words by a method, and the objects that the words name."""
+"""A caption in the report: the maps of its words by a method, and the objects that the words name."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

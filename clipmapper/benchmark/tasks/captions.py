@@ -270,7 +270,7 @@ class CaptionsTask(Task):
         return Maps(torch.stack(scores), torch.tensor(ids, dtype=torch.long), [location(regions, valid)], of)
 
     def _regions(self, things: Sequence[tuple[int, Collection[int]]], rows: Sequence[int], content: Tensor) -> Tensor:
-        """How much of each token objects cover, [N, tokens], of (caption, its objects)."""
+        """Returns the share of each token that objects cover, [N, tokens], from (caption, its objects)."""
         assert self.scenes is not None
         regions, grid = torch.zeros(content.shape), self.model.clip.grid
         for i, (caption, some) in enumerate(things):

@@ -183,7 +183,7 @@ class DetectionTask(Task):
         require_fit((entry["width"], entry["height"]), what, load_image(self.paths[key]), self.paths[key])
 
     def _metrics(self, results: Sequence[dict[str, Any]], counts: Tensor) -> dict[str, np.ndarray]:
-        """By name [1 + resamples], the data's own first; over the images for which the method has masks, NaN without any."""
+        """Returns figures [1 + resamples], the data's own first; over the images for which the method has masks, else NaN."""
         unknown_of = {entry["image_id"] for entry in results if entry["segmentation"] is None}
         images = [i for i in self.ids if i not in unknown_of]
         masks = [entry for entry in results if entry["image_id"] not in unknown_of]

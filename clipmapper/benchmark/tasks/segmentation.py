@@ -100,7 +100,7 @@ class SegmentationTask(ClassifiedImages):
         masks, valid = torch.stack(batch.records["masks"], dim=1)
 
         def counts(flat: Tensor) -> dict[str, Tensor]:
-            """What the figures are made of, so that they can be summed over all pixels as published ones are."""
+            """Returns the counts behind the figures, so that they can be summed over all pixels as published ones are."""
             found = segmentation_scores(flat.unflatten(-1, grid).cpu(), masks, valid)
             columns = {
                 "correct": found.correct,

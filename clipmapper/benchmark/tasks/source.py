@@ -1,4 +1,4 @@
-"""What the benchmarks of the papers share: where a model is, where files are, which samples are taken."""
+"""Settings that the benchmarks of the papers share: the model, the files, the choice of samples."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class PaperSettings:
-    """What the benchmarks of the papers share.
+    """Settings that the benchmarks of the papers share.
 
     Attributes:
         model: a folder, a hub id, or (models of images alone) timm:NAME; weights must be safetensors.

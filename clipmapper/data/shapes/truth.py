@@ -27,11 +27,11 @@ class Truth:
         }
 
     def outlines(self, question: int) -> list[Corners]:
-        """Of each deciding object."""
+        """Returns the outline of each deciding object."""
         return [self._outlines[key] for key in self._of(question)["instances"]]
 
     def region(self, question: int, size: tuple[int, int]) -> np.ndarray:
-        """Which of `size` (height, width) pixels a deciding object covers, as bool."""
+        """Returns which of `size` (height, width) pixels a deciding object covers, as bool."""
         polygons = [(corners * size[::-1]).ravel().tolist() for corners in self.outlines(question)]
         if not polygons:
             return np.zeros(size, dtype=bool)
@@ -60,7 +60,7 @@ class Truth:
 
 
 def _is_words(text: str, start: int, stop: int) -> bool:
-    """Whether characters of a text begin and end where words do."""
+    """Tells whether characters of a text begin and end where words do."""
     inside, around = text[start:stop], text[max(start - 1, 0) : start] + text[stop : stop + 1]
     whole = bool(inside) and inside[0].isalnum() and inside[-1].isalnum()
     return whole and stop <= len(text) and not any(letter.isalnum() for letter in around)

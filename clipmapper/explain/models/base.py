@@ -35,7 +35,7 @@ class Inputs(Protocol):
 
     @property
     def scores(self) -> Tensor:
-        """How good each of the model's answers is, [B, answers], 0 to 1."""
+        """Returns how good each of the model's answers is, [B, answers], 0 to 1."""
 
 
 @dataclass(frozen=True)

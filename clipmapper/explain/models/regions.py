@@ -33,7 +33,7 @@ FINE = (128, 128)  # pixels in which the deciding region is drawn
 
 @dataclass(frozen=True)
 class Family:
-    """What LXMERT and VisualBERT differ in. The probability is that of the loss they were published with."""
+    """The differences between LXMERT and VisualBERT. The probability is that of the loss they were published with."""
 
     model: str  # class of transformers
     inputs: Callable[[Sequence[Regions]], dict[str, Tensor]]
@@ -130,7 +130,7 @@ class RegionModel(VQAModel):
         return predict
 
     def ground_truth(self, truth: Truth, questions: PreparedQuestions, frame: Relevance) -> dict[str, Tensor]:
-        """Of a region the share of its box that is in the deciding objects, of a word 1 if it overlaps a deciding one."""
+        """Returns for a region the share of its box in the deciding objects, for a word 1 if it overlaps a deciding one."""
         keys = questions.records["question_id"]
         masks = [torch.from_numpy(truth.region(key, FINE)) for key in keys]
         image = [box_shares(mask, boxes) for mask, boxes in zip(masks, questions.inputs.boxes, strict=True)]
