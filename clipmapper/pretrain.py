@@ -101,22 +101,22 @@ class Pretraining(pl.LightningModule):
         features = self.text_features(self.values)
         return list(features.split([len(values) + 1 for values in VALUES]))
 
-    def _attributes(self, patches: Tensor, found: Tensor) -> Tensor:
-        weight = torch.where(found[..., 0] == NOTHING, 0.1, 1.0).flatten()  # most patches show background
+    def _attributes(self, patches: Tensor, codes: Tensor) -> Tensor:
+        weight = torch.where(codes[..., 0] == NOTHING, 0.1, 1.0).flatten()  # most patches show background
         loss = patches.new_zeros(())
         for k, names in enumerate(self.value_features()):
-            target = torch.where(found[..., k] == NOTHING, len(VALUES[k]), found[..., k]).flatten()
+            target = torch.where(codes[..., k] == NOTHING, len(VALUES[k]), codes[..., k]).flatten()
             each = F.cross_entropy(self._scale() * (patches @ names.T).flatten(0, 1), target, reduction="none")
             loss = loss + WEIGHTS[k] * (each * weight).sum() / weight.sum()
         return loss
 
-    def _phrases(self, patches: Tensor, found: Tensor, phrases: Tensor, wanted: Tensor) -> Tensor:
-        own = ((found == wanted[:, None]) | (wanted[:, None] == OPEN)).all(-1) & (found[..., 0] != NOTHING)
-        there = own.any(1)
+    def _phrases(self, patches: Tensor, codes: Tensor, phrases: Tensor, wanted: Tensor) -> Tensor:
+        fitting = ((codes == wanted[:, None]) | (wanted[:, None] == OPEN)).all(-1) & (codes[..., 0] != NOTHING)
+        there = fitting.any(1)
         rows = torch.arange(len(patches), device=patches.device)
-        chosen = torch.where(own, torch.rand(own.shape, device=own.device), -1.0).argmax(1)
+        chosen = torch.where(fitting, torch.rand(fitting.shape, device=fitting.device), -1.0).argmax(1)
         logits = self._scale() * patches[rows, chosen] @ self.text_features(phrases).T
-        also = fits(found[rows, chosen][:, None], wanted)[:, 0] & (rows[:, None] != rows)
+        also = fits(codes[rows, chosen][:, None], wanted)[:, 0] & (rows[:, None] != rows)
         return F.cross_entropy(logits.masked_fill(also, -torch.inf)[there], rows[there])
 
     def _captions(self, whole: Tensor, ids: Tensor) -> Tensor:

@@ -180,8 +180,8 @@ class ExplainabilityCallback(Callback):
         ]
         log_table(trainer.loggers, "explain/methods", ["model", "method", *metrics], rows, trainer.global_step)
 
-    def _log_curves(self, trainer: pl.Trainer, own: Explanations) -> None:
-        picture = self._picture_of(own)
+    def _log_curves(self, trainer: pl.Trainer, explanations: Explanations) -> None:
+        picture = self._picture_of(explanations)
         pictures = {**({TRAINED: picture} if picture else {}), **self.curves}
         captions = [f"removal curves: {model}" for model in pictures]
         log_examples(trainer.loggers, "explain/curves", list(pictures.values()), captions, trainer.global_step)

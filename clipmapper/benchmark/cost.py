@@ -17,6 +17,7 @@ from clipmapper.benchmark.task import Batch, Task
 from xai.explainers.registry import Method, method_named
 from xai.explanation import explain_each, explain_recording, record_for
 
+WATCHED = 4  # passes that one counts as while memory is watched
 Costs = dict[str, dict[str, Any]]  # by method
 
 
@@ -41,7 +42,8 @@ class Cost:
 
 def cost_passes(methods: Sequence[str]) -> int:
     """Returns the passes of a sample: each method is timed and then watched, the first one once more before."""
-    counts = [2 + known.further() + known.further(_shortest(known)) for known in map(method_named, methods)]
+    known = list(map(method_named, methods))
+    counts = [1 + one.further() + WATCHED * (1 + one.further(_shortest(one))) for one in known]
     return sum(counts) + sum(counts[:1])
 
 
@@ -73,17 +75,18 @@ def _alone(task: Task, batch: Batch, method: str, progress: Progress) -> Cost:
 
     counter = task.module.register_forward_hook(partial(_count, cost))
     device = next(task.module.parameters()).device
-    with progress.passes(task.module, len(batch.ids)):
-        try:
+    try:
+        with progress.passes(task.module, len(batch.ids)):
             start = time.perf_counter()
             work()
             if device.type == "cuda":
                 torch.cuda.synchronize()
             cost.seconds = (time.perf_counter() - start) / len(batch.ids)
-        finally:
-            counter.remove()
-        if errors:
-            return Cost(reason=next(iter(errors.values())))
+    finally:
+        counter.remove()
+    if errors:
+        return Cost(reason=next(iter(errors.values())))
+    with progress.passes(task.module, WATCHED * len(batch.ids)):
         cost.megabytes = (
             peak(shortest, device) / 2**20
         )  # again: to watch memory takes time, and no pass more than the first

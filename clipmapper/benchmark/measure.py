@@ -126,11 +126,11 @@ def score(maps: Maps, samples: int, random_seeds: int) -> dict[str, Tensor]:
     if noise is None:
         noise = random_relevance(maps.ids.to(maps.scores.device), maps.scores.shape[-1], range(random_seeds))
     scores, rows = torch.cat([maps.scores, noise.to(maps.scores)]), len(maps.scores)
-    found = {}
+    by_metric = {}
     for scorer in maps.scorers:
         for metric, values in scorer(scores).items():
-            found[metric] = by_sample(mean_floor(values.double(), rows), maps.samples, samples)
-    return found
+            by_metric[metric] = by_sample(mean_floor(values.double(), rows), maps.samples, samples)
+    return by_metric
 
 
 def by_sample(values: Tensor, of: Tensor | None, samples: int) -> Tensor:

@@ -136,5 +136,5 @@ class ModelSource:
 
     def options(self) -> list[str]:
         """Returns the options that are not left as they are."""
-        own = {"name", "kind"}
-        return [f.name for f in fields(self) if f.name not in own and getattr(self, f.name) != f.default]
+        always = {"name", "kind"}
+        return [f.name for f in fields(self) if f.name not in always and getattr(self, f.name) != f.default]

@@ -152,15 +152,15 @@ def all_metrics(
     """Every metric of each system's captions, a list in the order of `captioned`; `judges`: what their metrics are called."""
     split = captioned.split
     references = [split.references(row) for row in captioned.captions]
-    found = {name: score(texts, references).corpus for name, texts in systems.items()}
+    by_system = {name: score(texts, references).corpus for name, texts in systems.items()}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for suffix, clip in judges.items():
         clip.to(device)
         images = embed_images(clip, (split.source(row) for row in captioned.captions))
         for name, texts in systems.items():
             corpus = clip_scores(clip, images, texts, references).corpus
-            found[name] |= {f"{metric}{suffix}": value for metric, value in corpus.items()}
-    return found
+            by_system[name] |= {f"{metric}{suffix}": value for metric, value in corpus.items()}
+    return by_system
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -168,11 +168,11 @@ def table(summary: dict[str, Any]) -> str:
     systems = {"model": summary["metrics"], **summary["floors"]}
     lines = [" ".join(["".ljust(24), *(name.rjust(17) for name in systems)])]
     for metric, value in summary["metrics"].items():
-        found = [figures[metric] for figures in systems.values()]
-        if all(isinstance(figure, str) for figure in found):
+        row = [figures[metric] for figures in systems.values()]
+        if all(isinstance(figure, str) for figure in row):
             lines.append(f"{metric:24} {value}")
         else:
-            shown = (f"{figure:17.4f}" if isinstance(figure, float) else "not computed".rjust(17) for figure in found)
+            shown = (f"{figure:17.4f}" if isinstance(figure, float) else "not computed".rjust(17) for figure in row)
             lines.append(" ".join([metric.ljust(24), *shown]))
     if checked := summary["truth"]:
         lines.append("right, in %")

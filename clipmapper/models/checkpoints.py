@@ -43,10 +43,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def check_checkpoint(checkpoint: dict[str, Any], model: "CLIPMapper", source: str) -> None:
     """Raises ValueError, naming the field, unless the checkpoint is of this model, finite, with these answers over this CLIP."""
     saved = described(checkpoint, source)
-    own, theirs = asdict(model.config), asdict(ModelConfig(**saved["model"]))
-    for name in own:
-        if name not in ("dropout", "pretrained") and own[name] != theirs[name]:
-            raise ValueError(f"{source}: model.{name} is {theirs[name]!r} there and {own[name]!r} here")
+    ours, theirs = asdict(model.config), asdict(ModelConfig(**saved["model"]))
+    for name in ours:
+        if name not in ("dropout", "pretrained") and ours[name] != theirs[name]:
+            raise ValueError(f"{source}: model.{name} is {theirs[name]!r} there and {ours[name]!r} here")
     if saved["answers"] != model.answers:
         raise ValueError(
             f"{source} knows {len(saved['answers'])} answers, this run's data has {len(model.answers)} or others: "

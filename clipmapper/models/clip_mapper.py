@@ -199,11 +199,11 @@ class CLIPMapper(
 
     def check_clip(self, fingerprint: str, source: str) -> None:
         """Raises ValueError if `source` was trained over a CLIP with other weights."""
-        own = self.clip.fingerprint
-        if own != fingerprint:
+        fingerprint_here = self.clip.fingerprint
+        if fingerprint_here != fingerprint:
             raise ValueError(
                 f"{source} was trained over another CLIP: its fingerprint is {fingerprint}, {self.clip.name} with "
-                f"{self.clip.pretrained!r} has {own}; give the weights it was trained with as model.pretrained"
+                f"{self.clip.pretrained!r} has {fingerprint_here}; give the weights it was trained with as model.pretrained"
             )
 
     @classmethod

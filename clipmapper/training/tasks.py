@@ -202,9 +202,10 @@ class CaptionTask(MapperTask):
 
     def examples(self, data: Texts, batch: Batch) -> list[str]:
         """`caption (an annotator's caption)` of each."""
-        given = [data.records[row]["caption"] for row in batch["row"].tolist()]
+        references = [data.records[row]["caption"] for row in batch["row"].tolist()]
         return [
-            f"{own} (given: {other})" for own, other in zip(self.captions(batch, DecodingConfig()), given, strict=True)
+            f"{own} (given: {reference})"
+            for own, reference in zip(self.captions(batch, DecodingConfig()), references, strict=True)
         ]
 
 

@@ -101,14 +101,14 @@ class SegmentationTask(ClassifiedImages):
 
         def counts(flat: Tensor) -> dict[str, Tensor]:
             """Returns the counts behind the figures, so that they can be summed over all pixels as published ones are."""
-            found = segmentation_scores(flat.unflatten(-1, grid).cpu(), masks, valid)
+            areas = segmentation_scores(flat.unflatten(-1, grid).cpu(), masks, valid)
             columns = {
-                "correct": found.correct,
-                "labelled": found.labelled,
-                "average_precision": found.average_precision,
+                "correct": areas.correct,
+                "labelled": areas.labelled,
+                "average_precision": areas.average_precision,
             }
             for i, part in enumerate(PARTS):
-                columns |= {f"intersection_{part}": found.intersection[..., i], f"union_{part}": found.union[..., i]}
+                columns |= {f"intersection_{part}": areas.intersection[..., i], f"union_{part}": areas.union[..., i]}
             return columns
 
         return {"": Maps(scores.flatten(2), torch.tensor(batch.ids), [counts])}

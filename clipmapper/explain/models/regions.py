@@ -124,8 +124,8 @@ class RegionModel(VQAModel):
         def predict(batch: Perturbed) -> dict[str, Tensor]:
             whole = {name: tensor[batch.rows] for name, tensor in inputs.arguments.items()}
             with _Empty() if not batch.length else nullcontext():
-                found = logits(self.module(**{**whole, **changed(whole, batch, protocol.removal)}))
-            return figures(found, self.family.probabilities(found), inputs.scores[batch.rows], labels[batch.rows])
+                outputs = logits(self.module(**{**whole, **changed(whole, batch, protocol.removal)}))
+            return figures(outputs, self.family.probabilities(outputs), inputs.scores[batch.rows], labels[batch.rows])
 
         return predict
 
@@ -212,9 +212,9 @@ def as_image(adapter: Adapter) -> Adapter:
     theirs = {_renamed(stream): stream for site in adapter.sites for stream in (site.queries, site.keys)}
 
     def layout(inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
-        found = adapter.layout(inputs, {theirs[stream]: size for stream, size in sizes.items()})
+        original = adapter.layout(inputs, {theirs[stream]: size for stream, size in sizes.items()})
         renamed: dict[str, Any] = {
-            field.name: {_renamed((name,))[0]: value for name, value in getattr(found, field.name).items()}
+            field.name: {_renamed((name,))[0]: value for name, value in getattr(original, field.name).items()}
             for field in fields(Layout)
         }
         return Layout(**renamed)
