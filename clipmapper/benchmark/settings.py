@@ -24,8 +24,8 @@ class BenchmarkConfig:
         removal_batch: inputs with removed tokens that run at once; null for 64 on a CPU and 1024 on a GPU.
         random_seeds: random maps a sample, whose mean is the baseline.
         resamples: resamples of the bootstrap and of the paired tests.
-        cost_samples: samples on which cost and sanity are measured, fewer where they would add more than a quarter to all
-            passes; 0 measures neither.
+        cost_samples: samples on which cost and sanity are measured, fewer where they would add more than an eighth to all
+            passes, about a quarter of the time; 0 measures neither.
         sanity_draws: noisy inputs that an explanation of the sanity check is the mean of, fewer as above.
         gallery: samples that the report shows with their maps.
         seed: of the choice of samples.
