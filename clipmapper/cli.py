@@ -89,7 +89,7 @@ class Settings:
 
 
 def parse_training(arguments: Sequence[str], configs: Path) -> Settings:
-    """What the command line asks for; leaves with a message if it asks for something that is not."""
+    """Returns what the command line asks for; leaves with a message if it asks for something that is not."""
     parser = training_parser(configs)
     try:
         arguments = with_config_paths(arguments, configs)

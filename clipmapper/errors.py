@@ -18,7 +18,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def likeness(name: str, other: str) -> float:
-    """How alike two names are: as strings, 0 to 1, and more for the same words or initials after the last dot."""
+    """Returns how alike two names are: as strings, 0 to 1, and more for the same words or initials after the last dot."""
     letters = difflib.SequenceMatcher(None, name, other).ratio()
     one, two = (text.rpartition(".")[2].split("_") for text in (name, other))
     if one == two or [_initials(one)] == two or [_initials(two)] == one:
@@ -70,7 +70,7 @@ def messages(saved: Path | None = None) -> Iterator[None]:
 
 
 def is_told(error: Exception) -> bool:
-    """Whether an error is to be read: of a class of ours, raised by a line of ours, or of a file that one opens."""
+    """Tells whether an error is to be read: of a class of ours, raised by a line of ours, or of a file that one opens."""
     if type(error).__module__.partition(".")[0] in ("clipmapper", "xai"):
         return True
     trace = error.__traceback__

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from hashlib import blake2b
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,13 @@ def load_image(source: ImageSource) -> Image.Image:
         raise BadImage(f"{_name(source)}: no such image; check the data root and the image folder") from error
     except DAMAGED as error:
         raise BadImage(f"{_name(source)}: not a readable image ({error}); fetch it anew or leave it out") from error
+
+
+def png(image: Image.Image) -> bytes:
+    """Returns an image as a PNG file."""
+    file = BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
 
 
 def image_key(source: ImageSource) -> str:

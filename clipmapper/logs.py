@@ -142,7 +142,7 @@ def _wandb(save_dir: Path, project: str, run_name: str | None, resume_step: int 
 
 
 def _wandb_mode() -> str:
-    """What the user set (WANDB_MODE, `wandb offline`), but offline where "online" would have to ask for a login."""
+    """Returns what the user set (WANDB_MODE, `wandb offline`), but offline where "online" would have to ask for a login."""
     import wandb  # here: slow, and not needed by runs that log elsewhere
 
     mode = wandb.setup().settings.mode

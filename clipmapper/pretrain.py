@@ -1,4 +1,4 @@
-"""How the small CLIP that ships with the package was made: `python -m clipmapper.pretrain --output weights.safetensors`.
+"""Makes the small CLIP that ships with the package: `python -m clipmapper.pretrain --output weights.safetensors`.
 
 Four contrastive losses on Shapes scenes, rendered before training and held on the device:
 - attributes: each patch against a phrase for every value of an attribute ("a circle", "a square", ..., "the background");
@@ -37,6 +37,7 @@ from clipmapper.data.shapes.materials import (
 )
 from clipmapper.errors import messages
 from clipmapper.models.clip import SHAPES_CLIP, create_clip, image_tokens, text_tokens
+from clipmapper.training.optimizer import parameter_groups
 from xai.files import replacing
 
 WEIGHTS = (1.0, 1.0, 3.0, 1.0)  # of the attributes: shape is the hardest to see
@@ -100,22 +101,22 @@ class Pretraining(pl.LightningModule):
         features = self.text_features(self.values)
         return list(features.split([len(values) + 1 for values in VALUES]))
 
-    def _attributes(self, patches: Tensor, found: Tensor) -> Tensor:
-        weight = torch.where(found[..., 0] == NOTHING, 0.1, 1.0).flatten()  # most patches show background
+    def _attributes(self, patches: Tensor, codes: Tensor) -> Tensor:
+        weight = torch.where(codes[..., 0] == NOTHING, 0.1, 1.0).flatten()  # most patches show background
         loss = patches.new_zeros(())
         for k, names in enumerate(self.value_features()):
-            target = torch.where(found[..., k] == NOTHING, len(VALUES[k]), found[..., k]).flatten()
+            target = torch.where(codes[..., k] == NOTHING, len(VALUES[k]), codes[..., k]).flatten()
             each = F.cross_entropy(self._scale() * (patches @ names.T).flatten(0, 1), target, reduction="none")
             loss = loss + WEIGHTS[k] * (each * weight).sum() / weight.sum()
         return loss
 
-    def _phrases(self, patches: Tensor, found: Tensor, phrases: Tensor, wanted: Tensor) -> Tensor:
-        own = ((found == wanted[:, None]) | (wanted[:, None] == OPEN)).all(-1) & (found[..., 0] != NOTHING)
-        there = own.any(1)
+    def _phrases(self, patches: Tensor, codes: Tensor, phrases: Tensor, wanted: Tensor) -> Tensor:
+        fitting = ((codes == wanted[:, None]) | (wanted[:, None] == OPEN)).all(-1) & (codes[..., 0] != NOTHING)
+        there = fitting.any(1)
         rows = torch.arange(len(patches), device=patches.device)
-        chosen = torch.where(own, torch.rand(own.shape, device=own.device), -1.0).argmax(1)
+        chosen = torch.where(fitting, torch.rand(fitting.shape, device=fitting.device), -1.0).argmax(1)
         logits = self._scale() * patches[rows, chosen] @ self.text_features(phrases).T
-        also = fits(found[rows, chosen][:, None], wanted)[:, 0] & (rows[:, None] != rows)
+        also = fits(codes[rows, chosen][:, None], wanted)[:, 0] & (rows[:, None] != rows)
         return F.cross_entropy(logits.masked_fill(also, -torch.inf)[there], rows[there])
 
     def _captions(self, whole: Tensor, ids: Tensor) -> Tensor:
@@ -128,7 +129,7 @@ class Pretraining(pl.LightningModule):
         return (F.softplus(-self._scale() * self._margins(whole, ids)) * differs).sum() / differs.sum().clamp(min=1)
 
     def _margins(self, whole: Tensor, ids: Tensor) -> Tensor:
-        """By how much each image is nearer to the true caption of each kind, [B, kinds]."""
+        """Returns by how much each image is nearer to the true caption of each kind, [B, kinds]."""
         texts = self.text_features(ids).view(*ids.shape[:-1], -1)
         return torch.einsum("be,bke->bk", whole, texts[:, :, 0] - texts[:, :, 1])
 
@@ -149,9 +150,7 @@ class Pretraining(pl.LightningModule):
             self.log(f"val/patch_{ATTRIBUTES[k]}", (named == patches[there, k]).float().mean(), prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        decayed = [p for p in self.parameters() if p.ndim >= 2]
-        rest = [p for p in self.parameters() if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+        groups = parameter_groups(self, lambda _, p: p.ndim >= 2, {"weight_decay": 0.05}, {"weight_decay": 0.0})
         optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.98), eps=1e-6)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, self.lr, self.steps, pct_start=0.06, cycle_momentum=False, final_div_factor=1e3

@@ -50,7 +50,7 @@ def grouped() -> World | None:
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> World:
-    """Those of the group, or else those that torchrun, Lightning or srun started together; else alone."""
+    """Returns the processes of the group, or else those that torchrun, Lightning or srun started together; else alone."""
     if group := grouped():
         return group
     for rank, size in LAUNCHERS:
@@ -98,16 +98,16 @@ def all_gathered(value: T, group: Any = None) -> list[T]:
 
 def wait(there: Callable[[], int], count: int, what: str) -> None:
     """Until `there` counts `count`; raises TimeoutError when nothing has come for FILE_PATIENCE."""
-    found, since = there(), time.monotonic()
-    with tqdm(desc=f"waiting for {what}", total=count, initial=found, disable=found == count) as bar:
-        while found < count:
+    present, since = there(), time.monotonic()
+    with tqdm(desc=f"waiting for {what}", total=count, initial=present, disable=present == count) as bar:
+        while present < count:
             time.sleep(PAUSE)
             now = there()
-            if now != found:
-                bar.update(now - found)
-                found, since = now, time.monotonic()
+            if now != present:
+                bar.update(now - present)
+                present, since = now, time.monotonic()
             elif time.monotonic() - since > FILE_PATIENCE:
                 raise TimeoutError(
-                    f"{found} of {count} {what} are there, and nothing has come for {FILE_PATIENCE / 60:.0f} minutes: "
+                    f"{present} of {count} {what} are there, and nothing has come for {FILE_PATIENCE / 60:.0f} minutes: "
                     "has a process died? Start all again with the same --output: they go on"
                 )

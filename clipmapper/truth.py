@@ -1,8 +1,10 @@
 """`python -m clipmapper.truth --model MODEL --output DIR`: another name of a benchmark without removal, on Shapes.
 
 The same as `python evaluate.py --model MODEL --data.root data/shapes --benchmark.methods all --benchmark.removal false`.
+`why.png` shows some questions under the methods whose relevance falls most on the deciding objects.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -22,6 +24,7 @@ ALIASES |= {"--seed": "--benchmark.seed", "--batch_size": "--benchmark.batch_siz
 
 def main() -> None:
     """Runs the benchmark."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in evaluate.py
     words = renamed(sys.argv[1:], ALIASES)
     present = {word.partition("=")[0] for word in words}
     words += [f"{name}={value}" for name, value in DEFAULTS.items() if name not in present]

@@ -180,8 +180,8 @@ class ExplainabilityCallback(Callback):
         ]
         log_table(trainer.loggers, "explain/methods", ["model", "method", *metrics], rows, trainer.global_step)
 
-    def _log_curves(self, trainer: pl.Trainer, own: Explanations) -> None:
-        picture = self._picture_of(own)
+    def _log_curves(self, trainer: pl.Trainer, explanations: Explanations) -> None:
+        picture = self._picture_of(explanations)
         pictures = {**({TRAINED: picture} if picture else {}), **self.curves}
         captions = [f"removal curves: {model}" for model in pictures]
         log_examples(trainer.loggers, "explain/curves", list(pictures.values()), captions, trainer.global_step)
@@ -203,11 +203,6 @@ class ExplainabilityCallback(Callback):
             if pictures:
                 images, captions = map(list, zip(*pictures, strict=True))
                 log_examples(trainer.loggers, "explain/pictures", images, captions, trainer.global_step)
-
-
-def explainability_callback(config: ExplainConfig, root: Path | None) -> Callback:
-    """Returns the callback of a run's settings."""
-    return ExplainabilityCallback(config, root)
 
 
 def _own_random_numbers(device: torch.device) -> AbstractContextManager[Any]:

@@ -1,4 +1,4 @@
-"""What each method costs alone: seconds a sample, memory, and passes through the model."""
+"""The cost of each method alone: seconds a sample, memory, and passes through the model."""
 
 import time
 import weakref
@@ -11,15 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from tqdm import tqdm
 
+from clipmapper.benchmark.progress import Progress
 from clipmapper.benchmark.task import Batch, Task
-from xai.explanation import explain_each, record_for
+from xai.explainers.registry import Method, method_named
+from xai.explanation import explain_each, explain_recording, record_for
+
+WATCHED = 4  # passes that one counts as while memory is watched
+Costs = dict[str, dict[str, Any]]  # by method
 
 
 @dataclass
 class Cost:
-    """Of one method on a batch of its own, its recording included; None where it was not measured.
+    """The cost of one method on a batch of its own, its recording included; None where it was not measured.
 
     Attributes:
         seconds: of a sample.
@@ -36,34 +40,62 @@ class Cost:
     reason: str | None = None
 
 
-def costs(task: Task, batch: Batch, methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Returns the cost of each method. Figures of a busy machine are too high; compare them within one run."""
-    if not methods:
-        return {}
-    _alone(task, batch, methods[0])  # what only the first call pays for is nobody's cost
-    return {name: asdict(_alone(task, batch, name)) for name in tqdm(methods, desc="cost", unit="method")}
+def cost_passes(methods: Sequence[str]) -> int:
+    """Returns the passes of a sample: each method is timed and then watched, the first one once more before."""
+    known = list(map(method_named, methods))
+    counts = [1 + one.further() + WATCHED * (1 + one.further(_shortest(one))) for one in known]
+    return sum(counts) + sum(counts[:1])
 
 
-def _alone(task: Task, batch: Batch, method: str) -> Cost:
-    cost, errors = Cost(), dict[str, str]()
+def costs(
+    task: Task, batch: Batch, methods: Sequence[str], kept: Costs, keep: Callable[[Costs], None], progress: Progress
+) -> None:
+    """Adds the cost of each method that `kept` lacks, and keeps them after each.
+
+    Figures of a busy machine are too high; compare them within one run.
+    """
+    missing = [name for name in methods if name not in kept]
+    if missing:
+        _alone(task, batch, methods[0], progress)  # what only the first call pays for is nobody's cost
+    for name in missing:
+        kept[name] = asdict(_alone(task, batch, name, progress))
+        keep(kept)
+
+
+def _alone(task: Task, batch: Batch, method: str, progress: Progress) -> Cost:
+    cost, errors, options = Cost(), dict[str, str](), _shortest(method_named(method))
 
     def work() -> None:
         recorded = record_for([method], partial(task.record, batch))
         errors.update(explain_each(recorded.recording, [method], recorded.target)[1])
 
+    def shortest() -> None:
+        recorded = record_for([method], partial(task.record, batch))
+        explain_recording(recorded.recording, method, recorded.target, **options)
+
     counter = task.module.register_forward_hook(partial(_count, cost))
     device = next(task.module.parameters()).device
     try:
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        cost.seconds = (time.perf_counter() - start) / len(batch.ids)
-        counter.remove()
-        cost.megabytes = peak(work, device) / 2**20  # again: to watch memory takes time
+        with progress.passes(task.module, len(batch.ids)):
+            start = time.perf_counter()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            cost.seconds = (time.perf_counter() - start) / len(batch.ids)
     finally:
         counter.remove()
-    return Cost(reason=next(iter(errors.values()))) if errors else cost
+    if errors:
+        return Cost(reason=next(iter(errors.values())))
+    with progress.passes(task.module, WATCHED * len(batch.ids)):
+        cost.megabytes = (
+            peak(shortest, device) / 2**20
+        )  # again: to watch memory takes time, and no pass more than the first
+    return cost
+
+
+def _shortest(method: Method) -> dict[str, int]:
+    """Options of a run with as few passes as there can be."""
+    return {} if method.counted is None else {method.counted: 1}
 
 
 def _count(cost: Cost, module: nn.Module, args: tuple, output: Any) -> None:

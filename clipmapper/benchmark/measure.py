@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from clipmapper.benchmark.progress import Progress
 from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.task import Batch, Explained, Maps, Records, Scorer, Task
 from xai.explanation import record_for
@@ -24,7 +25,7 @@ RANDOM = "random"  # the last row of every table: the mean over random maps
 
 @dataclass(frozen=True, eq=False)
 class BatchResult:
-    """What one batch comes to.
+    """The results of one batch.
 
     Attributes:
         ids: of the samples.
@@ -50,6 +51,7 @@ def measure(
     config: BenchmarkConfig,
     absent: Collection[str] = (),
     shown: Collection[int] = (),
+    progress: Progress | None = None,
 ) -> BatchResult:
     """Explains and scores some samples.
 
@@ -60,6 +62,7 @@ def measure(
         config: the settings.
         absent: methods that are not measured on these samples.
         shown: rows that the report shows.
+        progress: counts the passes.
 
     Returns:
         The values of all methods and of random maps.
@@ -68,7 +71,7 @@ def measure(
         BadImage: none of the samples can be read.
     """
     batch = task.batch(rows)
-    explained = explain_batch(task, batch, methods, absent)
+    explained = explain_batch(task, batch, methods, absent, progress)
     values = {}
     for prefix, maps in task.maps(batch, explained).items():
         for metric, scored in score(maps, len(batch.ids), config.random_seeds).items():
@@ -103,11 +106,15 @@ def _of_all(parts: Sequence[BatchResult], metric: str) -> np.ndarray:
     return np.concatenate(values, axis=1)
 
 
-def explain_batch(task: Task, batch: Batch, methods: Sequence[str], absent: Collection[str] = ()) -> Explained:
+def explain_batch(
+    task: Task, batch: Batch, methods: Sequence[str], absent: Collection[str] = (), progress: Progress | None = None
+) -> Explained:
     """Records one pass for all methods, with rules for relevance if one of them needs rules and the model has them."""
     present = [name for name in methods if name not in absent]
-    recorded = record_for(present, partial(task.record, batch))
-    return Explained(recorded, tuple(methods), frozenset(absent))
+    progress = progress or Progress()
+    with progress.passes(task.module, len(batch.ids)):
+        recorded = record_for(present, partial(task.record, batch))
+    return Explained(recorded, tuple(methods), frozenset(absent), module=task.module, progress=progress)
 
 
 def score(maps: Maps, samples: int, random_seeds: int) -> dict[str, Tensor]:
@@ -119,11 +126,11 @@ def score(maps: Maps, samples: int, random_seeds: int) -> dict[str, Tensor]:
     if noise is None:
         noise = random_relevance(maps.ids.to(maps.scores.device), maps.scores.shape[-1], range(random_seeds))
     scores, rows = torch.cat([maps.scores, noise.to(maps.scores)]), len(maps.scores)
-    found = {}
+    by_metric = {}
     for scorer in maps.scorers:
         for metric, values in scorer(scores).items():
-            found[metric] = by_sample(mean_floor(values.double(), rows), maps.samples, samples)
-    return found
+            by_metric[metric] = by_sample(mean_floor(values.double(), rows), maps.samples, samples)
+    return by_metric
 
 
 def by_sample(values: Tensor, of: Tensor | None, samples: int) -> Tensor:

@@ -146,7 +146,7 @@ def _published(beside: Mapping[str, Any]) -> tuple[Section, ...]:
             columns.append(Column(f"{metric}/{key}", label, metric.replace("/", ", "), better))
             for name, entry in part["methods"].items():
                 figures[name][f"{metric}/{key}"] = Figure(entry[key])
-    rows = tuple(Row(name, found) for name, found in figures.items())
+    rows = tuple(Row(name, row) for name, row in figures.items())
     note = f"{published.text(beside)} Of the published figures only the order can be compared."
     return (Section("Beside published figures", note, tuple(columns), Table("all", len(figures), rows)),)
 

@@ -13,13 +13,14 @@ import torch
 from tqdm import tqdm
 
 from clipmapper.benchmark import page, plots, table
-from clipmapper.benchmark.cost import costs
+from clipmapper.benchmark.apart import cost_and_sanity
 from clipmapper.benchmark.measure import RANDOM, BatchResult, joined, measure
-from clipmapper.benchmark.sanity import sanity
+from clipmapper.benchmark.progress import Progress, progress_bar
 from clipmapper.benchmark.settings import PAPERS, BenchmarkConfig
-from clipmapper.benchmark.store import Store, read_json, save_table, write
+from clipmapper.benchmark.store import Store, save_table
 from clipmapper.benchmark.summary import summarise, with_inverted
 from clipmapper.benchmark.task import Task
+from clipmapper.benchmark.work import announcement, apart_of, part_size, work_of
 from clipmapper.images import BadImage
 from clipmapper.processes import World, launched, wait
 from xai.explainers.registry import METHODS, method_named
@@ -32,10 +33,17 @@ NOT_RE_READ = ("methods", "samples", "batch_size")  # settings that the key hold
 
 @dataclass(frozen=True)
 class Outcome:
-    """What metrics.json holds under "explainers", and what the HTML report shows."""
+    """A benchmark's end.
+
+    Attributes:
+        metrics: the part of metrics.json under "explainers".
+        report: the content of the HTML page.
+        samples: the samples' columns.
+    """
 
     metrics: dict[str, Any]
     report: Report
+    samples: dict[str, list[Any]]
 
 
 def run(task: Task, config: BenchmarkConfig, output: Path, world: World | None = None) -> Outcome:
@@ -56,13 +64,21 @@ def run(task: Task, config: BenchmarkConfig, output: Path, world: World | None =
     world = world or launched()
     methods = method_names(config)
     rows = task.names(methods)
-    batches = plan(len(task), config.batch_size or task.batch_size, config.many_pass_samples)
+    if not len(task):
+        raise ValueError("the data has no sample to explain")
+    work = work_of(task, methods, config)
+    size = config.batch_size or part_size(task, work)
+    batches = plan(len(task), size, config.many_pass_samples)
     store = Store(
         output / FOLDER,
         {**settings_key(config), **task.key(), "methods": list(rows), "batches": [len(b) for b in batches]},
     )
-    _measure_share(task, config, methods, batches, store, world)
-    apart = _apart(task, config, methods, store.folder, world)
+    passes = [len(b) * work.passes(_absent(b, methods, config)) for b in batches]
+    plan_apart = apart_of(task, methods, config, sum(passes)) if config.cost_samples else None
+    if world.first:
+        tqdm.write(announcement(task, work, batches, sum(passes), plan_apart))
+    _measure_share(task, config, methods, batches, passes, store, world)
+    apart = cost_and_sanity(task, methods, plan_apart, size, store.folder, world)
     wait(_Arrivals(store, len(batches)), len(batches), "batches")
     results = with_inverted(task, store.results(len(batches), (*rows, RANDOM)))
     metrics = summarise(task, results, config, **apart)
@@ -74,7 +90,7 @@ def run(task: Task, config: BenchmarkConfig, output: Path, world: World | None =
             plots.save(figure, output / "curves.png")
         write_report(report, output / "report.html")
         print(table.text(task, metrics), flush=True)
-    return Outcome(metrics, report)
+    return Outcome(metrics, report, results.samples)
 
 
 def method_names(config: BenchmarkConfig) -> tuple[str, ...]:
@@ -96,8 +112,6 @@ def method_names(config: BenchmarkConfig) -> tuple[str, ...]:
 
 def plan(samples: int, batch_size: int, many_pass: int | None) -> list[range]:
     """Returns the rows of each batch; no batch lies on both sides of the last sample of methods with many passes."""
-    if not samples:
-        raise ValueError("the data has no sample to explain")
     edges = sorted({0, min(many_pass or samples, samples), samples})
     parts = [range(a, b) for a, b in pairwise(edges)]
     return [part[start : start + batch_size] for part in parts for start in range(0, len(part), batch_size)]
@@ -113,24 +127,38 @@ def gallery_rows(samples: int, count: int) -> frozenset[int]:
     return frozenset(np.linspace(0, samples - 1, min(count, samples)).astype(int).tolist())
 
 
+def _absent(batch: range, methods: Sequence[str], config: BenchmarkConfig) -> frozenset[str]:
+    """The methods with many passes, on samples that they do not explain."""
+    if config.many_pass_samples is None or batch.start < config.many_pass_samples:
+        return frozenset()
+    return frozenset(name for name in methods if method_named(name).passes != "one")
+
+
 def _measure_share(
-    task: Task, config: BenchmarkConfig, methods: tuple[str, ...], batches: Sequence[range], store: Store, world: World
+    task: Task,
+    config: BenchmarkConfig,
+    methods: tuple[str, ...],
+    batches: Sequence[range],
+    passes: Sequence[int],
+    store: Store,
+    world: World,
 ) -> None:
     """Measures the batches of this process that are not there yet."""
     share = world.share(range(len(batches)))
     todo = [i for i in share if not store.complete(i)]
     shown, rows = gallery_rows(len(task), config.gallery), (*task.names(methods), RANDOM)
     steps = {name: protocol.shares for name, protocol in task.protocols().items()}
-    many = {name for name in methods if method_named(name).passes != "one"}
-    limit = len(task) if config.many_pass_samples is None else config.many_pass_samples
-    for i in tqdm(todo, desc=task.name, unit="batch", initial=len(share) - len(todo), total=len(share)):
-        absent = many if batches[i].start >= limit else frozenset[str]()
-        try:
-            result = measure_in_memory(task, batches[i], methods, config, absent, shown)
-        except BadImage:
-            store.leave_out(i)
-            continue
-        store.add(i, result, rows, steps)
+    total, left = (sum(passes[i] for i in some) for some in (share, todo))
+    with progress_bar(task.name, total, total - left) as progress:
+        for i in todo:
+            with progress.part(passes[i]):
+                try:
+                    absent = _absent(batches[i], methods, config)
+                    result = measure_in_memory(task, batches[i], methods, config, absent, shown, progress)
+                except BadImage:
+                    store.leave_out(i)
+                else:
+                    store.add(i, result, rows, steps)
 
 
 def measure_in_memory(
@@ -140,10 +168,11 @@ def measure_in_memory(
     config: BenchmarkConfig,
     absent: Collection[str],
     shown: Collection[int],
+    progress: Progress | None = None,
 ) -> BatchResult:
     """Measures some samples; where memory does not hold them, half of them at a time."""
     try:
-        return measure(task, rows, methods, config, absent, shown)
+        return measure(task, rows, methods, config, absent, shown, progress)
     except (torch.OutOfMemoryError, MemoryError) as error:
         if len(rows) == 1:
             raise ValueError(
@@ -158,7 +187,7 @@ def measure_in_memory(
     halves = []
     for half in (rows[:middle], rows[middle:]):
         with suppress(BadImage):
-            halves.append(measure_in_memory(task, half, methods, config, absent, shown))
+            halves.append(measure_in_memory(task, half, methods, config, absent, shown, progress))
     if not halves:
         raise BadImage(f"none of {len(rows)} {task.unit}s can be read")
     return joined(halves)
@@ -173,26 +202,3 @@ class _Arrivals:
     def __call__(self) -> int:
         self.missing -= {i for i in self.missing if self.store.complete(i)}
         return self.count - len(self.missing)
-
-
-def _apart(task: Task, config: BenchmarkConfig, methods: tuple[str, ...], folder: Path, world: World) -> dict[str, Any]:
-    """Cost and sanity on a few samples: measured once by the first process, kept in `folder`."""
-    paths = {name: folder / f"{name}.json" for name in ("costs", "sanity")}
-    if not config.cost_samples:
-        return {name: {} for name in paths}
-    if world.first and any(read_json(path) is None for path in paths.values()):
-        batch = _few(task, config.cost_samples)
-        if read_json(paths["costs"]) is None:
-            write(paths["costs"], costs(task, batch, methods))
-        if read_json(paths["sanity"]) is None:
-            write(paths["sanity"], sanity(task, batch, methods, config.sanity_draws))
-    wait(lambda: sum(read_json(path) is not None for path in paths.values()), len(paths), "cost and sanity")
-    return {name: read_json(path) for name, path in paths.items()}
-
-
-def _few(task: Task, count: int) -> Any:
-    """Returns the first samples that can be read."""
-    for start in range(0, len(task), count):
-        with suppress(BadImage):
-            return task.batch(range(start, min(start + count, len(task))))
-    raise ValueError(f"none of {len(task)} {task.unit}s can be read")

@@ -7,8 +7,8 @@ from math import isfinite
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from clipmapper.benchmark.progress import Progress
 from clipmapper.benchmark.task import Batch, Recorded, Task
 from xai.explainers.registry import method_named
 from xai.explanation import explain_each, record_for
@@ -20,7 +20,13 @@ REGIONS = ("visn_fc", "visual_projection")  # the modules by which LXMERT and Vi
 Correlations = dict[str, dict[str, list[float | None]]]  # by method and group, of each sample
 
 
-def sanity(task: Task, batch: Batch, methods: Sequence[str], draws: int) -> Correlations:
+def sanity_passes(task: Task, methods: Sequence[str]) -> int:
+    """Returns the passes of a sample and draw: of the model as it is, and with each group of parameters shuffled."""
+    further = sum(known.further(known.cheap) for known in map(method_named, methods))
+    return (1 + len(task.parameter_groups())) * (1 + further)
+
+
+def sanity(task: Task, batch: Batch, methods: Sequence[str], draws: int, progress: Progress) -> Correlations:
     """Shuffles each group of parameters alone and compares: smoothed model-parameter randomisation.
 
     The target explained is that of the model as it is. All methods of a draw share one recorded pass. All content tokens
@@ -31,22 +37,18 @@ def sanity(task: Task, batch: Batch, methods: Sequence[str], draws: int) -> Corr
 
     Source: Adebayo et al. 2018; Hedström et al. 2024.
     """
-    if not methods:
-        return {}
     groups, embeddings = task.parameter_groups(), embedding_modules(task.module)
     own, names = task.record(batch, None), [method_named(name).name for name in methods]
     content = own.recording.mask & ~own.recording.special
-    bar = tqdm(desc="sanity", unit="pass", total=draws * (1 + len(groups)))
 
     def explain(draw: int) -> Tensor:
-        bar.update()
         with ExitStack() as stack:
             for i, module in enumerate(embeddings):
                 stack.enter_context(noisy_output(module, NOISE, seed=len(embeddings) * draw + i))
             noisy = record_for(methods, partial(task.record, batch))
             return _relevances(noisy, names, own.target)
 
-    with bar:
+    with progress.passes(task.module, len(batch.ids)):
         correlations = randomisation(
             task.module, explain, tuple(groups.values()), content, draws, cascade=False
         ).tolist()

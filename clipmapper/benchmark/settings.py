@@ -1,4 +1,4 @@
-"""What a benchmark can be told, whatever its task."""
+"""The settings of a benchmark, whatever its task."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ PAPERS = ("rollout", "raw_attention", "attention_gradcam", "full_lrp", "partial_
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
-    """How explainers are compared.
+    """The comparison of explainers.
 
     Attributes:
         methods: "all", "papers" (those that the papers compare), or names with commas between; a name may be
@@ -19,12 +19,14 @@ class BenchmarkConfig:
         removal: whether tokens are removed at all; without, only location is measured.
         samples: how many samples, spread over the data; null for all.
         many_pass_samples: how many of them the methods that run the model many times explain; null for all.
-        batch_size: samples explained at once; null for the task's own.
+        batch_size: samples explained at once, and kept together; null for the task's own, on a CPU fewer where the model is
+            large, the inputs long or the methods many.
         removal_batch: inputs with removed tokens that run at once; null for 64 on a CPU and 1024 on a GPU.
         random_seeds: random maps a sample, whose mean is the baseline.
         resamples: resamples of the bootstrap and of the paired tests.
-        cost_samples: samples on which cost and sanity are measured; 0 measures neither.
-        sanity_draws: noisy inputs that an explanation of the sanity check is the mean of.
+        cost_samples: samples on which cost and sanity are measured, fewer where they would add more than an eighth to all
+            passes, about a quarter of the time; 0 measures neither.
+        sanity_draws: noisy inputs that an explanation of the sanity check is the mean of, fewer as above.
         gallery: samples that the report shows with their maps.
         seed: of the choice of samples.
     """

@@ -1,4 +1,4 @@
-"""From the values of each sample to what metrics.json holds: means with intervals, tests against random maps, strata."""
+"""The summary of the values of all samples for metrics.json: means with intervals, tests against random maps, strata."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -169,7 +169,7 @@ def _entry(
 
 
 def _of_corpus(resampled: np.ndarray, baseline: int, samples: int) -> Metric:
-    """From [rows, 1 + resamples]; p is twice the share of resampled differences on the rarer side of zero."""
+    """Returns a metric from [rows, 1 + resamples]; p is twice the share of resampled differences on the rarer side of zero."""
     values = torch.from_numpy(resampled)
     differences = resampled - resampled[baseline]
     below, above = (

@@ -1,4 +1,4 @@
-"""What tells one benchmark from another: how samples become inputs and a target, what is scored, and by what."""
+"""The difference between one benchmark and another: how samples become inputs and a target, what is scored, and by what."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from clipmapper.benchmark.progress import Progress
 from clipmapper.benchmark.published import Published
 from clipmapper.benchmark.settings import BenchmarkConfig
 from xai.explanation import Lrp, explain_each
@@ -83,12 +84,16 @@ class Explained:
         methods: names of all methods, in the order of the results.
         absent: those of them that are not measured on this batch; their scores are NaN.
         errors: why methods failed, the first reason of each.
+        module: the module that a pass calls.
+        progress: counts the passes.
     """
 
     recorded: Recorded
     methods: tuple[str, ...]
     absent: frozenset[str] = frozenset()
     errors: dict[str, str] = field(default_factory=dict)
+    module: nn.Module = field(default_factory=nn.Identity, repr=False)
+    progress: Progress = field(default_factory=Progress, repr=False)
     _relevances: dict[int, tuple[Score, dict[str, Relevance]]] = field(default_factory=dict, repr=False)
 
     def relevances(self, target: Score | None = None, recording: Recording | None = None) -> dict[str, Relevance]:
@@ -102,7 +107,8 @@ class Explained:
         if recording is None and id(target) in self._relevances:
             return self._relevances[id(target)][1]
         measured = [name for name in self.methods if name not in self.absent]
-        relevances, errors = explain_each(recording or self.recorded.recording, measured, target)
+        with self.progress.passes(self.module, len(self.recorded.recording.mask)):
+            relevances, errors = explain_each(recording or self.recorded.recording, measured, target)
         self.errors = errors | self.errors
         if recording is None:
             self._relevances[id(target)] = (target, relevances)
@@ -134,7 +140,8 @@ class Task(ABC):
         facts: what stands at the foot of a report.
         order: the metrics whose sum puts the methods in order, best first.
         published: a paper's figures to stand beside ours.
-        batch_size: samples explained at once unless the settings say otherwise.
+        batch_size: samples explained at once, at most, unless the settings say otherwise.
+        targets: for how many targets each sample is explained, as far as that is known before.
     """
 
     name: ClassVar[str]
@@ -145,6 +152,7 @@ class Task(ABC):
     order: tuple[str, ...] = ()
     published: Published | None = None
     batch_size: int = 32
+    targets: int = 1
 
     @abstractmethod
     def __len__(self) -> int:

@@ -29,7 +29,7 @@ class ModelConfig:
         heads: attention heads of the mapper; must divide the width.
         dropout: share of activations dropped in attention, feed-forward and head.
         read: token the head of vqa reads: the image's class token or the question's end token.
-        sees: "question" and "image" blind the model to the other modality (floors).
+        sees: "question" and "image" blind the model to the other modality (baselines).
         tied: captions: the output is CLIP's frozen token embedding after a learned projection, not a learned matrix.
         tokens: captions: BPE tokens that can be written, all of CLIP's or those seen in the training captions.
     """
@@ -58,7 +58,7 @@ class ModelConfig:
 
 @dataclass
 class DecodingConfig:
-    """How captions are written.
+    """The decoding of captions.
 
     Attributes:
         method: greedy (the paper's), beam, or nucleus.
@@ -136,5 +136,5 @@ class ModelSource:
 
     def options(self) -> list[str]:
         """Returns the options that are not left as they are."""
-        own = {"name", "kind"}
-        return [f.name for f in fields(self) if f.name not in own and getattr(self, f.name) != f.default]
+        always = {"name", "kind"}
+        return [f.name for f in fields(self) if f.name not in always and getattr(self, f.name) != f.default]

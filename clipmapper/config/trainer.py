@@ -30,7 +30,7 @@ RESERVED = {
 
 @dataclass
 class TrainerConfig:
-    """How long is trained and on what: options of Lightning's Trainer, with its defaults.
+    """The length of training and its devices: options of Lightning's Trainer, with its defaults.
 
     Attributes:
         accelerator: cpu, gpu, mps, ...; auto takes the best there is.

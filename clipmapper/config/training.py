@@ -44,10 +44,10 @@ class OptimizerConfig:
 
 @dataclass
 class RunConfig:
-    """Where a run writes, what it logs, and how it starts and stops.
+    """A run's folder, logs, start and end.
 
     Attributes:
-        dir: folder of the run: checkpoints, logs, floors.
+        dir: folder of the run: checkpoints, logs, and in `floors` the baselines.
         name: its name in the logs; null takes the folder's.
         loggers: wandb, csv, tensorboard.
         seed: of weights, order and dropout.
@@ -55,7 +55,7 @@ class RunConfig:
         checkpoint_every: steps between checkpoints of `last.ckpt` within an epoch.
         patience: validations without a better accuracy (captions: CIDEr) until the run stops; null never stops early.
         min_gain: by how much it must be better for `patience` to count it.
-        floors: also train a question-only and an image-only model in the same way, until a point is no longer gained.
+        floors: also train the baselines, a question-only and an image-only model, until a point is no longer gained.
         examples: held-out questions or captions logged with their image after each validation.
         captioned: held-out images captioned in each validation, for BLEU-4 and CIDEr.
         compile: torch.compile mapper and head for training steps; needs a C++ compiler (on GPUs a C compiler).

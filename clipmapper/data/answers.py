@@ -104,7 +104,7 @@ class AnswerVocabulary:
 
     @classmethod
     def from_file(cls, path: str | Path) -> "AnswerVocabulary":
-        """From a JSON list of answers (label2ans) or a JSON object answer -> label (ans2label).
+        """Reads a JSON list of answers (label2ans) or a JSON object answer -> label (ans2label).
 
         Raises FileNotFoundError, or ValueError for a file that holds something else.
         """

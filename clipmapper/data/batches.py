@@ -206,7 +206,7 @@ class Data(pl.LightningDataModule):
             texts.encode_once(self.clip, self.config)
 
     def state_dict(self) -> dict[str, int]:
-        """Where training stands, for a checkpoint; Lightning restores its own loops only after the loaders are made."""
+        """Returns where training stands, for a checkpoint; Lightning restores its own loops only after the loaders are made."""
         assert self.trainer is not None
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         return {"epoch": self._train_batches.epoch, "batches": done}

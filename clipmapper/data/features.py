@@ -262,7 +262,7 @@ def _write_shard(path: Path, keys: list[str], tokens: Float16[np.ndarray, "B N D
 
 
 def _seal(content: pa.Buffer) -> bytes:
-    """What stands behind an Arrow file: where its tokens are, and the checksum of all the rest, by which Arrow finds its way."""
+    """Returns the end of an Arrow file: where its tokens are, and the checksum of all the rest, by which Arrow finds its way."""
     tokens = pa.ipc.open_file(content).get_batch(0).column("tokens").flatten().buffers()[1]
     start = tokens.address - content.address
     place = SEAL.pack(start, start + tokens.size, SEALED, 0)[:-4]

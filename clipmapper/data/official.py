@@ -80,7 +80,7 @@ def train_val(root: str | Path, held_out: int = 10_000, cache_dir: str | Path | 
 
 
 def answer_counts(dataset: Dataset) -> Counter[str]:
-    """How often each normalised `answer` occurs; questions without one are left out."""
+    """Counts each normalised `answer`; questions without one are left out."""
     counts: Counter[str] = Counter()
     for entry in column(dataset, "answer").value_counts().to_pylist():
         if entry["values"]:

@@ -1,4 +1,4 @@
-"""Which questions are held out."""
+"""The choice of held-out questions."""
 
 import numpy as np
 

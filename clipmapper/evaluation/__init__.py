@@ -1,1 +1,1 @@
-"""What `evaluate.py` makes of a checkpoint: answers or captions, their scores beside floors, and pictures of some."""
+"""The work of `evaluate.py` on a checkpoint: answers or captions, their scores beside baselines, and pictures of some."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from clipmapper.benchmark.run import run as benchmark
 from clipmapper.benchmark.tasks.answers import AnswersTask, choose
+from clipmapper.benchmark.tasks.why import save_why
 from clipmapper.config import DataConfig, ModelSource
 from clipmapper.data.answers import AnswerVocabulary, vqa_accuracy
 from clipmapper.data.files import column
@@ -72,10 +73,15 @@ def evaluate_answers(
         if isinstance(model, CLIPMapper):
             model = MapperModel(model)  # which says why it cannot be explained
         task = AnswersTask(model, questions, picked, settings.benchmark, root)
-        metrics |= {"explainers": benchmark(task, settings.benchmark, output).metrics}
+        outcome = benchmark(task, settings.benchmark, output)
+        metrics |= {"explainers": outcome.metrics}
         if first:
             write_json(output / "metrics.json", metrics)
-            say_written(output, "values.parquet", "samples.parquet", "curves.png", "report.html")
+            pictures = ["curves.png"] if settings.benchmark.removal else []
+            why = output / "why.png"
+            if not pictures and task.truth is not None and save_why(task, outcome.samples, outcome.metrics, why):
+                pictures = [why.name]
+            say_written(output, "values.parquet", "samples.parquet", *pictures, "report.html")
     return metrics
 
 
@@ -119,13 +125,13 @@ def say_written(output: Path, *names: str) -> None:
 
 
 def summary(answered: Answered, blind: Mapping[str, Answered]) -> dict[str, Any]:
-    """Everything in metrics.json; accuracies in percent."""
+    """Returns all of metrics.json; accuracies in percent. Its "floors" are the baselines, by the name that files have had."""
     records = answered.questions.records
     return {
         "accuracy": by(answered, "answer_type", ANSWER_TYPES),
-        "floors": {name: by(floor, "answer_type", ())["overall"] for name, floor in blind.items()},
+        "floors": {name: by(baseline, "answer_type", ())["overall"] for name, baseline in blind.items()},
         "accuracy_by_question_type": by(answered, "question_type"),
-        "floors_by_question_type": {name: by(floor, "question_type") for name, floor in blind.items()},
+        "floors_by_question_type": {name: by(baseline, "question_type") for name, baseline in blind.items()},
         "questions": len(answered.accuracy),
         "skipped": answered.questions.skipped() | {"without answers": len(records) - len(answered.accuracy)},
     }
@@ -151,12 +157,12 @@ def server_results(answered: Answered) -> list[dict[str, Any]]:
 
 
 def table(metrics: Mapping[str, Any]) -> str:
-    """The accuracies as text, with the floors beside them."""
-    floors = metrics["floors_by_question_type"]
-    lines = [" ".join(["accuracy in %".ljust(24), "model".rjust(8), *(name.rjust(14) for name in floors)])]
+    """The accuracies as text, with the baselines beside them."""
+    baselines = metrics["floors_by_question_type"]
+    lines = [" ".join(["accuracy in %".ljust(24), "model".rjust(8), *(name.rjust(14) for name in baselines)])]
     types = metrics["accuracy_by_question_type"]
     for name, value in {**metrics["accuracy"], **types}.items():
-        beside = (f"{floor[name]:14.1f}" if name in floor else " " * 14 for floor in floors.values())
+        beside = (f"{other[name]:14.1f}" if name in other else " " * 14 for other in baselines.values())
         lines.append(" ".join([name.ljust(24), f"{value:8.1f}", *beside]))
     skipped = ", ".join(f"{count} {reason}" for reason, count in metrics["skipped"].items() if count)
     lines.append(f"{metrics['questions']} questions{f'; left out: {skipped}' if skipped else ''}")

@@ -1,4 +1,4 @@
-"""The captions of a checkpoint: all metrics beside two floors, the COCO results file, and on Shapes the check of truth."""
+"""The captions of a checkpoint: all metrics beside two baselines, the COCO results file, and on Shapes the check of truth."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -50,18 +50,18 @@ def evaluate_captions(
     """Writes metrics.json, captions.json and examples.png; raises MissingData, BadData, ValueError."""
     captioned = caption_split(model, data, settings)
     train = load_caption_split(data, "train", of_shapes(model))[0]["caption"]
-    floors = {
+    baselines = {
         "random caption": random_captions(train, len(captioned.captions)),
         "constant caption": len(captioned.captions) * [best_constant(load_references(model, data))],
     }
-    systems = {"model": list(captioned.captions.values()), **floors}
+    systems = {"model": list(captioned.captions.values()), **baselines}
     judges = {"": model.clip} | ({f" by {settings.judge}": judge(settings.judge)} if settings.judge else {})
     metrics = all_metrics(captioned, systems, judges)
     scenes = known_scenes(data, captioned.image_ids)
     summary = {
         "metrics": metrics.pop("model"),
-        "floors": metrics,
-        "constant caption": floors["constant caption"][0],
+        "floors": metrics,  # the baselines, by the name that files have had
+        "constant caption": baselines["constant caption"][0],
         "truth": {name: truth(texts, scenes) for name, texts in systems.items()} if scenes else {},
         "images": len(captioned.captions),
         "skipped": captioned.split.skipped(),
@@ -132,7 +132,7 @@ def random_captions(train: Sequence[str], count: int) -> list[str]:
 
 
 def best_constant(references: Sequence[Sequence[str]]) -> str:
-    """Of CANDIDATES training captions the one that has the highest CIDEr where all images get it."""
+    """Returns that of CANDIDATES training captions with the highest CIDEr where all images get it."""
     texts = sorted({text for some in references for text in some})
     tried = np.random.default_rng(0).permutation(texts)[:CANDIDATES].tolist()
     return max(
@@ -152,27 +152,27 @@ def all_metrics(
     """Every metric of each system's captions, a list in the order of `captioned`; `judges`: what their metrics are called."""
     split = captioned.split
     references = [split.references(row) for row in captioned.captions]
-    found = {name: score(texts, references).corpus for name, texts in systems.items()}
+    by_system = {name: score(texts, references).corpus for name, texts in systems.items()}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for suffix, clip in judges.items():
         clip.to(device)
         images = embed_images(clip, (split.source(row) for row in captioned.captions))
         for name, texts in systems.items():
             corpus = clip_scores(clip, images, texts, references).corpus
-            found[name] |= {f"{metric}{suffix}": value for metric, value in corpus.items()}
-    return found
+            by_system[name] |= {f"{metric}{suffix}": value for metric, value in corpus.items()}
+    return by_system
 
 
 def table(summary: dict[str, Any]) -> str:
-    """The figures as text, with the floors beside them."""
+    """The figures as text, with the baselines beside them."""
     systems = {"model": summary["metrics"], **summary["floors"]}
     lines = [" ".join(["".ljust(24), *(name.rjust(17) for name in systems)])]
     for metric, value in summary["metrics"].items():
-        found = [figures[metric] for figures in systems.values()]
-        if all(isinstance(figure, str) for figure in found):
+        row = [figures[metric] for figures in systems.values()]
+        if all(isinstance(figure, str) for figure in row):
             lines.append(f"{metric:24} {value}")
         else:
-            shown = (f"{figure:17.4f}" if isinstance(figure, float) else "not computed".rjust(17) for figure in found)
+            shown = (f"{figure:17.4f}" if isinstance(figure, float) else "not computed".rjust(17) for figure in row)
             lines.append(" ".join([metric.ljust(24), *shown]))
     if checked := summary["truth"]:
         lines.append("right, in %")

@@ -39,7 +39,7 @@ TRAINING = ("--optimizer.", "--trainer.", "--run.", "--explain.", "--model.")
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What is evaluated, on what, and how.
+    """The settings of an evaluation.
 
     Attributes:
         models: what is evaluated, one after the other.

@@ -48,7 +48,7 @@ def save_captions(path: Path, split: Captions, captions: Mapping[int, str]) -> N
 
 
 def spread(rows: Iterable[int]) -> list[int]:
-    """As many of the rows as there is space for."""
+    """Returns as many of the rows as there is space for."""
     ordered = sorted(rows)
     return [ordered[i] for i in np.linspace(0, len(ordered) - 1, min(COLUMNS * ROWS, len(ordered))).astype(int)]
 

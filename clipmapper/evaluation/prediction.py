@@ -80,7 +80,7 @@ def answers_of(
 
 
 def of_shapes(model: VQAModel | CLIPMapper) -> bool:
-    """Whether a model sees by the CLIP that knows Shapes alone."""
+    """Tells whether a model sees by the CLIP that knows Shapes alone."""
     mapper = mapper_of(model)
     clip = mapper.clip if mapper is not None else getattr(model, "clip", None)
     return isinstance(clip, FrozenCLIP) and clip.name == SHAPES_CLIP

@@ -1,4 +1,4 @@
-"""What `evaluate.py` does with each model: its answers or captions scored, and its explainers compared."""
+"""The evaluation of each model: its answers or captions scored, and its explainers compared."""
 
 from collections.abc import Mapping
 from pathlib import Path

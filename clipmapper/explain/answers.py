@@ -36,6 +36,12 @@ class FromPixels(nn.Module):
         super().__init__()
         self.model = model
 
+    @property
+    def parameter_groups(self) -> dict[str, tuple[str, ...]]:
+        """The submodules that are trained, and CLIP."""
+        trained = ("image_projection", "text_projection", "mapper", "head")
+        return {"mapper": tuple(f"model.{name}" for name in trained), "clip": ("model.clip",)}
+
     def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Pixels [B, 3, H, W], BPE ids and mask [B, T] to answer logits [B, answers].
 
@@ -89,7 +95,7 @@ def record_answer(
 def record_pass(
     model: CLIPMapper, pixels: Tensor, ids: Tensor, mask: Tensor, lrp: Lrp = None, whole: FromPixels | None = None
 ) -> Recording:
-    """As `record_answer`, of answers or captions: the recording of FromPixels(model)."""
+    """Records answers or captions as `record_answer` does: the recording of FromPixels(model)."""
     weight = model.clip.model.visual.conv1.weight
     whole = whole or FromPixels(model)
     with record(whole, mapper_adapter(model), lrp) as recorder:
@@ -109,13 +115,13 @@ def answer_target(model: CLIPMapper, recording: Recording, answer: str | Sequenc
 
 
 def words(clip: FrozenCLIP, ids: Tensor, mask: Tensor) -> list[list[str]]:
-    """What each BPE id [B, T] stands for; a space follows the last token of a word. Padding is ""."""
+    """Returns what each BPE id [B, T] stands for; a space follows the last token of a word. Padding is ""."""
     rows = zip(ids.tolist(), mask.tolist(), strict=True)
     return [[clip.tokenizer.decode([i]) if mask else "" for i, mask in zip(*row, strict=True)] for row in rows]
 
 
 def preprocessing(clip: FrozenCLIP) -> Callable[[Size], Geometry]:
-    """From an image's height and width to where its pixels go in CLIP's preprocessing."""
+    """Returns the function from an image's height and width to where its pixels go in CLIP's preprocessing."""
     way = {"shortest": shortest, "longest": longest, "squash": squash}[clip.preprocess_config["resize_mode"]]
     return lambda original: way(original, clip.preprocess_config["size"])
 

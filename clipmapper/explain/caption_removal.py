@@ -1,4 +1,4 @@
-"""What a captioner writes, and how likely its old caption is, when image patches are removed (WRA §4.3.5)."""
+"""The caption that a captioner writes, and how likely its old one is, when image patches are removed (WRA §4.3.5)."""
 
 from collections.abc import Sequence
 
@@ -98,7 +98,7 @@ class _Old:
         self.text = model.text_states(model.clip.text_tokens(model.token_ids[read]))
 
     def log_probability(self, image: Tensor, rows: Tensor) -> Tensor:
-        """Of captions `rows` [N] of CLIP's image tokens [N, L, D], [N]."""
+        """Returns that of captions `rows` [N] of CLIP's image tokens [N, L, D], [N]."""
         mask, target = self.mask[rows], self.next[rows]
         _, text = self.model.mapper(self.model.image_states(image), self.text[rows], mask)
         likely = self.model.head(text).float().log_softmax(dim=-1).gather(2, target.clamp(min=0)[..., None])[..., 0]

@@ -1,4 +1,4 @@
-"""Where relevance should fall on Shapes: on the objects and words that decide an answer, or that a caption names."""
+"""The ground truth of relevance on Shapes: on the objects and words that decide an answer, or that a caption names."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a mapper answers when image patches or words are removed: the model's side of the perturbation engine.
+"""The answers of a mapper when image patches or words are removed: the model's side of the perturbation engine.
 
 `image_states` and `word_states` are CLIP's side of it, with or without a mapper.
 
@@ -87,7 +87,7 @@ def image_states(clip: FrozenCLIP, pixels: Tensor, removal: Removal) -> Tokens:
 
 
 def _filled(clip: FrozenCLIP, pixels: Tensor, removal: Removal) -> Tensor:
-    """What removed patches show; "mask_token" is one of which CLIP embeds the position alone (its convolution has no bias)."""
+    """Returns what removed patches show; of "mask_token" CLIP embeds the position alone (its convolution has no bias)."""
     if removal == "mask_token":
         return torch.zeros_like(pixels)
     if removal not in ("mean", "zero", "blur"):

@@ -1,4 +1,4 @@
-"""How much each token of a caption counts for the whole: equally, or by how much a metric drops without it (WRA eq. 21)."""
+"""The weight of each token of a caption in the whole: equal, or by how much a metric drops without it (WRA eq. 21)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, get_args

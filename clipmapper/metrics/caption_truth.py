@@ -1,4 +1,4 @@
-"""Whether captions of Shapes are true: each thing a caption says, read by the grammar of Shapes, against the scene."""
+"""The truth of captions of Shapes: each thing a caption says, read by the grammar of Shapes, against the scene."""
 
 import re
 from collections import Counter, defaultdict
@@ -35,19 +35,19 @@ def truth(captions: Iterable[str], scenes: Iterable[Scene]) -> dict[str, Any]:
     `objects`: phrases that fit an object of the scene, each object once; `colours`, `shapes`, `sizes`: words that fit some
     object; `counts`, `relations`, `comparisons`: statements that hold. `named` has how many of each there are.
     """
-    found: dict[str, list[bool]] = defaultdict(list)
+    claims_by_kind: dict[str, list[bool]] = defaultdict(list)
     for text, scene in zip(captions, scenes, strict=True):
         said = claims(text, scene)
-        found["readable"].append(said is not None)
-        found["true"].append(said is not None and all(right for _, right in said))
+        claims_by_kind["readable"].append(said is not None)
+        claims_by_kind["true"].append(said is not None and all(right for _, right in said))
         for kind, right in said or ():
-            found[kind].append(right)
-    shares = {kind: round(100 * sum(rights) / len(rights), 2) for kind, rights in found.items()}
-    return shares | {"named": {kind: len(rights) for kind, rights in found.items()}}
+            claims_by_kind[kind].append(right)
+    shares = {kind: round(100 * sum(rights) / len(rights), 2) for kind, rights in claims_by_kind.items()}
+    return shares | {"named": {kind: len(rights) for kind, rights in claims_by_kind.items()}}
 
 
 def claims(text: str, scene: Scene) -> list[Claim] | None:
-    """All that a caption says of the scene; None if it is not in the grammar."""
+    """Returns all that a caption says of the scene; None if it is not in the grammar."""
     text = text.lower().strip().removesuffix(".").strip()
     if match := RELATION.fullmatch(text):
         return _relation(match[1], match[2], match[3], scene)
@@ -68,18 +68,20 @@ def read_phrase(phrase: str) -> Description | None:
 
 
 def mentions(words: Sequence[str]) -> list[Mention]:
-    """What the words of a caption, in lower case, name by an attribute at least, in their order."""
-    found = []
+    """Returns what the words of a caption, in lower case, name by an attribute at least, in their order."""
+    results = []
     for end, noun in enumerate(words):
         first = end
         while first and words[first - 1] in (*COLOURS, *SIZES):
             first -= 1
         description = read_phrase(" ".join(words[first : end + 1])) if noun in NOUNS else None
         if description is not None and description != Description():
-            given = [kind for kind in KINDS if getattr(description, kind) is not None]
+            attributes = [kind for kind in KINDS if getattr(description, kind) is not None]
             last = end if description.shape else end - 1  # "objects" says nothing
-            found.append(Mention(description, dict(zip(given, range(last - len(given) + 1, last + 1), strict=True))))
-    return found
+            results.append(
+                Mention(description, dict(zip(attributes, range(last - len(attributes) + 1, last + 1), strict=True)))
+            )
+    return results
 
 
 def _attributes(description: Description, scene: Scene) -> list[Claim]:

@@ -1,4 +1,4 @@
-"""How good captions are: the COCO metrics of pycocoevalcap, and CLIPScore.
+"""Scores of captions: the COCO metrics of pycocoevalcap, and CLIPScore.
 
 What needs Java or a download and does not get it reports why, in the place of its figure; the others report all the same.
 """
@@ -74,7 +74,7 @@ def score(
             f"{len(captions)} captions and {len(references)} lists of references: give each caption at least one"
         )
     words, tokenizer = _words(captions, references) if ptb else (plain_words, "plain")
-    given = {i: [words(caption)] for i, caption in enumerate(captions)}
+    candidates = {i: [words(caption)] for i, caption in enumerate(captions)}
     truth = {i: [words(text) for text in texts] for i, texts in enumerate(references)}
     corpus: dict[str, float | str] = {}
     each: dict[str, list[float]] = {}
@@ -82,12 +82,12 @@ def score(
         wanted = [name for name in names if name in metrics]
         if wanted:
             try:
-                found = scorer(truth, given)
+                scores = scorer(truth, candidates)
             except Unavailable as reason:
                 corpus |= {name: f"not computed: {reason}" for name in wanted}
             else:
-                corpus |= {name: found[name][0] for name in wanted}
-                each |= {name: found[name][1] for name in wanted}
+                corpus |= {name: scores[name][0] for name in wanted}
+                each |= {name: scores[name][1] for name in wanted}
     return Scores(corpus | {"tokenizer": tokenizer}, each)
 
 
@@ -129,19 +129,19 @@ def _without_punctuation(line: str) -> str:
     return " ".join(word for word in line.split() if word not in ptbtokenizer.PUNCTUATIONS)
 
 
-def _bleu(truth: Texts, given: Texts) -> Scored:
+def _bleu(truth: Texts, candidates: Texts) -> Scored:
     """The figures of each caption rank captions also where no reference is as long as an n-gram; those of the corpus are 0."""
-    corpus, each = Bleu(4).compute_score(truth, given, verbose=0)
+    corpus, each = Bleu(4).compute_score(truth, candidates, verbose=0)
     longest = max(len(text.split()) for texts in truth.values() for text in texts)
     lacking = ["a word", *(f"{n} words" for n in (2, 3, 4))]
     corpus[longest:] = [f"not computed: no reference has {words}" for words in lacking[longest:]]
     return {f"BLEU-{n + 1}": (corpus[n], each[n]) for n in range(4)}
 
 
-def _meteor(truth: Texts, given: Texts) -> Scored:
+def _meteor(truth: Texts, candidates: Texts) -> Scored:
     meteor = _meteor_process(_require_java())
     try:
-        corpus, each = meteor.compute_score(truth, given)
+        corpus, each = meteor.compute_score(truth, candidates)
     except (OSError, ValueError) as error:
         meteor.lock.release()  # else its end would wait for ever
         _meteor_process.cache_clear()
@@ -165,15 +165,15 @@ def _meteor_process(java: str) -> _Meteor:
     return _Meteor(java)
 
 
-def _rouge(truth: Texts, given: Texts) -> Scored:
-    corpus, each = Rouge().compute_score(truth, {i: [texts[0] or NO_WORD] for i, texts in given.items()})
+def _rouge(truth: Texts, candidates: Texts) -> Scored:
+    corpus, each = Rouge().compute_score(truth, {i: [texts[0] or NO_WORD] for i, texts in candidates.items()})
     return {"ROUGE-L": (float(corpus), each.tolist())}
 
 
-def _cider(truth: Texts, given: Texts) -> Scored:
+def _cider(truth: Texts, candidates: Texts) -> Scored:
     scorer = CiderScorer()
     for image, texts in truth.items():
-        scorer += (given[image][0], texts)
+        scorer += (candidates[image][0], texts)
     scorer.document_frequency = images_by_ngram(list(truth.values()))
     each = np.array(scorer.compute_cider())
     return {"CIDEr": (float(each.mean()), each.tolist())}
@@ -207,12 +207,12 @@ def images_by_ngram(references: Sequence[Sequence[str]]) -> Mapping[tuple[str, .
     return images
 
 
-def _spice(truth: Texts, given: Texts) -> Scored:
+def _spice(truth: Texts, candidates: Texts) -> Scored:
     _require_java()
     if reason := _spice_lacks():
         raise Unavailable(reason)
     try:
-        corpus, each = Spice().compute_score(truth, given)
+        corpus, each = Spice().compute_score(truth, candidates)
     except (OSError, ValueError, CalledProcessError) as error:
         raise Unavailable(f"SPICE's Java program failed ({error}); it needs Java 8 and 8 GB of memory") from error
     return {"SPICE": (float(corpus), [scores["All"]["f"] for scores in each])}
@@ -236,7 +236,7 @@ def _require_java() -> str:
 
 @cache
 def _spice_lacks() -> str:
-    """What keeps SPICE's parser from being there: it is downloaded when first needed; "" if it is."""
+    """Returns what keeps SPICE's parser from being there: it is downloaded when first needed; "" if it is."""
     try:
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             get_stanford_models()
@@ -286,9 +286,9 @@ def clip_scores(
 ) -> Scores:
     """CLIPScore and RefCLIPScore by the judge `clip`, which has embedded the `images`."""
     texts = embed_captions(clip, [*captions, *(text for some in references for text in some)])
-    own, others = texts[: len(captions)], texts[len(captions) :].split([len(some) for some in references])
-    plain = clip_score(images, own)
-    each = {"CLIPScore": plain.tolist(), "RefCLIPScore": ref_clip_score(plain, own, others).tolist()}
+    candidates, others = texts[: len(captions)], texts[len(captions) :].split([len(some) for some in references])
+    plain = clip_score(images, candidates)
+    each = {"CLIPScore": plain.tolist(), "RefCLIPScore": ref_clip_score(plain, candidates, others).tolist()}
     return Scores({name: float(np.mean(values)) for name, values in each.items()}, each)
 
 

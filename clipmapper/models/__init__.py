@@ -1,1 +1,1 @@
-"""What is trained and what it stands on: mappers A and B over a frozen CLIP, their heads, and the writing of captions."""
+"""The models: mappers A and B over a frozen CLIP, their heads, and the writing of captions."""

@@ -1,6 +1,7 @@
 """Checkpoints of train.py, read without executing anything."""
 
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile, is_zipfile
@@ -27,8 +28,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         hint = f"; there are {', '.join(map(str, near))}" if near else ""
         raise FileNotFoundError(f"no checkpoint {path}{hint}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        damaged = ZipFile(path).testzip() if is_zipfile(path) else None  # which torch does not look for
+        file = BytesIO(path.read_bytes())
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        damaged = ZipFile(file).testzip() if is_zipfile(file) else None  # which torch does not look for
     except Exception as error:  # torch raises many kinds for truncated and foreign files
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
@@ -44,10 +46,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def check_checkpoint(checkpoint: dict[str, Any], model: "CLIPMapper", source: str) -> None:
     """Raises ValueError, naming the field, unless the checkpoint is of this model, finite, with these answers over this CLIP."""
     saved = described(checkpoint, source)
-    own, theirs = asdict(model.config), asdict(restored(ModelConfig, saved["model"], source))
-    for name in own:
-        if name not in ("dropout", "pretrained") and own[name] != theirs[name]:
-            raise ValueError(f"{source}: model.{name} is {theirs[name]!r} there and {own[name]!r} here")
+    ours, theirs = asdict(model.config), asdict(restored(ModelConfig, saved["model"], source))
+    for name in ours:
+        if name not in ("dropout", "pretrained") and ours[name] != theirs[name]:
+            raise ValueError(f"{source}: model.{name} is {theirs[name]!r} there and {ours[name]!r} here")
     if saved["answers"] != model.answers:
         raise ValueError(
             f"{source} knows {len(saved['answers'])} answers, this run's data has {len(model.answers)} or others: "

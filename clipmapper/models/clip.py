@@ -42,7 +42,7 @@ class FrozenCLIP(nn.Module):
         self.fingerprint = weights_fingerprint(self.model)
 
     def identity(self) -> dict[str, str]:
-        """What the tokens of an image depend on, for a feature cache."""
+        """Returns what the tokens of an image depend on, for a feature cache."""
         preprocess = json.dumps(self.preprocess_config, sort_keys=True)
         return {"clip": self.name, "weights": self.fingerprint, "preprocess": preprocess}
 

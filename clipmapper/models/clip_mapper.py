@@ -65,7 +65,7 @@ class CLIPMapper(
         self._freeze_unread()
 
     def _language_head(self, width: int) -> LanguageHead:
-        """And between CLIP's BPE ids and the head's numbers: `token_ids` [V], and `numbers`, -100 for an id it lacks."""
+        """Returns the head; keeps `token_ids` [V], and for CLIP's BPE ids the head's `numbers`, -100 for an id it lacks."""
         embedding, tokenizer = text_tower(self.clip.model).token_embedding.weight, self.clip.tokenizer
         if not isinstance(tokenizer, SimpleTokenizer):
             raise ValueError(f"captions need CLIP's own BPE tokens, which {self.config.clip} does not use")
@@ -115,7 +115,7 @@ class CLIPMapper(
         return self.answers_to(image_tokens, self.clip.text_tokens(ids), text_mask)
 
     def answers_to(self, image_tokens: Tensor, text_tokens: Tensor, text_mask: Tensor) -> Float[Tensor, "B answers"]:
-        """From CLIP's tokens of both modalities. The mapper computes no more than the token that the head reads needs."""
+        """Returns the logits from CLIP's tokens of both. The mapper computes no more than the token that the head reads needs."""
         image, text = self.image_states(image_tokens), self.text_states(text_tokens)
         last = text_mask.sum(1) - 1
         rows = torch.zeros_like(last) if self.config.read == "image" else last
@@ -204,11 +204,11 @@ class CLIPMapper(
 
     def check_clip(self, fingerprint: str, source: str) -> None:
         """Raises ValueError if `source` was trained over a CLIP with other weights."""
-        own = self.clip.fingerprint
-        if own != fingerprint:
+        fingerprint_here = self.clip.fingerprint
+        if fingerprint_here != fingerprint:
             raise ValueError(
                 f"{source} was trained over another CLIP: its fingerprint is {fingerprint}, {self.clip.name} with "
-                f"{self.clip.pretrained!r} has {own}; give the weights it was trained with as model.pretrained"
+                f"{self.clip.pretrained!r} has {fingerprint_here}; give the weights it was trained with as model.pretrained"
             )
 
     @classmethod

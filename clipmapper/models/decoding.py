@@ -1,4 +1,4 @@
-"""How the words of a caption are chosen: greedily, by beam search, or drawn from the nucleus.
+"""The choice of the words of a caption: greedily, by beam search, or drawn from the nucleus.
 
 Captions are written in batches and end at different steps. One that has ended is filled with end tokens, which count nothing.
 """

@@ -1,4 +1,4 @@
-"""What tells one set of weights from another."""
+"""A fingerprint that tells one set of weights from another."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""What is read off the mapper's tokens."""
+"""Heads over the mapper's tokens."""
 
 import math
 

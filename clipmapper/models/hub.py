@@ -13,9 +13,13 @@ PATIENCE = (
     5.0  # seconds until a hub that does not answer counts as unreachable; huggingface_hub itself tries for a minute
 )
 
+_answered: set[str] = (
+    set()
+)  # hubs that have answered this process, which need not be asked again for the next part of a model
+
 
 def kept(repo: str) -> bool:
-    """Whether weights of a repository are in the hub's cache on this machine."""
+    """Tells whether weights of a repository are in the hub's cache on this machine."""
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "snapshots"
     return any(path.suffix in WEIGHTS for path in folder.glob("*/*"))
 
@@ -28,13 +32,14 @@ def require_hub(repo: str, what: str, remedy: str) -> None:
         what: what the user asked for, in words.
         remedy: how to give it as a file or folder.
     """
-    if kept(repo):
+    if kept(repo) or (constants.ENDPOINT in _answered and not constants.is_offline_mode()):
         return
     if constants.is_offline_mode():
         reason = "HF_HUB_OFFLINE is set"
     else:
         try:
             requests.head(constants.ENDPOINT, timeout=PATIENCE)
+            _answered.add(constants.ENDPOINT)
             return
         except requests.RequestException as error:
             reason = f"{constants.ENDPOINT} cannot be reached: {type(error).__name__}"

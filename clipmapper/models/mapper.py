@@ -115,7 +115,7 @@ class DualBlock(nn.Module):
     def read(
         self, image: ImageTokens, text: TextTokens, mask: Mask, modality: Modality, rows: Rows
     ) -> Float[Tensor, "B 1 D"]:
-        """Of a block that is not causal one token of a modality alone."""
+        """Returns of a block that is not causal one token of a modality alone."""
         streams = {"image": (self.image, image, None), "text": (self.text, text, mask)}
         branch, x, own = streams.pop(modality)
         ((other, y, others),) = streams.values()
@@ -159,7 +159,7 @@ class MapperB(nn.Module):
     def forward(
         self, image: ImageTokens, text: TextTokens, text_mask: TextMask, read: Read | None = None
     ) -> tuple[ImageTokens, TextTokens] | OneToken:
-        """As mapper A."""
+        """Computes the same as mapper A."""
         mask = after_image(0, text.shape[1], text.device) if self.causal else text_mask[:, None, None]
         for block in self.blocks[:-1]:
             image, text = block(image, text, mask)
@@ -173,7 +173,7 @@ def only(x: Float[Tensor, "B N D"], rows: Rows | None) -> Float[Tensor, "B N D"]
 
 
 def after_image(image: int, text: int, device: torch.device) -> Bool[Tensor, "1 1 N N"]:
-    """What a causal mapper may attend to: all image tokens, and a text token also itself and the text before it.
+    """Returns what a causal mapper may attend to: all image tokens, and a text token also itself and the text before it.
 
     Padding, which comes after the text, is thereby left out too.
     """

@@ -1,4 +1,4 @@
-"""What an attention keeps of the tokens it has read."""
+"""The memory of an attention for the tokens that it has read."""
 
 from torch import Tensor
 

@@ -45,7 +45,7 @@ def from_transformers(auto: Any, source: str, purpose: str) -> Any:
     kind = type(model).__name__
     remedy = f"it was not trained for {purpose}; give a folder of {kind}.save_pretrained after training"
     if other := sorted(loading["mismatched_keys"]):
-        shapes = [f"{name} {list(there)} where config.json asks for {list(asked)}" for name, there, asked in other]
+        shapes = [f"{name} {list(there)} where config.json asks for {list(here)}" for name, there, here in other]
         raise ValueError(f"{source} has weights of another shape: {some(shapes)}; {remedy}")
     if missing := sorted(name for name in loading["missing_keys"] if _needed(name, model)):
         raise ValueError(f"{source} lacks weights of {kind}: {some(missing)}; {remedy}")
@@ -54,7 +54,7 @@ def from_transformers(auto: Any, source: str, purpose: str) -> Any:
 
 
 def _needed(name: str, model: nn.Module) -> bool:
-    """Whether logits depend on a tensor that was not loaded. Buffers of whole numbers are positions and counters."""
+    """Tells whether logits depend on a tensor that was not loaded. Buffers of whole numbers are positions and counters."""
     whole = {other for other, buffer in model.named_buffers() if not buffer.is_floating_point()}
     return name not in whole and not name.startswith(UNUSED.get(type(model).__name__, ()))
 

@@ -47,7 +47,7 @@ def read_weights(path: Path, expected: str | None = None) -> dict[str, Tensor]:
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """What config.json says of the model. Raises FileNotFoundError, or ValueError naming the file."""
+    """Reads what config.json says of the model. Raises FileNotFoundError, or ValueError naming the file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: a saved CLIPMapper has {CONFIG} and {WEIGHTS}")
     description = read_json(path, REMEDY)

@@ -1,4 +1,4 @@
-"""What happens beside training: examples are logged, checkpoints written."""
+"""Callbacks beside training: examples are logged, checkpoints written."""
 
 import signal
 import threading
@@ -107,7 +107,7 @@ class StopOnSignal(Callback):
             self.stop(trainer)
 
     def told(self, trainer: pl.Trainer, batch: int) -> bool:
-        """Whether this process or another has been told to stop; several agree on it every few batches, which waits for all."""
+        """Tells whether a process has been told to stop; several agree on it every few batches, which waits for all."""
         if trainer.world_size == 1:
             return self.signal != 0
         return batch % AGREE_EVERY == 0 and trainer.strategy.reduce_boolean_decision(self.signal != 0, all=False)

@@ -1,8 +1,8 @@
 """The optimizer of every task, and its learning rate by step."""
 
 import math
+from collections.abc import Callable
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
@@ -15,7 +15,7 @@ ORTHOGONALISED = muon.zeropower_via_newtonschulz
 
 
 def optimizer_and_schedule(model: nn.Module, config: OptimizerConfig, steps: float) -> OptimizerLRScheduler:
-    """What LightningModule.configure_optimizers returns; `steps` is infinite if only the time is limited."""
+    """Returns what LightningModule.configure_optimizers must; `steps` is infinite if only the time is limited."""
     optimizer = make_optimizer(model, config)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, config, steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
@@ -23,21 +23,33 @@ def optimizer_and_schedule(model: nn.Module, config: OptimizerConfig, steps: flo
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Over the parameters that want a gradient. Muon turns the matrices of the module `mapper`; all else is Adam's."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if config.name == "adam":
-        return torch.optim.Adam(trained.values(), lr=config.lr, betas=config.betas)
-    matrices = {name: p for name, p in trained.items() if p.ndim == 2 and "mapper" in name.split(".")}
-    rest = [p for name, p in trained.items() if name not in matrices]
-    groups: list[dict[str, Any]] = [{"params": [*matrices.values()]}, {"params": rest, "use_fallback": True}]
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return torch.optim.Adam(trained, lr=config.lr, betas=config.betas)
+    groups = parameter_groups(
+        model, lambda name, p: p.ndim == 2 and "mapper" in name.split("."), {}, {"use_fallback": True}
+    )
     return Muon(groups, lr=config.lr, betas=config.betas, nesterov=True)
+
+
+def parameter_groups(
+    model: nn.Module, first: Callable[[str, nn.Parameter], bool], options: dict[str, Any], others: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Returns the parameters that want a gradient in two groups: those that `first` picks with their options, and the rest."""
+    trained = [(p, first(name, p)) for name, p in model.named_parameters() if p.requires_grad]
+    picked, rest = ([p for p, is_first in trained if is_first is chosen] for chosen in (True, False))
+    return [{"params": picked, **options}, {"params": rest, **others}]
 
 
 class Muon(muon.Muon):
     """timm's, which turns matrices in bfloat16, but on a CPU in float32: few CPUs are fast in bfloat16."""
 
     def step(self, closure: Any = None) -> Any:
-        with patch.object(muon, "zeropower_via_newtonschulz", turned):
+        muon.zeropower_via_newtonschulz = turned  # type: ignore[assignment]  # timm looks it up there and has no option for it
+        try:
             return super().step(closure)
+        finally:
+            muon.zeropower_via_newtonschulz = ORTHOGONALISED
 
 
 def turned(update: Tensor, *args: Any, **options: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""One training run: data, model, loggers, checkpoints; and the blind models that give its floors."""
+"""One training run: data, model, loggers, checkpoints; and the blind models that are its baselines."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,12 +31,12 @@ from clipmapper.training.tasks import CaptionTask, MapperTask, VQATask
 
 T = TypeVar("T")
 
-# Folder of the floor's run -> what its model sees.
+# Folder of the baseline's run -> the modality that its model sees.
 BASELINES: dict[str, Sees] = {"question_only": "question", "image_only": "image"}
 
 
 def run(settings: Settings) -> None:
-    """Trains the model of the settings, then, if asked for, its floors. Leaves with a message on bad input."""
+    """Trains the model of the settings, then, if asked for, its baselines. Leaves with a message on bad input."""
     quiet_lightning()
     with messages(settings.run.dir):
         if settings.model.task == "caption":
@@ -46,12 +46,12 @@ def run(settings: Settings) -> None:
         train(settings, records)
         if settings.run.floors:
             for name, sees in BASELINES.items():
-                say(f"floor: the same model, which sees {sees} only")
+                say(f"baseline: the same model, which sees {sees} only")
                 train(blind(settings, name, sees), records)
 
 
 def one_by_one(settings: Settings, load: Callable[[DataConfig], T]) -> T:
-    """What `load` makes of the data. Of processes launched at once the first makes the files, which the others find."""
+    """Returns the data that `load` makes. Of processes launched at once the first makes the files, which the others find."""
     if launched().size == 1:
         return load(settings.data)
     settings.run.dir.mkdir(parents=True, exist_ok=True)
@@ -60,18 +60,20 @@ def one_by_one(settings: Settings, load: Callable[[DataConfig], T]) -> T:
 
 
 def blind(settings: Settings, name: str, sees: Sees) -> Settings:
-    """A floor's run: the same recipe, validated four times as often, until a validation gains less than a point."""
-    own = replace(settings.run, dir=settings.run.dir / "floors" / name, name=None, examples=0, patience=1, min_gain=1.0)
-    own.resume = settings.run.resume and "auto"
+    """Returns a baseline's settings: the same recipe, validated four times as often until that gains less than a point."""
+    config = replace(
+        settings.run, dir=settings.run.dir / "floors" / name, name=None, examples=0, patience=1, min_gain=1.0
+    )
+    config.resume = settings.run.resume and "auto"
     interval = settings.trainer.val_check_interval
     interval = 1.0 if interval is None else interval
     trainer = replace(settings.trainer, val_check_interval=interval / 4 if isinstance(interval, float) else interval)
     model = replace(settings.model, sees=sees)
-    return replace(settings, model=model, run=own, trainer=trainer, explain=ExplainConfig())
+    return replace(settings, model=model, run=config, trainer=trainer, explain=ExplainConfig())
 
 
 def train(settings: Settings, records: Records | CaptionRecords) -> None:
-    """One model from its first step, or from a checkpoint, to its last."""
+    """Trains one model from its first step, or from a checkpoint, to its last."""
     config = settings.run
     resume = resume_from(config)
     pl.seed_everything(config.seed)

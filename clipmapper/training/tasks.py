@@ -1,4 +1,4 @@
-"""What is trained: answering and captioning as LightningModules."""
+"""Tasks that are trained: answering and captioning as LightningModules."""
 
 import math
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ LOOK_EVERY = 50  # batches between looks at whether the loss is still finite: ea
 
 
 class MapperTask(pl.LightningModule):
-    """What both tasks share. Checkpoints hold the mapper, not CLIP, and what is needed to build both.
+    """The common part of both tasks. Checkpoints hold the mapper, not CLIP, and what is needed to build both.
 
     `monitor` names the validation figure that the best checkpoint has most of.
     """
@@ -202,9 +202,10 @@ class CaptionTask(MapperTask):
 
     def examples(self, data: Texts, batch: Batch) -> list[str]:
         """`caption (an annotator's caption)` of each."""
-        given = [data.records[row]["caption"] for row in batch["row"].tolist()]
+        references = [data.records[row]["caption"] for row in batch["row"].tolist()]
         return [
-            f"{own} (given: {other})" for own, other in zip(self.captions(batch, DecodingConfig()), given, strict=True)
+            f"{own} (given: {reference})"
+            for own, reference in zip(self.captions(batch, DecodingConfig()), references, strict=True)
         ]
 
 

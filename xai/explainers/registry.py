@@ -2,9 +2,10 @@
 
 import difflib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from inspect import signature
 from typing import Any, Literal
 
 from torch import Tensor
@@ -47,6 +48,7 @@ class Method:
         class_agnostic: whether the relevance is the same whatever is explained.
         signed: whether tokens can speak against the target.
         passes: "one" recorded pass, or "many" passes of the model.
+        counted: the option of a method of many passes that is their number; None if it has none.
         cheap: options of a rough but faster run.
 
     Example:
@@ -63,7 +65,14 @@ class Method:
     class_agnostic: bool = False
     signed: bool = False
     passes: Literal["one", "many"] = "one"
+    counted: str | None = None
     cheap: dict[str, Any] = field(default_factory=dict)
+
+    def further(self, options: Mapping[str, Any] | None = None) -> int:
+        """Returns how many passes the method runs beside the recorded one; 1 if it runs many and no option counts them."""
+        if self.passes == "one" or self.counted is None:
+            return int(self.passes == "many")
+        return (options or {}).get(self.counted, signature(self.function).parameters[self.counted].default)
 
 
 METHODS: dict[str, Method] = {}
@@ -162,9 +171,18 @@ for _method in (
         "Sundararajan et al. 2017",
         signed=True,
         passes="many",
+        counted="steps",
         cheap={"steps": 8},
     ),
-    Method("smoothgrad", smoothgrad, "Smilkov et al. 2017", signed=True, passes="many", cheap={"samples": 5}),
+    Method(
+        "smoothgrad",
+        smoothgrad,
+        "Smilkov et al. 2017",
+        signed=True,
+        passes="many",
+        counted="samples",
+        cheap={"samples": 5},
+    ),
     Method("random", random, "uniform scores", class_agnostic=True),
     Method("partial_lrp", partial_lrp, "Voita et al. 2019; TransAtt §4", TRANSATT, "tokens"),
     Method("full_lrp", full_lrp, "Binder et al. 2016; TransAtt §4", TRANSATT, "tokens", signed=True),

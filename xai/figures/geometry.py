@@ -25,6 +25,11 @@ class Geometry:
     offset: Size
     window: Size
 
+    def shares(self) -> tuple[float, float, float, float]:
+        """Returns left, top, width and height of the window as shares of the image."""
+        (top, left), (height, width), (rows, columns) = self.offset, self.window, self.resized
+        return left / columns, top / rows, width / columns, height / rows
+
 
 def squash(original: Size, size: int | Size) -> Geometry:
     """Returns the geometry of an image resized to `size` whatever the proportions, as ViT's preprocessing does."""

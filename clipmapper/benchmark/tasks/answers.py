@@ -1,6 +1,5 @@
 """Answers to questions about images: what removing patches and words does to them, and where relevance falls."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from clipmapper.data.files import column
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.data.vqa import Questions
 from clipmapper.explain.models.base import VQAModel, prepare_questions
-from clipmapper.images import BadImage, load_image
+from clipmapper.images import BadImage, load_image, png
 from clipmapper.models.fingerprint import weights_fingerprint
 from xai.explanation import Lrp, explain_recording
 from xai.figures.render import compare
@@ -147,18 +146,16 @@ class AnswersTask(Task):
             image = load_image(self.questions.source(record["data_row"]))
         except BadImage:
             return None
-        png = io.BytesIO()
-        image.save(png, "PNG")
         return Sample(
             id=str(record["question_id"]),
-            image=png.getvalue(),
+            image=png(image),
             question=record["question"],
             answer=record["answer"],
             prediction=record["predicted"],
             right=record["right"],
             answer_type=record["answer_type"],
             explanations=explanations,
-            window=self.model.window((image.height, image.width)),
+            window=self.model.geometry((image.height, image.width)).shares(),
         )
 
     def _removal(
@@ -168,7 +165,8 @@ class AnswersTask(Task):
             return []
         protocol = self.protocols()[modality]
         predict = self.model.predictor(batch.inputs.inputs, explained.recorded.labels, protocol)  # type: ignore[attr-defined]
-        return [removal(predict, protocol, content, mask, torch.tensor(batch.ids), self.config.removal_batch)]
+        counted = explained.progress.removals(predict)
+        return [removal(counted, protocol, content, mask, torch.tensor(batch.ids), self.config.removal_batch)]
 
     def _ground_truth(self, batch: Batch, explained: Explained) -> dict[str, Tensor]:
         """[B, tokens] by modality; nothing where the data has no ground truth."""

@@ -1,6 +1,5 @@
-"""What the report shows of a caption: the maps of its words by a method, and the objects that the words name."""
+"""A caption in the report: the maps of its words by a method, and the objects that the words name."""
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from clipmapper.data.shapes.scene import Scene
 from clipmapper.explain.ground_truth import named_words, scene_region
+from clipmapper.images import png
 from xai.figures.geometry import Geometry, Size
 from xai.report.data import Explanation, Sample, Step
 from xai.results.captions import CaptionRelevance
@@ -29,20 +29,16 @@ def caption_sample(
         geometry: from an image's size to where its pixels go in CLIP's preprocessing.
         explanations: by method.
     """
-    png = io.BytesIO()
-    image.save(png, "PNG")
-    placed = geometry((image.height, image.width))
-    (top, left), (height, width), (rows, columns) = placed.offset, placed.window, placed.resized
     return Sample(
         id=str(record["image_id"]),
-        image=png.getvalue(),
+        image=png(image),
         question=record["caption"],
         answer=record["reference"],
         prediction="",
         right=record.get("right"),
         answer_type="",
         explanations=explanations,
-        window=(left / columns, top / rows, width / columns, height / rows),
+        window=geometry((image.height, image.width)).shares(),
     )
 
 

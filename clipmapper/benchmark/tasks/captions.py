@@ -123,8 +123,7 @@ class CaptionsTask(Task):
         return {"caption": self.protocol} if self.config.removal else {}
 
     def parameter_groups(self) -> dict[str, tuple[str, ...]]:
-        trained = ("image_projection", "text_projection", "mapper", "head")
-        return {"mapper": tuple(f"model.{name}" for name in trained), "clip": ("model.clip",)}
+        return self.module.parameter_groups
 
     def batch(self, rows: Sequence[int]) -> Batch:
         """Returns images with their captions; those that cannot be read, or of which the model says nothing, are left out."""
@@ -161,7 +160,7 @@ class CaptionsTask(Task):
         captions, rows = self._captions(batch, explained), batch.records["row"]
         recording, ids = explained.recorded.recording, torch.tensor(batch.ids)
         content = (recording.mask & ~recording.special)[:, recording.modalities["image"]][: len(rows)]
-        scorers = [self._removal(batch, content, ids)] if self.config.removal else []
+        scorers = [self._removal(batch, explained, content, ids)] if self.config.removal else []
         if self.scenes is None:
             return {"caption": Maps(self._whole_maps(batch, explained, captions, content), ids, scorers)}
         named = named_words(words_of(self.model, batch.inputs[1]), [self.scenes[row] for row in rows])
@@ -216,11 +215,11 @@ class CaptionsTask(Task):
         images = [load_image(self.split.source(row)) for row in batch.records["data_row"]]
         relevance.save_filmstrip(path, images, preprocessing(self.model.clip))
 
-    def _removal(self, batch: Batch, content: Tensor, ids: Tensor) -> Scorer:
+    def _removal(self, batch: Batch, explained: Explained, content: Tensor, ids: Tensor) -> Scorer:
         pixels, steps = batch.inputs
         predict = predictor(self.model, pixels, steps.tokens, self.scorer, batch.records["row"])
         size = self.config.removal_batch or (CPU_BATCH if content.device.type == "cpu" else None)
-        return removal(predict, self.protocol, content, None, ids, size)
+        return removal(explained.progress.removals(predict), self.protocol, content, None, ids, size)
 
     def _whole_maps(
         self, batch: Batch, explained: Explained, captions: Mapping[str, CaptionRelevance], content: Tensor
@@ -271,7 +270,7 @@ class CaptionsTask(Task):
         return Maps(torch.stack(scores), torch.tensor(ids, dtype=torch.long), [location(regions, valid)], of)
 
     def _regions(self, things: Sequence[tuple[int, Collection[int]]], rows: Sequence[int], content: Tensor) -> Tensor:
-        """How much of each token objects cover, [N, tokens], of (caption, its objects)."""
+        """Returns the share of each token that objects cover, [N, tokens], from (caption, its objects)."""
         assert self.scenes is not None
         regions, grid = torch.zeros(content.shape), self.model.clip.grid
         for i, (caption, some) in enumerate(things):

@@ -13,6 +13,7 @@ from torch import Tensor
 from clipmapper.benchmark import published
 from clipmapper.benchmark.measure import removal
 from clipmapper.benchmark.page import removal_columns
+from clipmapper.benchmark.progress import Progress
 from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.task import Batch, Explained, Maps, Records, Scorer
 from clipmapper.benchmark.tasks.folders import class_indices, labelled_images
@@ -61,6 +62,7 @@ class ClassesTask(ClassifiedImages):
     name = "imagenet"
     published = published.CLASSES
     order = ("predicted/accuracy/srg", "target/accuracy/srg")
+    targets = len(EXPLAINED)
 
     def __init__(self, settings: ClassesSettings, config: BenchmarkConfig) -> None:
         images = labelled_images(settings.data)
@@ -76,7 +78,8 @@ class ClassesTask(ClassifiedImages):
         return len(self.images)
 
     def key(self) -> dict[str, Any]:
-        return {**super().key(), "images": self.ids}
+        names = [path.relative_to(self.folder).as_posix() for path, _ in self.images]
+        return {**super().key(), "images": names, "classes": self.labels}
 
     def protocols(self) -> dict[str, Protocol]:
         return dict.fromkeys(EXPLAINED, PROTOCOL) if self.config.removal else {}
@@ -106,7 +109,8 @@ class ClassesTask(ClassifiedImages):
         targets: tuple[Score, Score] = (explained.recorded.target, right)
         for name, target in zip(EXPLAINED, targets, strict=True):
             scores = grid_scores(recording, explained.scores("image", target))
-            scorer = self._removal(batch, labels.to(batch.inputs.device), (scores.shape[-2], scores.shape[-1]))
+            grid = (int(scores.shape[-2]), int(scores.shape[-1]))
+            scorer = self._removal(batch, labels.to(batch.inputs.device), grid, explained.progress)
             maps[name] = Maps(scores.flatten(2), ids, [scorer] if self.config.removal else [])
         return maps
 
@@ -115,9 +119,9 @@ class ClassesTask(ClassifiedImages):
         by_class = {name: text.removeprefix("for the ") for name, text in EXPLAINED.items()}
         return [c for name, text in by_class.items() for c in removal_columns(name, text, FIGURES, printed)]
 
-    def _removal(self, batch: Batch, labels: Tensor, grid: tuple[int, int]) -> Scorer:
+    def _removal(self, batch: Batch, labels: Tensor, grid: tuple[int, int], progress: Progress | None = None) -> Scorer:
         if self.unit_of_removal == "patches":
-            return self._blackening(batch.inputs, labels, batch.ids, grid)
+            return self._blackening(batch.inputs, labels, batch.ids, grid, progress)
         size = (int(batch.inputs.shape[2]), int(batch.inputs.shape[3]))
 
         def by_pixel(scores: Tensor) -> dict[str, Tensor]:  # pixels are many: one image at a time
@@ -125,12 +129,14 @@ class ClassesTask(ClassifiedImages):
             each = []
             for i, key in enumerate(batch.ids):
                 fine = F.interpolate(maps[:, i : i + 1], size=size, mode="bilinear", align_corners=False).flatten(2)
-                each.append(self._blackening(batch.inputs[i : i + 1], labels[i : i + 1], [key], size)(fine))
+                each.append(self._blackening(batch.inputs[i : i + 1], labels[i : i + 1], [key], size, progress)(fine))
             return {metric: torch.cat([part[metric] for part in each], dim=1) for metric in each[0]}
 
         return by_pixel
 
-    def _blackening(self, pixels: Tensor, labels: Tensor, ids: Sequence[int], grid: tuple[int, int]) -> Scorer:
+    def _blackening(
+        self, pixels: Tensor, labels: Tensor, ids: Sequence[int], grid: tuple[int, int], progress: Progress | None
+    ) -> Scorer:
         """Scores maps [methods, B, rows * columns] by being right where the cells of a grid are black."""
 
         def predict(part: Perturbed) -> dict[str, Tensor]:
@@ -139,4 +145,5 @@ class ClassesTask(ClassifiedImages):
             return {"accuracy": self.vision.logits(seen).argmax(dim=1) == labels[part.rows]}
 
         cells = torch.ones(len(pixels), grid[0] * grid[1], dtype=torch.bool, device=pixels.device)
-        return removal(predict, PROTOCOL, cells, None, torch.tensor(ids), self.config.removal_batch)
+        counted = (progress or Progress()).removals(predict)
+        return removal(counted, PROTOCOL, cells, None, torch.tensor(ids), self.config.removal_batch)

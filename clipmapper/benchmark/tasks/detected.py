@@ -93,7 +93,7 @@ class Detected:
         return results
 
     def _maps(self, explained: Explained, seeds: int) -> Iterator[Tensor]:
-        """Of the first sure query of each image, then of the second, and so on: [methods + seeds, B, rows, columns]."""
+        """Yields the maps of each image's first sure query, then of the second ones: [methods + seeds, B, rows, columns]."""
         for place in range(max(len(seen.detections.queries) for seen in self.seen)):
             target = self.target(place)
             recording = self.recording.fresh()  # the gradients of many queries would fill the memory

@@ -21,11 +21,11 @@ from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.task import Batch, Explained, Maps, Pass, Records, Task
 from clipmapper.benchmark.tasks.detected import Detected, Detector, Results
 from clipmapper.benchmark.tasks.folders import unique_classes
-from clipmapper.benchmark.tasks.images import GROUND_TRUTH, cells, on_grid, png
+from clipmapper.benchmark.tasks.images import GROUND_TRUTH, cells, on_grid
 from clipmapper.benchmark.tasks.source import PaperSettings, readable, required, spread
 from clipmapper.benchmark.tasks.vision import known_adapter, placed, processor_of
 from clipmapper.errors import unknown
-from clipmapper.images import load_image
+from clipmapper.images import load_image, png
 from clipmapper.models.fingerprint import weights_fingerprint
 from clipmapper.models.pretrained import from_transformers
 from xai.explanation import Lrp
@@ -183,7 +183,7 @@ class DetectionTask(Task):
         require_fit((entry["width"], entry["height"]), what, load_image(self.paths[key]), self.paths[key])
 
     def _metrics(self, results: Sequence[dict[str, Any]], counts: Tensor) -> dict[str, np.ndarray]:
-        """By name [1 + resamples], the data's own first; over the images for which the method has masks, NaN without any."""
+        """Returns figures [1 + resamples], the data's own first; over the images for which the method has masks, else NaN."""
         unknown_of = {entry["image_id"] for entry in results if entry["segmentation"] is None}
         images = [i for i in self.ids if i not in unknown_of]
         masks = [entry for entry in results if entry["image_id"] not in unknown_of]

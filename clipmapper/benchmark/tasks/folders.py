@@ -1,4 +1,4 @@
-"""Which class of a model a folder of images is: by the model's own names, by WordNet ids, or by a file."""
+"""The class of a model that a folder of images is: by the model's own names, by WordNet ids, or by a file."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ def class_indices(folders: Sequence[str], names: Mapping[str, int], classes: int
 
 
 def wordnet_ids(classes: int) -> dict[str, int]:
-    """Of a model with ImageNet's 1000 classes, which are in the order of their ids; of any other, none."""
+    """Returns the ids of a model with ImageNet's 1000 classes, which are in their order; of any other, none."""
     if classes != 1000:
         return {}
     from timm.data import ImageNetInfo

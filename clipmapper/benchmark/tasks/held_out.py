@@ -33,17 +33,17 @@ def held_out_task(
     Raises:
         ValueError: the model, or the reference, cannot be explained on them.
     """
-    data, own = trainer.datamodule, getattr(module, "model", None)  # type: ignore[attr-defined]
-    if isinstance(own, CLIPMapper) and isinstance(data, VQAData):
-        model: VQAModel = MapperModel(own)
+    data, network = trainer.datamodule, getattr(module, "model", None)  # type: ignore[attr-defined]
+    if isinstance(network, CLIPMapper) and isinstance(data, VQAData):
+        model: VQAModel = MapperModel(network)
         if reference is not None:
             model = _answering(reference, common_answers(data, model.answers)).to(module.device)
         questions = data.val
         assert isinstance(questions, Questions)
         return AnswersTask(model, questions, spread(questions, config.samples), config, root)
-    if isinstance(own, CLIPMapper) and isinstance(data, CaptionData):
-        captioner = own if reference is None else _captioner(reference).to(module.device)
-        return CaptionsTask(captioner, data.val, config, root, own.clip, weighted=False)
+    if isinstance(network, CLIPMapper) and isinstance(data, CaptionData):
+        captioner = network if reference is None else _captioner(reference).to(module.device)
+        return CaptionsTask(captioner, data.val, config, root, network.clip, weighted=False)
     raise ValueError(f"explanations in validation know no task {type(module).__name__}")
 
 

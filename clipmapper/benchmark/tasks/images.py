@@ -1,6 +1,5 @@
 """A task over images that a classifier explains: what ImageNet's classes and segmentation share."""
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.task import Batch, Explained, Pass, Task
 from clipmapper.benchmark.tasks.source import PaperSettings
 from clipmapper.benchmark.tasks.vision import Vision, load_classifier
+from clipmapper.images import png
 from clipmapper.models.fingerprint import weights_fingerprint
 from xai.explanation import Lrp
 from xai.recording.record import record
@@ -59,8 +59,6 @@ class ClassifiedImages(Task):
 
     def gallery(self, record: Mapping[str, Any], explanations: Mapping[str, Explanation]) -> Sample | None:
         image = self.image(record["row"])
-        placed = self.vision.geometry((image.height, image.width))
-        (top, left), (height, width), (rows, columns) = placed.offset, placed.window, placed.resized
         return Sample(
             id=str(record["name"]),
             image=png(image),
@@ -70,7 +68,7 @@ class ClassifiedImages(Task):
             right=record.get("right"),
             answer_type="",
             explanations=explanations,
-            window=(left / columns, top / rows, width / columns, height / rows),
+            window=self.vision.geometry((image.height, image.width)).shares(),
         )
 
 
@@ -91,9 +89,3 @@ def cells(patches: Tensor) -> tuple[tuple[float, ...], ...]:
     if max(values.shape) > FINEST:
         values = F.adaptive_avg_pool2d(values[None], (min(FINEST, values.shape[0]), min(FINEST, values.shape[1])))[0]
     return tuple(map(tuple, values.tolist()))
-
-
-def png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.task import Batch, Explained, Maps, Pass, Records, Task
-from clipmapper.benchmark.tasks.images import GROUND_TRUTH, png
+from clipmapper.benchmark.tasks.images import GROUND_TRUTH
 from clipmapper.benchmark.tasks.source import PaperSettings, required, spread
 from clipmapper.benchmark.tasks.vision import known_adapter, placed
 from clipmapper.errors import unknown
+from clipmapper.images import png
 from clipmapper.models.fingerprint import weights_fingerprint
 from clipmapper.models.pretrained import from_transformers
 from xai import Adapter, given, predicted
@@ -99,7 +100,12 @@ class RationalesTask(Task):
 
     def key(self) -> dict[str, Any]:
         weights = weights_fingerprint(self.module)
-        return {"task": self.name, **self.settings.key(), "weights": weights, "reviews": self.rows}
+        return {
+            "task": self.name,
+            **self.settings.key(),
+            "weights": weights,
+            "reviews": [self.reviews[row].name for row in self.rows],
+        }
 
     def batch(self, rows: Sequence[int]) -> Batch:
         reviews = [self.reviews[self.rows[row]] for row in rows]

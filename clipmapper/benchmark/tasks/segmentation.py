@@ -76,7 +76,7 @@ class SegmentationTask(ClassifiedImages):
         return len(self.usable)
 
     def key(self) -> dict[str, Any]:
-        return {**super().key(), "images": self.usable}
+        return {**super().key(), "images": self.usable, "of images": len(self.masked)}
 
     def image(self, row: int) -> Image.Image:
         return self.masked[self.usable[row]].image
@@ -100,15 +100,15 @@ class SegmentationTask(ClassifiedImages):
         masks, valid = torch.stack(batch.records["masks"], dim=1)
 
         def counts(flat: Tensor) -> dict[str, Tensor]:
-            """What the figures are made of, so that they can be summed over all pixels as published ones are."""
-            found = segmentation_scores(flat.unflatten(-1, grid).cpu(), masks, valid)
+            """Returns the counts behind the figures, so that they can be summed over all pixels as published ones are."""
+            areas = segmentation_scores(flat.unflatten(-1, grid).cpu(), masks, valid)
             columns = {
-                "correct": found.correct,
-                "labelled": found.labelled,
-                "average_precision": found.average_precision,
+                "correct": areas.correct,
+                "labelled": areas.labelled,
+                "average_precision": areas.average_precision,
             }
             for i, part in enumerate(PARTS):
-                columns |= {f"intersection_{part}": found.intersection[..., i], f"union_{part}": found.union[..., i]}
+                columns |= {f"intersection_{part}": areas.intersection[..., i], f"union_{part}": areas.union[..., i]}
             return columns
 
         return {"": Maps(scores.flatten(2), torch.tensor(batch.ids), [counts])}

@@ -1,4 +1,4 @@
-"""What the benchmarks of the papers share: where a model is, where files are, which samples are taken."""
+"""Settings that the benchmarks of the papers share: the model, the files, the choice of samples."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class PaperSettings:
-    """What the benchmarks of the papers share.
+    """Settings that the benchmarks of the papers share.
 
     Attributes:
         model: a folder, a hub id, or (models of images alone) timm:NAME; weights must be safetensors.
@@ -32,9 +32,17 @@ class PaperSettings:
     dtype: Literal["float32", "float64"] = "float32"
 
     def key(self) -> dict[str, Any]:
-        """Returns what results depend on, as plain values."""
-        own = {name: value for name, value in vars(self).items() if name not in ("output", "device")}
-        return {name: str(value) if isinstance(value, Path) else value for name, value in own.items()}
+        """Returns what results depend on, as plain values that stay when all is moved: no path, but names and sizes."""
+        values = {name: value for name, value in vars(self).items() if name not in ("output", "device", "labels")}
+        local = {
+            name: Path(v) for name, v in values.items() if isinstance(v, Path) or (name == "model" and Path(v).exists())
+        }
+        return values | {name: identity(path) for name, path in local.items()}
+
+
+def identity(path: Path) -> str:
+    """Returns the name of a file or folder, and of a file its size; the samples in a folder have names of their own."""
+    return f"{path.name}, {path.stat().st_size} bytes" if path.is_file() else path.resolve().name
 
 
 def required(path: Path, option: str, folder: bool = False) -> Path:

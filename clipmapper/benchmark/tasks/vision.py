@@ -78,7 +78,7 @@ def known_adapter(model: nn.Module) -> Adapter:
 
 
 def processor_geometry(processor: Any, original: Size) -> Geometry:
-    """Where a processor of transformers puts an image: resized, then a window from its middle.
+    """Returns where a processor of transformers puts an image: resized, then a window from its middle.
 
     Raises ValueError for a size that is neither height and width nor the shortest edge.
     """

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
 from clipmapper.benchmark.measure import RANDOM, explain_batch
-from clipmapper.benchmark.store import Results
 from clipmapper.benchmark.summary import INVERTED
 from clipmapper.benchmark.tasks.answers import AnswersTask
 from clipmapper.data.shapes.truth import Corners, Span
@@ -19,7 +18,7 @@ from xai.figures.render import compare, save
 QUESTIONS, METHODS = 6, 5  # rows and columns
 
 
-def save_why(task: AnswersTask, samples: Mapping[str, Sequence[Any]], metrics: Mapping[str, Any], path: Path) -> None:
+def save_why(task: AnswersTask, samples: Mapping[str, Sequence[Any]], metrics: Mapping[str, Any], path: Path) -> bool:
     """Draws a row for each question and a column for each of the methods whose relevance falls most on the objects.
 
     The objects that decide are outlined, and the words that decide stand in brackets.
@@ -29,12 +28,18 @@ def save_why(task: AnswersTask, samples: Mapping[str, Sequence[Any]], metrics: M
         samples: the columns of its samples.
         metrics: what `summary.summarise` made of it.
         path: the PNG file.
+
+    Returns:
+        False where no method works, or no question has an object that decides: nothing is drawn then.
     """
     assert task.truth is not None
     entries = {n: e["metrics"]["image/mass"]["mean"] for n, e in metrics["methods"].items() if not e["error"]}
     methods = [n for n, mean in entries.items() if mean is not None and n != RANDOM and not n.endswith(INVERTED)]
     best = sorted(methods, key=lambda name: -entries[name])[:METHODS]
-    batch = task.batch(question_rows(samples, [bool(task.truth.outlines(key)) for key in samples["question_id"]]))
+    rows = question_rows(samples, [bool(task.truth.outlines(key)) for key in samples["question_id"]])
+    if not rows or not best:
+        return False
+    batch = task.batch(rows)
     explained = explain_batch(task, batch, best)
     words = explained.recorded.words  # type: ignore[attr-defined]
     columns = task.samples(batch, explained)
@@ -42,12 +47,10 @@ def save_why(task: AnswersTask, samples: Mapping[str, Sequence[Any]], metrics: M
     lines = zip(columns["question_id"], columns["question"], columns["predicted"], strict=True)
     titles = [f"{marked(question, task.truth.words(key))} {answer}" for key, question, answer in lines]
     relevances = [replace(relevance.with_words(words), target=None) for relevance in explained.shown.values()]
-    if relevances:
-        figure = compare(relevances, pictures, titles=titles)
-        outline(
-            figure, [task.truth.outlines(key) for key in columns["question_id"] for _ in range(1 + len(relevances))]
-        )
-        save(figure, path)
+    figure = compare(relevances, pictures, titles=titles)
+    outline(figure, [task.truth.outlines(key) for key in columns["question_id"] for _ in range(1 + len(relevances))])
+    save(figure, path)
+    return True
 
 
 def question_rows(
@@ -78,7 +81,3 @@ def marked(question: str, spans: Sequence[Span]) -> str:
     for start, stop in sorted(spans, reverse=True):
         question = f"{question[:start]}[{question[start:stop]}]{question[stop:]}"
     return question
-
-
-def has_ground_truth(results: Results) -> bool:
-    return "image/mass" in results.values

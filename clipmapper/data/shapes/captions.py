@@ -36,7 +36,7 @@ def _naming(thing: Thing, *names: str) -> str:
 
 
 def _tally(scene: Scene, *names: str) -> Counter[tuple[str, ...]]:
-    """How many objects share each combination of the named attributes."""
+    """Counts the objects that share each combination of the named attributes."""
     return Counter(tuple(getattr(thing, name) for name in names) for thing in scene)
 
 
@@ -59,7 +59,7 @@ def some(scene: Scene, rng: np.random.Generator) -> Caption:
 
 
 def counts(scene: Scene, rng: np.random.Generator) -> Caption:
-    """How many objects of each shape, or of each colour."""
+    """Says the number of objects of each shape, or of each colour."""
     name = str(rng.choice(("shape", "colour")))
     said = _tally(scene, name)
     phrases = [f"{NUMBERS[n]} {Description(**{name: kind}).words(plural=n > 1)}" for (kind,), n in sorted(said.items())]
@@ -68,7 +68,7 @@ def counts(scene: Scene, rng: np.random.Generator) -> Caption:
 
 
 def relation(scene: Scene, rng: np.random.Generator) -> Caption:
-    """Where one object lies seen from another; of a lone object, everything."""
+    """Says where one object lies seen from another; of a lone object, everything."""
     number = len(scene.things)
     for i, j in rng.permutation([[i, j] for i in range(number) for j in range(number)]):
         for k in rng.permutation(len(RELATIONS)):
@@ -86,7 +86,7 @@ def _lies(first: Description, second: Description, sign: float, axis: Callable[[
 
 
 def comparison(scene: Scene, rng: np.random.Generator) -> Caption:
-    """Which shape or colour is more frequent; where none is, counts."""
+    """Says which shape or colour is more frequent; where none is, counts."""
     name = str(rng.choice(("shape", "colour")))
     ranked = _tally(scene, name).most_common()
     if ranked[0][1] == ranked[-1][1]:

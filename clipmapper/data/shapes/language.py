@@ -1,4 +1,4 @@
-"""How objects are named: a description says some of an object's attributes and picks out all objects that have them."""
+"""The names of objects: a description says some of an object's attributes and picks out all objects that have them."""
 
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ class Description:
         return tuple(i for i, thing in enumerate(scene) if self.matches(thing))
 
     def words(self, plural: bool = False, marked: bool = False) -> str:
-        """As a noun phrase without article; `marked` puts brackets around each word that says an attribute."""
+        """Returns a noun phrase without article; `marked` puts brackets around each word that says an attribute."""
         noun = self.shape or "object"
         noun = (PLURALS.get(noun, noun + "s")) if plural else noun
         mark = "[{}]".format if marked else str
@@ -45,7 +45,7 @@ class Description:
 
 
 def place(thing: Thing) -> str:
-    """Which ninth of the picture holds the object's centre."""
+    """Returns the ninth of the picture that holds the object's centre."""
     row, column = (min(int(v * 3 / SIDE), 2) for v in (thing.y, thing.x))
     return PLACES[row][column]
 

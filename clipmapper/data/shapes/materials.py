@@ -1,4 +1,4 @@
-"""What contrastive pretraining on Shapes reads: scenes rendered and described, as tensors."""
+"""The data of contrastive pretraining on Shapes: scenes rendered and described, as tensors."""
 
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
@@ -26,7 +26,7 @@ OPEN, NOTHING = -1, -2  # attribute codes: a phrase that leaves it open; a patch
 
 @dataclass
 class Materials:
-    """What pretraining reads, S scenes; texts are BPE ids, padded with 0; codes index VALUES."""
+    """The data of pretraining, S scenes; texts are BPE ids, padded with 0; codes index VALUES."""
 
     images: Tensor  # uint8 [S, 3, side, side], as large as CLIP takes them
     patches: Tensor  # int8 [S, patches, 4]: codes of the object that covers the patch, or NOTHING
@@ -106,7 +106,7 @@ def value_ids() -> Tensor:
 
 
 def fits(found: Tensor, wanted: Tensor) -> Tensor:
-    """Which object codes [B, n, 4] have all that each phrase [P, 4] asks for, as bool [B, n, P]."""
+    """Tells which object codes [B, n, 4] have all that each phrase [P, 4] asks for, as bool [B, n, P]."""
     same = (found[:, :, None] == wanted) | (wanted == OPEN)
     return same.all(-1) & (found[:, :, None, 0] != NOTHING)
 

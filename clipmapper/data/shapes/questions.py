@@ -41,13 +41,13 @@ def _yes_no(family: str, marked: str, yes: bool, things: tuple[int, ...]) -> Que
 
 def _unique(scene: Scene, *attributes: tuple[str, ...]) -> list[tuple[Description, int]]:
     """Descriptions by the given attributes that pick out exactly one object, with its index."""
-    found = []
+    descriptions = []
     for names in attributes:
         for i, thing in enumerate(scene):
             description = Description(**{name: getattr(thing, name) for name in names})
             if description.find(scene) == (i,):
-                found.append((description, i))
-    return found
+                descriptions.append((description, i))
+    return descriptions
 
 
 def existence(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
@@ -150,8 +150,8 @@ def _which(
 ) -> Question:
     """Asks for one of the two words, or which of them it is; `text` has a gap for them."""
     if rng.random() < 0.5:
-        asked = int(rng.integers(2))
-        return _yes_no(family, text.format(f"[{words[asked]}]"), asked == greater, things)
+        place = int(rng.integers(2))
+        return _yes_no(family, text.format(f"[{words[place]}]"), place == greater, things)
     return _question(family, text.format("[{}] or [{}]".format(*words)), words[int(greater)], "other", things)
 
 

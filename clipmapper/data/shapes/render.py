@@ -1,4 +1,4 @@
-"""From a scene to pixels and outlines."""
+"""Draws a scene: pixels and outlines."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -60,7 +60,7 @@ def outline(thing: Thing) -> np.ndarray:
 
 
 def mask(thing: Thing, side: int = SIDE) -> np.ndarray:
-    """Which of `side` x `side` pixels the object covers, as bool [side, side]."""
+    """Returns which of `side` x `side` pixels the object covers, as bool [side, side]."""
     # Pillow fills every pixel that an edge touches, which makes small objects up to 30 % too large.
     polygon = (outline(thing) * side / SIDE).ravel().tolist()
     return coco_mask.decode(coco_mask.frPyObjects([polygon], side, side)).any(axis=2)

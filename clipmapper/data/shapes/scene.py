@@ -1,4 +1,4 @@
-"""What a scene is: objects with a shape, a colour, a size and a place, on a background."""
+"""A scene: objects with a shape, a colour, a size and a place, on a background."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

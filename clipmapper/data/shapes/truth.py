@@ -30,7 +30,7 @@ class Truth:
         self._outlines = dict(_outline(*named) for named in annotations(paths[1], described))
 
     def outlines(self, question: int) -> list[Corners]:
-        """Of each deciding object."""
+        """Returns the outline of each deciding object."""
         deciding = self._of(question)["instances"]
         if not isinstance(deciding, list) or not all(type(key) is int and key in self._outlines for key in deciding):
             raise BadData(
@@ -39,7 +39,7 @@ class Truth:
         return [self._outlines[key] for key in deciding]
 
     def region(self, question: int, size: tuple[int, int]) -> np.ndarray:
-        """Which of `size` (height, width) pixels a deciding object covers, as bool."""
+        """Returns which of `size` (height, width) pixels a deciding object covers, as bool."""
         polygons = [(corners * size[::-1]).ravel().tolist() for corners in self.outlines(question)]
         if not polygons:
             return np.zeros(size, dtype=bool)
@@ -84,7 +84,7 @@ def _is_span(value: Any) -> bool:
 
 
 def _is_words(text: str, start: int, stop: int) -> bool:
-    """Whether characters of a text begin and end where words do."""
+    """Tells whether characters of a text begin and end where words do."""
     inside, around = text[start:stop], text[max(start - 1, 0) : start] + text[stop : stop + 1]
     whole = bool(inside) and inside[0].isalnum() and inside[-1].isalnum()
     return whole and stop <= len(text) and not any(letter.isalnum() for letter in around)

@@ -76,7 +76,7 @@ def remove_leftovers(root: Path) -> None:
 
 
 def is_alive(process: int) -> bool:
-    """Whether there is a process of this number on this machine."""
+    """Tells whether there is a process of this number on this machine."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

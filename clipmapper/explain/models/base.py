@@ -35,7 +35,7 @@ class Inputs(Protocol):
 
     @property
     def scores(self) -> Tensor:
-        """How good each of the model's answers is, [B, answers], 0 to 1."""
+        """Returns how good each of the model's answers is, [B, answers], 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -142,12 +142,6 @@ class VQAModel(ABC):
     def geometry(self, size: Size) -> Geometry:
         """Returns where the pixels of an image of a height and width lie in what the patches cover."""
         return squash(size, size)
-
-    def window(self, size: Size) -> tuple[float, float, float, float]:
-        """Returns left, top, width and height of the patches in an image of a height and a width, as shares of it."""
-        placed = self.geometry(size)
-        (top, left), (height, width), (rows, columns) = placed.offset, placed.window, placed.resized
-        return left / columns, top / rows, width / columns, height / rows
 
 
 def prepare_questions(model: VQAModel, questions: Questions, rows: Sequence[int]) -> PreparedQuestions:

@@ -85,7 +85,7 @@ def kind_of(name: str) -> str:
 
 
 def _description(name: str) -> dict[str, Any]:
-    """What config.json of a folder or a hub id says."""
+    """Reads config.json of a folder or a hub id."""
     path = Path(name) / "config.json"
     if not Path(name).is_dir():
         if name.count("/") != 1 or name.startswith((".", "/")):
@@ -131,7 +131,7 @@ def _of_regions(kind: str, source: ModelSource, common: Sequence[str]) -> VQAMod
 
 
 def _answers(model: nn.Module, source: ModelSource) -> list[str]:
-    """Those of the file, or the model's own, in the order of its logits."""
+    """Returns the answers of the file, or the model's own, in the order of its logits."""
     config: Any = model.config
     count = getattr(config, "num_qa_labels", None) or config.num_labels
     if source.answers is not None:

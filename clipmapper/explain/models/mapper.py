@@ -37,8 +37,7 @@ class MapperModel(VQAModel):
 
     @property
     def parameter_groups(self) -> dict[str, tuple[str, ...]]:
-        trained = ("image_projection", "text_projection", "mapper", "head")
-        return {"mapper": tuple(f"model.{name}" for name in trained), "clip": ("model.clip",)}
+        return self.module.parameter_groups
 
     def prepare(self, batch: QuestionBatch) -> Inputs:
         clip, weight = self.model.clip, self.model.clip.model.visual.conv1.weight

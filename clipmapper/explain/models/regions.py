@@ -33,7 +33,7 @@ FINE = (128, 128)  # pixels in which the deciding region is drawn
 
 @dataclass(frozen=True)
 class Family:
-    """What LXMERT and VisualBERT differ in. The probability is that of the loss they were published with."""
+    """The differences between LXMERT and VisualBERT. The probability is that of the loss they were published with."""
 
     model: str  # class of transformers
     inputs: Callable[[Sequence[Regions]], dict[str, Tensor]]
@@ -124,13 +124,13 @@ class RegionModel(VQAModel):
         def predict(batch: Perturbed) -> dict[str, Tensor]:
             whole = {name: tensor[batch.rows] for name, tensor in inputs.arguments.items()}
             with _Empty() if not batch.length else nullcontext():
-                found = logits(self.module(**{**whole, **changed(whole, batch, protocol.removal)}))
-            return figures(found, self.family.probabilities(found), inputs.scores[batch.rows], labels[batch.rows])
+                outputs = logits(self.module(**{**whole, **changed(whole, batch, protocol.removal)}))
+            return figures(outputs, self.family.probabilities(outputs), inputs.scores[batch.rows], labels[batch.rows])
 
         return predict
 
     def ground_truth(self, truth: Truth, questions: PreparedQuestions, frame: Relevance) -> dict[str, Tensor]:
-        """Of a region the share of its box that is in the deciding objects, of a word 1 if it overlaps a deciding one."""
+        """Returns for a region the share of its box in the deciding objects, for a word 1 if it overlaps a deciding one."""
         keys = questions.records["question_id"]
         masks = [torch.from_numpy(truth.region(key, FINE)) for key in keys]
         image = [box_shares(mask, boxes) for mask, boxes in zip(masks, questions.inputs.boxes, strict=True)]
@@ -212,9 +212,9 @@ def as_image(adapter: Adapter) -> Adapter:
     theirs = {_renamed(stream): stream for site in adapter.sites for stream in (site.queries, site.keys)}
 
     def layout(inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
-        found = adapter.layout(inputs, {theirs[stream]: size for stream, size in sizes.items()})
+        original = adapter.layout(inputs, {theirs[stream]: size for stream, size in sizes.items()})
         renamed: dict[str, Any] = {
-            field.name: {_renamed((name,))[0]: value for name, value in getattr(found, field.name).items()}
+            field.name: {_renamed((name,))[0]: value for name, value in getattr(original, field.name).items()}
             for field in fields(Layout)
         }
         return Layout(**renamed)

@@ -94,12 +94,12 @@ class ZeroShotModel(VQAModel):
             image = F.normalize(self.clip.model.encode_image(inputs.pixels), dim=-1)
 
             def answers(batch: Perturbed) -> Tensor:
-                given = inputs.ids, batch.rows, batch.keep[:, : inputs.ids.shape[2]], inputs.lengths
-                return self._logits(image[batch.rows], self._encoded(*given, protocol.removal))
+                questions = inputs.ids, batch.rows, batch.keep[:, : inputs.ids.shape[2]], inputs.lengths
+                return self._logits(image[batch.rows], self._encoded(*questions, protocol.removal))
 
         def predict(batch: Perturbed) -> dict[str, Tensor]:
-            found = answers(batch)
-            return figures(found, found.softmax(dim=1), inputs.scores[batch.rows], labels[batch.rows])
+            logits = answers(batch)
+            return figures(logits, logits.softmax(dim=1), inputs.scores[batch.rows], labels[batch.rows])
 
         return predict
 
@@ -107,11 +107,11 @@ class ZeroShotModel(VQAModel):
         """Ids [B, answers, T] and tokens of each question [B]; questions are cut so that every answer fits."""
         ids, mask = self.clip.tokenize(questions)
         lengths = (mask.sum(dim=1) - 2).clamp(max=self.context - 1 - self.tails.shape[1])
-        found = ids.new_zeros(len(ids), len(self.tails), 1 + int(lengths.max()) + self.tails.shape[1])
-        for prompts, question, length in zip(found, ids, lengths.tolist(), strict=True):
+        prompt_ids = ids.new_zeros(len(ids), len(self.tails), 1 + int(lengths.max()) + self.tails.shape[1])
+        for prompts, question, length in zip(prompt_ids, ids, lengths.tolist(), strict=True):
             prompts[:, : 1 + length] = question[: 1 + length]
             prompts[:, 1 + length : 1 + length + self.tails.shape[1]] = self.tails
-        return found, lengths
+        return prompt_ids, lengths
 
     def _encoded(self, ids: Tensor, rows: Tensor, keep: Tensor, lengths: Tensor, removal: Removal) -> Tensor:
         """Features [N, answers, E] of the prompts of questions `rows` [N] with the question's tokens in keep [N, T] alone."""
@@ -128,10 +128,10 @@ class ZeroShotModel(VQAModel):
         counts, rows = kept.sum(dim=1), torch.arange(len(flat), device=flat.device)
         states = word_states(self.clip, flat, removal)(Perturbed(rows, kept, int(counts.max())))
         ends = counts - 1 if removal in SHORTER else flat.argmax(dim=1)
-        found, project = states[rows, ends], tower.text_projection
+        features, project = states[rows, ends], tower.text_projection
         if project is not None:
-            found = project(found) if isinstance(project, nn.Linear) else found @ project
-        return F.normalize(found, dim=-1).unflatten(0, ids.shape[:2])
+            features = project(features) if isinstance(project, nn.Linear) else features @ project
+        return F.normalize(features, dim=-1).unflatten(0, ids.shape[:2])
 
     def _logits(self, image: Tensor, prompts: Tensor) -> Tensor:
         """Similarities [N, answers] of images [N, E] with prompts [N, answers, E]."""
@@ -145,17 +145,17 @@ def _real(ids: Tensor) -> Tensor:
 
 def _pooled(visual: Any, states: Tensor) -> Tensor:
     """Features of the image tower's tokens."""
-    found = visual._pool(states)[0]
-    return F.normalize(found if visual.proj is None else found @ visual.proj, dim=-1)
+    embedding = visual._pool(states)[0]
+    return F.normalize(embedding if visual.proj is None else embedding @ visual.proj, dim=-1)
 
 
 def _asked_alone(adapter: Adapter, lengths: Tensor) -> Adapter:
     """The adapter with all text tokens special but those of the questions, of which there are `lengths` [B]."""
 
     def layout(inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
-        found = adapter.layout(inputs, sizes)
-        positions = torch.arange(found.lengths["text"], device=lengths.device)
-        asked = (positions > 0) & (positions <= lengths[:, None])
-        return replace(found, special={**found.special, "text": ~asked})
+        whole = adapter.layout(inputs, sizes)
+        positions = torch.arange(whole.lengths["text"], device=lengths.device)
+        words = (positions > 0) & (positions <= lengths[:, None])
+        return replace(whole, special={**whole.special, "text": ~words})
 
     return Adapter(adapter.layers, layout)

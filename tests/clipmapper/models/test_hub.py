@@ -53,6 +53,20 @@ def test_models_that_cannot_be_had() -> None:
         from_transformers(tf.AutoModelForImageClassification, "./vit", "image classification")
 
 
+def test_a_hub_that_has_answered_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`kind_of` and `from_transformers` both need it for one model."""
+    asked: list[str] = []
+    monkeypatch.setattr(constants, "ENDPOINT", "http://hub.test")
+    monkeypatch.setattr("clipmapper.models.hub.requests.head", lambda url, timeout: asked.append(url))
+    monkeypatch.setattr("clipmapper.models.hub._answered", set())
+    require_hub("some/vit", "it", "")
+    require_hub("some/vit", "it", "")
+    assert asked == ["http://hub.test"]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match="HF_HUB_OFFLINE is set"):
+        require_hub("some/vit", "it", "")
+
+
 def test_kept_weights_are_taken_at_once(tmp_path: Path) -> None:
     """These are none, which is told only by who reads them."""
     assert not kept(REPO)

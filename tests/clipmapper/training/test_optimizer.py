@@ -8,7 +8,7 @@ from timm.optim import muon
 from torch import nn
 
 from clipmapper.config import OptimizerConfig
-from clipmapper.training.optimizer import ORTHOGONALISED, make_optimizer, rate, turned
+from clipmapper.training.optimizer import ORTHOGONALISED, make_optimizer, parameter_groups, rate, turned
 
 
 class Small(nn.Module):
@@ -55,6 +55,25 @@ def test_matrices_are_turned_in_float32_on_a_cpu() -> None:
 def test_timm_is_as_before_after_a_step() -> None:
     stepped(OptimizerConfig(name="muon", lr=0.01))
     assert muon.zeropower_via_newtonschulz is ORTHOGONALISED
+
+
+def test_timm_is_as_before_after_a_step_that_fails() -> None:
+    optimizer = make_optimizer(Small(), OptimizerConfig(name="muon", lr=0.01))
+
+    def failing() -> float:
+        assert muon.zeropower_via_newtonschulz is turned
+        raise KeyError("no loss")
+
+    with pytest.raises(KeyError):
+        optimizer.step(failing)
+    assert muon.zeropower_via_newtonschulz is ORTHOGONALISED
+
+
+def test_every_trained_parameter_is_in_one_of_two_groups() -> None:
+    model = Small()
+    picked, rest = parameter_groups(model, lambda name, p: p.ndim == 2, {"weight_decay": 1}, {})
+    assert picked["weight_decay"] == 1 and "weight_decay" not in rest
+    assert [p.ndim for p in picked["params"]] == [2, 2] and [p.ndim for p in rest["params"]] == [1, 1]
 
 
 def stepped(config: OptimizerConfig) -> dict[str, torch.Tensor]:

@@ -132,3 +132,9 @@ def test_bilinear_is_torch_s_own_where_nothing_is_cropped() -> None:
     map = torch.randn(1, 1, 4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = torch.nn.functional.interpolate(map, size=(37, 50), mode="bilinear", align_corners=False)
     torch.testing.assert_close(upsample(map, squash((37, 50), 24)), expected)
+
+
+def test_shares_of_the_window() -> None:
+    assert squash((30, 50), 32).shares() == (0, 0, 1, 1)
+    assert shortest((64, 128), 32).shares() == (0.25, 0, 0.5, 1), "the middle half of a picture twice as wide as high"
+    assert longest((64, 128), 32).shares() == (0, -0.5, 1, 2), "padding above and below"

@@ -1,0 +1,65 @@
+"""The progress of a benchmark in passes of one sample through the model, within a batch too."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import inf
+
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from xai.metrics.perturbation import Perturbed, Predict
+
+SHORTER = (
+    10  # inputs without some tokens that count as one pass: they run forward alone, and about half of each is left
+)
+
+
+class Progress:
+    """Passes that are done.
+
+    Args:
+        bar: shows them; None shows nothing.
+    """
+
+    def __init__(self, bar: tqdm | None = None) -> None:
+        self.bar = bar
+        self.done, self.limit = 0.0 if bar is None else float(bar.n), inf
+
+    @contextmanager
+    def part(self, passes: int) -> Iterator[None]:
+        """Counts a part as the passes that it was planned to take at most, however many it takes."""
+        self.limit = self.done + passes
+        yield
+        self.add(passes)
+        self.limit = inf
+
+    def add(self, passes: float) -> None:
+        self.done = min(self.done + passes, self.limit)
+        if self.bar is not None and int(self.done) > self.bar.n:
+            self.bar.update(int(self.done) - self.bar.n)
+
+    @contextmanager
+    def passes(self, module: nn.Module, samples: int) -> Iterator[None]:
+        """Counts each forward pass of a module as one of so many samples."""
+        handle = module.register_forward_hook(lambda *_: self.add(samples))
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def removals(self, predict: Predict) -> Predict:
+        """Returns the same function, which counts its inputs."""
+
+        def counted(part: Perturbed) -> Mapping[str, Tensor]:
+            figures = predict(part)
+            self.add(len(part.rows) / SHORTER)
+            return figures
+
+        return counted
+
+
+@contextmanager
+def progress_bar(name: str, total: int, done: int = 0) -> Iterator[Progress]:
+    """Shows how many of `total` passes are done, and the time left by the mean rate: passes of methods and of removal differ."""
+    with tqdm(desc=name, unit="pass", total=total, initial=done, smoothing=0) as bar:
+        yield Progress(bar)
