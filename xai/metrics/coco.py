@@ -41,12 +41,19 @@ def read_described(path: Path) -> dict[str, Any]:
 
 
 def annotations(path: Path, described: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yields the annotations with their image's id, each with its name for messages; raises ValueError for an unknown image."""
+    """Yields the annotations with their image's id, each with its name for messages.
+
+    Their own ids may be missing or all 0, as some annotation tools write them: nothing refers to them.
+
+    Raises:
+        ValueError: an unknown image, or an annotation that is there twice and would count twice.
+    """
     known = {image["id"] for image in described["images"]}
-    numbers = [entry["id"] for entry in described["annotations"] if type(entry.get("id")) is int]
-    if (twice := repeated(numbers)) is not None:
-        raise ValueError(f"{path}: several annotations have the id {twice}; give each its own, or take one out")
-    for entry, what in _numbered(described["annotations"], f"{path}: annotation"):
+    numbered = list(_numbered(described["annotations"], f"{path}: annotation"))
+    contents = [hash(repr(entry)) for entry, _ in numbered]
+    if (twice := repeated(contents)) is not None:
+        raise ValueError(f"{numbered[contents.index(twice)][1]}: it is there twice; take one out")
+    for entry, what in numbered:
         image = whole(entry, "image_id", what)
         if image not in known:
             raise ValueError(f"{what}: the file has no image {image}; add it to its images or take the annotation out")
@@ -54,7 +61,7 @@ def annotations(path: Path, described: dict[str, Any]) -> Iterator[tuple[dict[st
 
 
 def repeated(values: Sequence[Any]) -> Any:
-    """The first value that is there twice; None if each is there once."""
+    """Returns the first value that is there twice; None if each is there once."""
     return next((value for value, count in Counter(values).items() if count > 1), None)
 
 

@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 from clipmapper.data.files import BadData, require
 from clipmapper.data.shapes.scene import SIDE
 from xai.files import read_json
-from xai.metrics.coco import annotations, is_polygon, read_described, whole
+from xai.metrics.coco import annotations, is_polygon, read_described, repeated, whole
 
 REMEDY = "write Shapes anew: python -m clipmapper.data.shapes --root DIR"
 
@@ -27,7 +27,10 @@ class Truth:
         self._deciding, described = read_json(paths[0], REMEDY), read_described(paths[1])
         if not isinstance(self._deciding, dict):
             raise BadData(f"{self.path}: holds no questions; {REMEDY}")
-        self._outlines = dict(_outline(*named) for named in annotations(paths[1], described))
+        outlines = [_outline(*named) for named in annotations(paths[1], described)]
+        if (twice := repeated([key for key, _ in outlines])) is not None:
+            raise BadData(f"{paths[1]}: several objects have the id {twice}; {REMEDY}")
+        self._outlines = dict(outlines)
 
     def outlines(self, question: int) -> list[Corners]:
         """Returns the outline of each deciding object."""

@@ -126,10 +126,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, values: dict[str, Any], mess
         (lambda t: t["categories"][0].update(name="dog"), "several categories have the name 'dog'"),
         (lambda t: t.pop("categories"), 'no list of entries under "categories"'),
         (lambda t: t["annotations"].clear(), "no object is left"),
-        (
-            lambda t: t["annotations"].append(t["annotations"][0]),
-            "several annotations have the id 70; give each its own",
-        ),
+        (lambda t: t["annotations"].append(t["annotations"][0]), "annotation 70: it is there twice; take one out"),
         (lambda t: t["images"][0].update(height=2**40), "image 0: its size is 8 x 1099511627776"),
     ],
 )
