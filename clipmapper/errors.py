@@ -3,10 +3,14 @@
 import difflib
 import dis
 import re
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 LIKE = 0.5  # likeness from which a name is suggested
 
@@ -54,19 +58,56 @@ ON_PURPOSE = (ValueError, OSError, ImportError, TypeError, NotImplementedError, 
 def messages(saved: Path | None = None) -> Iterator[None]:
     """Ends the program with one line, exit code 1, on an error that our own code raises to be read.
 
-    Any other error keeps its traceback: it is a bug, here or elsewhere.
+    Any other error keeps its traceback: it is a bug, here or elsewhere. Ctrl-C and a scheduler's SIGTERM end the program with
+    one line too, exit code 130 or 143, after temporary files are cleared away.
 
     Args:
         saved: folder of what has been written so far, which is named after the traceback.
     """
     try:
-        yield
+        with _terminable():
+            yield
+    except (KeyboardInterrupt, Terminated, SystemExit) as error:
+        if (number := _signal_of(error)) is None:
+            raise
+        kept = f"; what was written lies in {saved}" if saved is not None and saved.is_dir() else ""
+        print(f"\n{number.name}: stopped{kept}; start it again to go on", file=sys.stderr)
+        sys.exit(128 + number)
     except Exception as error:
         if is_told(error):
             sys.exit(f"error: {told(error)}")
         if saved is not None and saved.is_dir():
             error.add_note(f"What was written before this error lies in {saved}")
         raise
+
+
+class Terminated(BaseException):
+    """What SIGTERM raises, as Ctrl-C raises KeyboardInterrupt."""
+
+
+def _signal_of(error: BaseException) -> signal.Signals | None:
+    """Returns the signal that ended the program; Lightning's Trainer makes exit code 1 of Ctrl-C."""
+    cause = error.__context__ if isinstance(error, SystemExit) else error
+    if isinstance(cause, Terminated):
+        return signal.SIGTERM
+    return signal.SIGINT if isinstance(cause, KeyboardInterrupt) else None
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Lets SIGTERM raise Terminated where nobody else handles it."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield  # no other thread may set handlers
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> NoReturn:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def is_told(error: Exception) -> bool:

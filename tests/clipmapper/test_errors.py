@@ -1,5 +1,7 @@
 """How errors become messages, and the name that is suggested."""
 
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,32 @@ def test_a_bug_keeps_its_traceback_and_says_what_is_saved(tmp_path: Path) -> Non
     with pytest.raises(KeyError) as missing, messages(tmp_path / "nothing"):
         {}["key"]
     assert not hasattr(missing.value, "__notes__")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("trainer", [False, True])
+def test_a_signal_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals, code: int, trainer: bool
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as left, messages(tmp_path):
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            sys.exit(1) if trainer else None  # as Lightning does
+            raise
+    assert left.value.code == code and signal.getsignal(signal.SIGTERM) == before
+    assert (
+        capsys.readouterr().err
+        == f"\n{number.name}: stopped; what was written lies in {tmp_path}; start it again to go on\n"
+    )
+
+
+@pytest.mark.parametrize("code", [0, 2, "error: this"])
+def test_leaving_is_no_signal(code: object, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left, messages():
+        sys.exit(code)  # type: ignore[arg-type]
+    assert left.value.code == code and capsys.readouterr().err == ""
 
 
 def test_an_unknown_name_has_the_nearest_beside_it() -> None:

@@ -1,5 +1,6 @@
 """The data of contrastive pretraining on Shapes: scenes rendered and described, as tensors."""
 
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
 from functools import partial
@@ -111,10 +112,15 @@ def fits(found: Tensor, wanted: Tensor) -> Tensor:
     return same.all(-1) & (found[:, :, None, 0] != NOTHING)
 
 
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
+    torch.set_num_threads(1)
+
+
 def prepare(scenes: int, seed: int, side: int, grid: int, workers: int) -> Materials:
     """Materials of `scenes` scenes, made by several processes."""
     chunks = [range(i, min(i + 500, scenes)) for i in range(0, scenes, 500)]
     spawn = get_context("spawn")  # a fork inherits torch's threads and deadlocks
-    with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(workers, spawn, _start_worker) as pool:
         done = list(tqdm(pool.map(partial(make_materials, seed, side, grid), chunks), total=len(chunks), desc="scenes"))
     return Materials(*(torch.cat([getattr(m, f.name) for m in done]) for f in fields(Materials)))

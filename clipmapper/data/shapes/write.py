@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -50,7 +51,8 @@ def write_shapes(root: Path, config: ShapesConfig, workers: int = 2) -> None:
     partial_root = root.with_name(f"{root.name}.partial-{os.getpid()}@{socket.gethostname()}")
     try:
         (partial_root / "annotations").mkdir(parents=True)
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        quietly = (signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends them without a traceback each
+        with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, quietly) as pool:
             for number, (split, folder) in enumerate(
                 [("train", "train2014"), ("val", "val2014"), ("test", "test2015")]
             ):
