@@ -47,6 +47,19 @@ class Calls:
         return Place(*key, self.counts[key] - 1)
 
 
+def drawn_in_order(func: Any, args: tuple, kwargs: dict) -> Any:
+    """The call's result; a draw of all there is, in random order, gives them in their order, so that it is known.
+
+    ViLT draws its patches so, also in evaluation mode.
+    """
+    if func is torch.multinomial:
+        call = {**dict(zip(("input", "num_samples", "replacement"), args, strict=False)), **kwargs}
+        weights = call["input"]
+        if call["num_samples"] == weights.shape[-1] and not call.get("replacement") and bool((weights > 0).all()):
+            return torch.arange(weights.shape[-1], device=weights.device).expand(weights.shape).clone()
+    return func(*args, **kwargs)
+
+
 def _last_off(modules: list[str]) -> None:
     modules.pop()  # and nothing is returned: a hook's value would stand in for the module's output
 
@@ -94,8 +107,8 @@ class Placed:
             self.see(place, inputs[place.module])
 
     def state(self, place: Place, tensor: Tensor) -> Tensor:
-        """A residual state, to be changed before anything reads it."""
-        return tensor if tensor.requires_grad else tensor.requires_grad_()
+        """A residual state, to be changed before anything reads it. In a pass of another course it may be something else."""
+        return tensor.requires_grad_() if tensor.is_floating_point() and not tensor.requires_grad else tensor
 
     def of(self, places: Places) -> tuple[Tensor, Tensor]:
         """Residual state and output of one attention, whose call has happened."""

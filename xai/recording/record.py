@@ -19,7 +19,7 @@ from xai.lrp.propagation import Propagation
 from xai.recording.adapter import Adapter
 from xai.recording.assemble import Captured, Caught, RecordingError, assemble, by_module
 from xai.recording.attention import multi_head, scaled_dot_product
-from xai.recording.places import Calls, Place, placed_of
+from xai.recording.places import Calls, Place, drawn_in_order, placed_of
 from xai.recording.recording import QKV, Recording
 from xai.recording.rerun import Call, rerun
 from xai.recording.unchanged import evaluation, same_random_numbers
@@ -90,7 +90,8 @@ class _Watch(TorchFunctionMode):
         return self.run.called(self._call(func, args, kwargs))
 
     def _call(self, func: Any, args: tuple, kwargs: dict) -> Any:
-        if func in ATTENTION and not self.run.is_attention(func):
+        if func in ATTENTION and not self.run.is_attention(func):  # nothing reads it: off the graph it needs no rules
+            args, kwargs = tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, (args, kwargs))
             return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             mixed = scaled_dot_product(self.run.see, *args, **kwargs)
@@ -99,8 +100,9 @@ class _Watch(TorchFunctionMode):
         if func is F.multi_head_attention_forward:
             return multi_head(self.run.see, *args, **kwargs)
         if func is F.linear:
-            self.run.see_projection(*args[:2])
-        result = func(*args, **kwargs)
+            call = {**dict(zip(("input", "weight"), args, strict=False)), **kwargs}
+            self.run.see_projection(call["input"], call["weight"])
+        result = drawn_in_order(func, args, kwargs)
         if func in SOFTMAX and self.run.is_attention(func):
             return self.run.see_softmax(result)
         return result

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from xai.recording.adapter import Adapter
-from xai.recording.places import Calls, Place, Placed
+from xai.recording.places import Calls, Place, Placed, drawn_in_order
 from xai.recording.unchanged import evaluation, same_random_numbers
 
 Rows = tuple[Tensor, slice]  # a residual stream of the run [B, q, D], and a modality's rows in it
@@ -56,7 +56,7 @@ class _Graph(TorchFunctionMode):
         if func is torch._C._set_grad_enabled:
             return None
         place = self.calls.place(func)
-        return self.placed.see(place, func(*args, **(kwargs or {})))
+        return self.placed.see(place, drawn_in_order(func, args, kwargs or {}))
 
 
 def _copy(value: Any) -> Any:
