@@ -6,6 +6,7 @@ from importlib import import_module
 import pytest
 
 WITH_EXAMPLES = (
+    "xai.adapters",
     "xai.explanation",
     "xai.explainers.registry",
     "xai.results.relevance",

@@ -162,7 +162,9 @@ def test_swin_and_unknown_models_are_refused() -> None:
     with pytest.raises(TypeError, match=r"no adapter for SwinForImageClassification: give inputs .* or write one"):
         adapter_for(swin)
     images = {"pixel_values": torch.randn(2, 3, 32, 32)}
-    with pytest.raises(TypeError, match=r"ForImageClassification.*'swin\.encoder\.layers\.0\..*: its queries are other tokens"):
+    with pytest.raises(
+        TypeError, match=r"ForImageClassification.*'swin\.encoder\.layers\.0\..*: its queries are other tokens"
+    ):
         explain(swin, images, "rollout", given(0))
     with pytest.raises(TypeError, match="Linear"):
         explain(nn.Linear(2, 2), torch.ones(1, 2))
