@@ -51,6 +51,7 @@ def adapter_for(model: nn.Module, inputs: Any = None) -> Adapter:
 
     Raises:
         TypeError: there is no table and no inputs are given, or what is found leaves a doubt; names the module.
+        ValueError: the table does not know this variant of its class, and no inputs are given.
 
     Example:
         >>> import torch
@@ -62,7 +63,12 @@ def adapter_for(model: nn.Module, inputs: Any = None) -> Adapter:
         ['transformer.h.0.attn', 'transformer.h.1.attn']
     """
     if build := _builder(model):
-        return build(model)
+        try:
+            return build(model)
+        except ValueError:  # a variant that the table does not know, such as another pooling
+            if inputs is None:
+                raise
+            return derived(model, inputs)
     name = type(model).__name__
     if inside := wrapped(model):
         raise TypeError(f"{name} wraps the model to explain: give the model inside, `model.{inside}`")

@@ -20,6 +20,10 @@ from xai import (
     record,
 )
 from xai.adapters.derived import derived
+from xai.lrp.conservation import conservation
+from xai.lrp.modified_gradient import ATTN_LRP, CP_LRP
+from xai.lrp.positive import TRANSATT
+from xai.lrp.propagation import Rules
 from xai.recording.adapter import Adapter
 from xai.recording.recording import Recording
 
@@ -167,15 +171,11 @@ def test_padding_on_the_left(name: str) -> None:
         assert not together[1:, :2].any()
 
 
-def test_lrp_or_a_refusal_that_names_the_operation(stock: Family) -> None:
-    try:
-        recording = found(stock, lrp="tokens")
-    except PropagationError as error:
-        assert "in module '" in str(error)
-        return
+def test_every_method_with_rules(stock: Family) -> None:
+    recording = found(stock, lrp="tokens")
     for method in (name for name, known in METHODS.items() if known.start == "tokens"):
-        scores = explain_recording(recording, method, stock.target).scores.values()
-        assert all(s.isfinite().all() for s in scores)
+        scores = torch.cat(list(explain_recording(recording, method, stock.target).scores.values()), dim=1)
+        assert scores.isfinite().all() and scores.any(), method
 
 
 def test_nothing_of_the_model_is_changed(stock: Family) -> None:
@@ -243,6 +243,14 @@ def test_patches_chosen_by_a_mask_are_not_taken_for_others() -> None:
         derived(family.model, family.inputs)
 
 
+def test_a_variant_that_its_table_does_not_know() -> None:
+    family = built("timm SigLIP")
+    with pytest.raises(ValueError, match="global_pool is 'map'"):
+        adapter_for(family.model)
+    result = explain(family.model, family.inputs, "genatt", family.target)
+    assert list(result.scores) == ["image", "queries"] and result.map("image").shape == (2, 2, 2)
+
+
 def test_streams_and_grids() -> None:
     shown = {
         "ViLT": {"text": 7, "image": 5},
@@ -263,3 +271,19 @@ def test_layers_that_share_a_module_are_events_of_their_own() -> None:
     recording = found(built("ALBERT"))
     assert len({event.module for event in recording.events}) == 1 < len(recording.events)
     assert not torch.equal(recording.events[0].A, recording.events[1].A)
+
+
+# TransAtt's positive rule gives nothing on where a layer has no positive contribution; the check of conservation says so
+LOSES = ("BLIP retrieval", "T5", "BART", "DeBERTa v2")
+
+
+@pytest.mark.parametrize("rules", [TRANSATT, CP_LRP, ATTN_LRP], ids=lambda rules: rules.name)
+@pytest.mark.parametrize("name", list(STOCK))
+def test_no_layer_loses_relevance(name: str, rules: Rules) -> None:
+    family = built(name)
+    kept = conservation(found(family, lrp="tokens"), family.target, rules)
+    if rules is TRANSATT and name in LOSES:
+        with pytest.raises(PropagationError, match=r"most by (linear|matmul) in module"):
+            kept.check(1e-6)
+        return
+    kept.check(1e-6)  # RMSNorm of transformers computes in single precision
