@@ -51,7 +51,7 @@ def explain(
         method: a name of `xai.METHODS`, "module:function", a `Method`, or a function (recording, target, **options) to a
             map [B, T, T] or scores [B, T].
         target: from the model's outputs to one number a sample, [B]; None for the predicted class.
-        adapter: where the model's attentions are; None for a known family's own.
+        adapter: where the model's attentions are; None for what `adapter_for(model, inputs)` finds.
         check: of a method that propagates relevance, adds the `conservation` of relevance layer by layer to the result; a
             number is the share that a layer may lose, True the tolerance of the method's rules.
         dtype: a copy of the model in this type is explained; LRP is best in float64 (docs/lrp.md).
@@ -62,7 +62,7 @@ def explain(
 
     Raises:
         ValueError: an unknown method, or a target that is not one finite number a sample.
-        TypeError: a model without adapter.
+        TypeError: a model for which no adapter is found.
         RecordingError: attentions that cannot be recorded; names the module.
         PropagationError: an operation that has no rule, or a layer that loses more relevance than the tolerance.
 
@@ -83,7 +83,7 @@ def explain(
     model, inputs = unwrapped(model), _plain(inputs)
     if dtype is not None:
         model, inputs = deepcopy(model).to(dtype), tree_map(lambda value: _cast(value, dtype), inputs)
-    with record(model, adapter or adapter_for(model), lrp_of(known)) as recorder:
+    with record(model, adapter or adapter_for(model, inputs), lrp_of(known)) as recorder:
         if isinstance(inputs, dict):
             model(**inputs)
         else:

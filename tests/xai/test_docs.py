@@ -18,5 +18,6 @@ def test_the_example_runs() -> None:
     scores = names["relevance"].scores["text"]
     torch.testing.assert_close(scores.sum(1), torch.ones(2))
     assert not scores[1, 2:].any() and scores[0].all()
-    assert torch.equal(names["results"]["wra"].scores["text"], scores)
+    for other in (names["results"]["wra"], names["by_table"]):
+        assert torch.equal(other.scores["text"], scores)
     assert set(names["results"]) == set(xai.EXPLAINERS)

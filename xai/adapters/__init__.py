@@ -8,6 +8,7 @@ from torch import nn
 from xai.adapters.bert import bert, distilbert
 from xai.adapters.clip import open_clip, transformers_clip
 from xai.adapters.common import wrapped
+from xai.adapters.derived import derived
 from xai.adapters.detr import detr
 from xai.adapters.lxmert import lxmert
 from xai.adapters.visualbert import visualbert
@@ -37,22 +38,47 @@ ADAPTERS: dict[str, Callable[[nn.Module], Adapter]] = {
 }
 
 
-def adapter_for(model: nn.Module) -> Adapter:
-    """Returns the adapter of the nearest known class among a model's own and its bases.
+def adapter_for(model: nn.Module, inputs: Any = None) -> Adapter:
+    """Returns where a model's attentions are and which tokens they join.
+
+    Args:
+        model: is left as it was.
+        inputs: the arguments of its forward, by name or in order. They are needed for a model that no table here names: one
+            more forward pass shows its adapter, which then fits inputs of the same shapes.
+
+    Returns:
+        The table of the nearest known class among the model's own and its bases, or what is found from the model itself.
 
     Raises:
-        TypeError: there is none; names the part of the model that has one.
+        TypeError: there is no table and no inputs are given, or what is found leaves a doubt; names the module.
+        ValueError: the table does not know this variant of its class, and no inputs are given.
+
+    Example:
+        >>> import torch
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> from xai import adapter_for
+        >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2))
+        >>> adapter = adapter_for(model, {"input_ids": torch.tensor([[5, 7, 9]])})
+        >>> [site.module for site in adapter.sites]
+        ['transformer.h.0.attn', 'transformer.h.1.attn']
     """
     if build := _builder(model):
-        return build(model)
+        try:
+            return build(model)
+        except ValueError:  # a variant that the table does not know, such as another pooling
+            if inputs is None:
+                raise
+            return derived(model, inputs)
     name = type(model).__name__
     if inside := wrapped(model):
         raise TypeError(f"{name} wraps the model to explain: give the model inside, `model.{inside}`")
+    if inputs is not None:
+        return derived(model, inputs)
     part = next((part for part, module in model.named_modules() if part and _builder(module)), None)
     hint = f" Its part `model.{part}` has one and can be explained alone." if part else ""
     raise TypeError(
-        f"no adapter for {name}: write one (docs/how-to-explain-your-own-model.md) and give it as `adapter=`.{hint} "
-        "Hierarchical models such as Swin, whose tokens merge between layers, cannot be explained on one token axis"
+        f"no adapter for {name}: give inputs to find one from the model itself, adapter_for(model, inputs), or write one "
+        f"(docs/how-to-explain-your-own-model.md) and give it as `adapter=`.{hint}"
     )
 
 

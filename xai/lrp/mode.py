@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from xai.lrp.operations import ACTIVATIONS, MOVES, RULED, name_of
+from xai.lrp.operations import ACTIVATIONS, DIVIDING, MOVES, RULED, name_of
 from xai.lrp.propagation import Kind, Operation, Propagation
 
 Stage = Literal["pixels", "embedding", "blocks", "target"]
@@ -35,6 +35,9 @@ class Ruling(TorchFunctionMode):
         self.resting = 0  # how many of them are one operation
         self.attention = WeakIdKeyDictionary()  # what comes from a softmax
         self.changed = WeakIdKeyDictionary()  # in place, so that they no longer are what they were
+        self.spreads = WeakIdKeyDictionary()  # what comes from a reciprocal root: a norm in plain code scales by it
+        self.lengths = WeakIdKeyDictionary()  # norms of vectors, by which alone may be divided
+        self.projected = WeakIdKeyDictionary()  # what comes from a projection -> which part of which one
 
     def hooks(self, model: nn.Module) -> Iterator[Any]:
         """Hooks that tell which module runs, and make one operation of an activation written in plain code."""
@@ -54,7 +57,7 @@ class Ruling(TorchFunctionMode):
         def hook(module: nn.Module, args: tuple, output: Any) -> Any:
             self.resting -= whole
             if whole:
-                output = self._ruled("one_to_one", type(module).__name__, output, args[0])
+                output = self._same_part(args[0], self._ruled("one_to_one", type(module).__name__, output, args[0]))
             if is_layer(self.modules[-1]):
                 output = self._exits(output)
             self.modules.pop()
@@ -76,6 +79,10 @@ class Ruling(TorchFunctionMode):
         name, in_place = name_of(func)
         if any(tensor in self.changed for tensor in live):
             raise self._error(name, "reads a tensor after another operation has changed it in place")
+        if any(tensor in self.lengths for tensor in live) and not (name == "div" and args[0] not in self.lengths):
+            raise self._error(
+                name, "takes the norm of a vector, by which one may divide alone; it has no rule for relevance"
+            )
         if kwargs.get("inplace"):
             kwargs, in_place = {**kwargs, "inplace": False}, True
         elif in_place:
@@ -88,11 +95,17 @@ class Ruling(TorchFunctionMode):
     def _dispatch(self, name: str, in_place: bool, func: Any, args: tuple, kwargs: dict) -> Any:
         if name in MOVES:
             result = func(*args, **kwargs)
+            for part in filter(is_live, _flat((result,))) if args and _has(self.projected, args[0]) else ():
+                self.projected[part] = object() if name in DIVIDING else self.projected[args[0]]
             return self._as_attention(result) if args and _has(self.attention, args[0]) else result
+        if name in ("norm", "linalg_norm", "linalg_vector_norm"):
+            length = func(*args, **kwargs)
+            self.lengths[length] = True
+            return length
         named = [key for key in ("input", "other", "mat2") if key in kwargs]
         args = (*args, *(kwargs[key] for key in named))
         kwargs = {key: value for key, value in kwargs.items() if key not in named}
-        if name in ("add", "sub", "rsub", "mul", "div", "matmul"):
+        if name in ("add", "sub", "rsub", "mul", "div", "matmul", "addmm"):
             return getattr(self, f"_{name}")(*args, **kwargs)
         if name in RULED:
             return getattr(self, f"_{RULED[name]}")(name, func, *args, **kwargs)
@@ -142,9 +155,22 @@ class Ruling(TorchFunctionMode):
         if not (is_live(a) and is_live(b)):
             live, constant = (a, b) if is_live(a) else (b, a)
             return self._ruled("scale", "mul", y, live, _tensor(constant, live))
-        if self.stage == "target":
+        for live, spread in ((a, b), (b, a)):
+            if spread in self.spreads:  # of a norm, taken as a constant
+                return self._ruled("scale", "mul", y, live, spread.detach())
+        if self.stage == "target" or self._is_gate(a, b):
             return self._ruled("gate", "mul", y, a, b)
         raise self._error("mul", "multiplies two live tensors, which has no rule for relevance")
+
+    def _is_gate(self, a: Tensor, b: Tensor) -> bool:
+        """Two projections, one of them activated, as in SwiGLU; x * sigmoid(x) is an activation of x and no gate."""
+        return a in self.projected and b in self.projected and self.projected[a] is not self.projected[b]
+
+    def _same_part(self, x: Any, y: Tensor) -> Tensor:
+        """y, which came entry by entry from x."""
+        if _has(self.projected, x):
+            self.projected[y] = self.projected[x]
+        return y
 
     def _div(self, a: Any, b: Any) -> Tensor:
         """A live divisor is a norm, taken as a constant."""
@@ -157,14 +183,24 @@ class Ruling(TorchFunctionMode):
         if is_live(a) and is_live(b):
             self.stage = "blocks" if self.stage != "target" else self.stage
             return self._ruled("mixing" if a in self.attention else "product", "matmul", y, a, b)
-        if is_live(a) and b.dim() == 2:
+        if is_live(a):
             return self._ruled("linear", "matmul", y, a, b.mT, None)
-        raise self._error("matmul", "has a constant on the left or a stack of them, which has no rule for relevance")
+        if a.dim() > 2:  # learned queries, heads apart
+            return self._matmul(b.mT, a.mT).mT
+        raise self._error("matmul", "has a constant on the left, which has no rule for relevance")
 
     def _linear(self, name: str, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if is_live(weight):
             raise self._error("linear", "has a live weight, which has no rule for relevance")
-        return self._ruled("linear", name, func(x, weight, bias), x, weight, bias)
+        y = self._ruled("linear", name, func(x, weight, bias), x, weight, bias)
+        self.projected[y] = object()
+        return y
+
+    def _addmm(self, bias: Tensor, x: Tensor, weight: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+        """A linear layer, as GPT-2 writes it."""
+        if is_live(bias) or is_live(weight) or (beta, alpha) != (1, 1):
+            raise self._error("addmm", "has a live weight or bias, or scales them, which has no rule for relevance")
+        return self._ruled("linear", "addmm", torch.addmm(bias, x, weight), x, weight.mT, bias)
 
     def _pixels(
         self,
@@ -206,7 +242,9 @@ class Ruling(TorchFunctionMode):
         return self._ruled("norm", name, y, input, given.get("weight"), given.get("bias"), axes=axes, eps=eps)
 
     def _one_to_one(self, name: str, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        y = self._ruled("one_to_one", name, func(x, *args, **kwargs), x)
+        y = self._same_part(x, self._ruled("one_to_one", name, func(x, *args, **kwargs), x))
+        if name == "rsqrt":
+            self.spreads[y] = True
         return self._as_attention(y) if x in self.attention else y
 
 

@@ -7,7 +7,6 @@ rule of a linear layer is then the gradient itself, and only what is not linear 
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_input
 
@@ -35,8 +34,8 @@ class Gamma:
         up, down = weight.clamp(min=0), weight.clamp(max=0)
         x_up, x_down = x.clamp(min=0), x.clamp(max=0)
         b = torch.zeros_like(y) if bias is None else bias.expand_as(y)
-        rises = F.linear(x_up, up) + F.linear(x_down, down) + b.clamp(min=0)
-        falls = F.linear(x_up, down) + F.linear(x_down, up) + b.clamp(max=0)
+        rises = x_up @ up.mT + x_down @ down.mT + b.clamp(min=0)
+        falls = x_up @ down.mT + x_down @ up.mT + b.clamp(max=0)
         positive = y > 0
         z = y + self.gamma * torch.where(positive, rises, falls)
         S = torch.where(z == 0, 0, G * y / z)

@@ -37,6 +37,7 @@ MOVES = """
     vstack getitem gather index_select select narrow take_along_dim diagonal flip roll pad clone contiguous to type type_as
     float double half bfloat16 masked_fill where dropout amax amin max min
 """.split()  # noqa: SIM905
+DIVIDING = frozenset({"chunk", "split", "tensor_split", "unbind", "getitem", "select", "narrow", "index_select"})
 # modules that write an activation in plain code, where a live tensor is multiplied by another
 ACTIVATIONS = frozenset({"QuickGELU", "QuickGELUActivation", "NewGELUActivation", "FastGELUActivation"})
 

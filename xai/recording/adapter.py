@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xai.recording.places import Place, Places
+
 Stream = tuple[str, ...]  # neighbouring modalities that share one sequence
 
 
@@ -15,7 +17,8 @@ class Site:
     """Where one attention happens. A module that is called several times stands in several sites, in that order.
 
     `module` computes exactly one attention a call. The first argument of `residual` is what the skip connection
-    carries; the (first) output of `output` is what is added to it.
+    carries; the (first) output of `output` is what is added to it. With `places` these are calls of functions instead, and
+    the names are those of the modules around them.
     """
 
     module: str
@@ -23,6 +26,7 @@ class Site:
     keys: Stream
     residual: str
     output: str
+    places: Places | None = None
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,11 @@ class Adapter:
     """Table of a model's attentions.
 
     Attributes:
-        layers: in order of execution; sites of one layer are simultaneous.
+        layers: in order of execution; sites of one layer are simultaneous. All sites have places or none has.
         layout: from the arguments of the model's forward by name, and the number of tokens of each stream, to the joint axis
             of that call.
+        unread: attentions with which the outputs have nothing to do.
+        see_padding: tokens that no real token ever attends to are padding too, beside those that the layout names.
 
     Example:
         >>> from xai import Adapter, Layout, Site
@@ -62,10 +68,16 @@ class Adapter:
 
     layers: tuple[tuple[Site, ...], ...]
     layout: Callable[[Mapping[str, Any], Mapping[Stream, int]], Layout]
+    unread: frozenset[Place] = frozenset()
+    see_padding: bool = False
 
     @property
     def sites(self) -> tuple[Site, ...]:
         return tuple(site for layer in self.layers for site in layer)
+
+    @property
+    def places(self) -> tuple[Places, ...]:
+        return tuple(site.places for site in self.sites if site.places is not None)
 
 
 def at(position: int | Tensor, length: int) -> Tensor:

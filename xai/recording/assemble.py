@@ -27,10 +27,8 @@ class Captured(NamedTuple):
 Caught = tuple[tuple[Tensor, QKV | None], Tensor, Tensor]
 
 
-def assemble(adapter: Adapter, captured: Captured, inputs: Mapping[str, Any], output: Any) -> Recording:
+def assemble(adapter: Adapter, tensors: list[Caught], inputs: Mapping[str, Any], output: Any) -> Recording:
     """The recording of one forward pass; raises RecordingError, naming the module that does not fit the adapter."""
-    _check_calls(adapter, captured)
-    tensors = _by_site(adapter, captured)
     layout = adapter.layout(inputs, _sizes(adapter, tensors))
     modalities = _slices(layout.lengths)
     first = tensors[0][0][0]
@@ -40,6 +38,8 @@ def assemble(adapter: Adapter, captured: Captured, inputs: Mapping[str, Any], ou
         layers.append(events)
     _check_grids(layout)
     readout, mask, special = _axis(layout, len(first), first)
+    if adapter.see_padding:
+        mask = mask & _attended(layers, mask)
     return Recording(tuple(layers), modalities, readout, mask, special, layout.grids, output)
 
 
@@ -51,8 +51,9 @@ def _check_calls(adapter: Adapter, captured: Captured) -> None:
             raise RecordingError(f"module {module!r} computed attention {found} times; the adapter expects {calls}")
 
 
-def _by_site(adapter: Adapter, captured: Captured) -> list[Caught]:
+def by_module(adapter: Adapter, captured: Captured) -> list[Caught]:
     """((A, its origin), Y, Y_out) of each site: the n-th site that names a module takes its n-th call."""
+    _check_calls(adapter, captured)
     used: Counter[tuple[str, str]] = Counter()
 
     def take(role: str, module: str) -> Any:
@@ -136,6 +137,16 @@ def _check_grids(layout: Layout) -> None:
                 f"modality {name!r} has {content[0]:g} tokens that are not special, but the adapter's layout says a grid "
                 f"of {rows} x {columns}"
             )
+
+
+def _attended(layers: list[tuple[Event, ...]], mask: Tensor) -> Tensor:
+    """Tokens [B, T] to which a real token attends in any layer; of those that are never keys, all."""
+    attended, asked = torch.zeros_like(mask), torch.zeros_like(mask)
+    for event in (event for layer in layers for event in layer):
+        real = (event.A.detach() > 0).any(dim=1) & mask[:, event.queries, None]
+        attended[:, event.keys] |= real.any(dim=1)
+        asked[:, event.keys] = True
+    return attended | ~asked
 
 
 def _axis(layout: Layout, batch: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,19 +12,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from xai.lrp.mode import Ruling
 from xai.lrp.propagation import Propagation
 from xai.recording.adapter import Adapter
-from xai.recording.assemble import Captured, RecordingError, assemble
+from xai.recording.assemble import Captured, Caught, RecordingError, assemble, by_module
 from xai.recording.attention import multi_head, scaled_dot_product
+from xai.recording.places import Calls, Place, drawn_in_order, placed_of
 from xai.recording.recording import QKV, Recording
 from xai.recording.rerun import Call, rerun
 from xai.recording.unchanged import evaluation, same_random_numbers
 
-_SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
+SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
+ATTENTION = (
+    F.scaled_dot_product_attention,
+    F.multi_head_attention_forward,
+)  # a softmax inside, and the mixing of values
 _MOVES = ("View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "Clone", "ToCopy")  # of data, in the graph
+
+ANEW = "find it anew for inputs like these: adapter_for(model, inputs)"
 
 
 class Recorder:
@@ -82,7 +89,8 @@ def record(model: nn.Module, adapter: Adapter, lrp: Literal["tokens", "pixels"] 
     with ExitStack() as stack:
         stack.enter_context(same_random_numbers(model))
         stack.enter_context(evaluation(model))
-        run = stack.enter_context(_Pass(model, adapter, recorder, lrp))
+        kind = _PlacedPass if adapter.places else _Pass
+        run = stack.enter_context(kind(model, adapter, recorder, lrp))
         for handle in run.hooks():
             stack.callback(handle.remove)
         yield recorder
@@ -99,6 +107,13 @@ class _Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch._C._set_grad_enabled:  # a frozen part under no_grad is explained too
             return None
+        self.run.calling(func)
+        return self.run.called(self._call(func, args, kwargs))
+
+    def _call(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        if func in ATTENTION and not self.run.is_attention(func):  # nothing reads it: off the graph it needs no rules
+            args, kwargs = tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, (args, kwargs))
+            return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             mixed = scaled_dot_product(self.run.see, *args, **kwargs)
             self.run.mixed = mixed.grad_fn
@@ -106,10 +121,11 @@ class _Watch(TorchFunctionMode):
         if func is F.multi_head_attention_forward:
             return multi_head(self.run.see, *args, **kwargs)
         if func is F.linear:
-            self.run.see_projection(*args[:2])
-        result = func(*args, **kwargs)
-        if func in _SOFTMAX and self.run.inside:
-            self.run.see(result)
+            call = {**dict(zip(("input", "weight"), args, strict=False)), **kwargs}
+            self.run.see_projection(call["input"], call["weight"])
+        result = drawn_in_order(func, args, kwargs)
+        if func in SOFTMAX and self.run.is_attention(func):
+            return self.run.see_softmax(result)
         return result
 
 
@@ -133,7 +149,12 @@ class _Pass(ExitStack):
     def hooks(self) -> Iterator[Any]:
         if self.ruling is not None:
             yield from self.ruling.hooks(self.model)
+        yield from self.hooks_on_parts()
         yield self.model.register_forward_pre_hook(self._start, with_kwargs=True)
+        yield self.model.register_forward_hook(self._finish, always_call=True)
+
+    def hooks_on_parts(self) -> Iterator[Any]:
+        """Those that catch what the adapter names."""
         for name in dict.fromkeys(site.module for site in self.adapter.sites):
             yield self._module(name).register_forward_pre_hook(
                 lambda m, args, name=name: self.inside.append((name, []))
@@ -144,7 +165,21 @@ class _Pass(ExitStack):
             yield self._module(name).register_forward_pre_hook(take, with_kwargs=True)
         for name in dict.fromkeys(site.output for site in self.adapter.sites):
             yield self._module(name).register_forward_hook(_output_into(self.captured.output[name]))
-        yield self.model.register_forward_hook(self._finish, always_call=True)
+
+    def calling(self, func: Any) -> None:
+        """A torch function is about to be called."""
+
+    def called(self, result: Any) -> Any:
+        """What the model gets of the call's result."""
+        return result
+
+    def is_attention(self, func: Any) -> bool:
+        """Whether the call now happening is an attention to catch."""
+        return func in ATTENTION or bool(self.inside)
+
+    def see_softmax(self, probabilities: Tensor) -> Tensor:
+        self.see(probabilities)
+        return probabilities
 
     def see(self, probabilities: Tensor, qkv: QKV | None = None) -> None:
         if not self.inside:
@@ -180,12 +215,20 @@ class _Pass(ExitStack):
         args, kwargs = tree_map(_own, (args, kwargs))
         self.call = Call(model, args, kwargs, _autocast(model))
         self.inputs = dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+        self.started()
         if self.ruling is not None:
             if self.ruling.stage == "pixels":
                 self.pixels = _pixels(self.inputs).requires_grad_()
             self.enter_context(self.ruling)  # below the watch, whose written-out attention it rules
         self.enter_context(_Watch(self))
         return args, kwargs
+
+    def started(self) -> None:
+        """The model's arguments are known."""
+
+    def caught(self) -> list[Caught]:
+        """What was caught of each site."""
+        return by_module(self.adapter, self.captured)
 
     def _left(self, module: nn.Module, args: tuple, output: Any) -> None:
         name, seen = self.inside.pop()
@@ -199,10 +242,59 @@ class _Pass(ExitStack):
     def _finish(self, model: nn.Module, args: tuple, output: Any) -> None:
         self.close()
         if output is not None and self.call is not None:  # None: the model raised
-            recording = assemble(self.adapter, self.captured, self.inputs, output)
+            recording = assemble(self.adapter, self.caught(), self.inputs, output)
             again = partial(rerun, self.call, self.adapter, recording.modalities)
             propagation = None if self.ruling is None else self.ruling.propagation
             self.recorder._recording = replace(recording, rerun=again, propagation=propagation, pixels=self.pixels)
+
+
+class _PlacedPass(_Pass):
+    """Of an adapter whose sites have places."""
+
+    def __init__(self, model: nn.Module, adapter: Adapter, recorder: Recorder, lrp: str | None) -> None:
+        super().__init__(model, adapter, recorder, lrp)
+        self.calls, self.placed, self.place = Calls(), placed_of(adapter.places), Place("", "", 0)
+        self.attentions = {places.attention: number for number, places in enumerate(adapter.places)}
+        self.seen: dict[Place, tuple[Tensor, QKV | None]] = {}
+
+    def hooks_on_parts(self) -> Iterator[Any]:
+        yield from self.calls.hooks(self.model)
+
+    def calling(self, func: Any) -> None:
+        self.place = self.calls.place(func)
+
+    def called(self, result: Any) -> Any:
+        return self.placed.see(self.place, result)
+
+    def is_attention(self, func: Any) -> bool:
+        known = self.place in self.attentions
+        if func in ATTENTION and not known and self.place not in self.adapter.unread:
+            raise RecordingError(f"{self.place} is an attention that the adapter does not know; {ANEW}")
+        return known
+
+    def see(self, probabilities: Tensor, qkv: QKV | None = None) -> None:
+        self.seen[self.place] = probabilities, qkv
+        self.qkv, self.mixed = qkv, None
+
+    def see_softmax(self, probabilities: Tensor) -> Tensor:
+        if probabilities.dim() == 4:
+            return super().see_softmax(probabilities)
+        batch = next(len(value) for value in tree_leaves(self.inputs) if isinstance(value, Tensor) and value.dim())
+        if len(probabilities) % batch:
+            raise RecordingError(f"{self.place}: attention of shape {list(probabilities.shape)} in a batch of {batch}")
+        apart = probabilities.unflatten(0, (batch, -1))  # [B H, q, k]
+        return super().see_softmax(apart).flatten(0, 1)
+
+    def started(self) -> None:
+        self.placed.see_arguments(self.inputs)
+
+    def caught(self) -> list[Caught]:
+        found = []
+        for places in self.adapter.places:
+            if places.attention not in self.seen:
+                raise RecordingError(f"{places.attention} did not happen, where the adapter has an attention; {ANEW}")
+            found.append((self.seen[places.attention], *self.placed.of(places)))
+        return found
 
 
 def _autocast(model: nn.Module) -> torch.autocast:

@@ -1,5 +1,6 @@
 """The recorded call once more, from other embeddings: for methods that average over many of them."""
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -10,11 +11,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from xai.recording.adapter import Adapter
+from xai.recording.places import Calls, Place, Placed, drawn_in_order
 from xai.recording.unchanged import evaluation, same_random_numbers
 
-Place = tuple[Tensor, slice]  # a residual stream of the run [B, q, D], and a modality's rows in it
+Rows = tuple[Tensor, slice]  # a residual stream of the run [B, q, D], and a modality's rows in it
 
 
 class Call(NamedTuple):
@@ -31,7 +34,7 @@ class Rerun:
     """What came out, and where each changed modality went in. Attention ran as the model has it, and left no record."""
 
     output: Any
-    places: dict[str, Place]
+    places: dict[str, Rows]
 
     def gradients(self, target: Callable[[Any], Tensor]) -> dict[str, Tensor]:
         """The target's gradient by the embeddings [B, tokens, D] of each changed modality, 0 where they do not count."""
@@ -45,8 +48,33 @@ class Rerun:
 class _Graph(TorchFunctionMode):
     """Builds the graph also where the model switches gradients off: a frozen part is explained too."""
 
+    def __init__(self, calls: Calls, placed: Placed) -> None:
+        super().__init__()
+        self.calls, self.placed = calls, placed
+
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        return None if func is torch._C._set_grad_enabled else func(*args, **(kwargs or {}))
+        if func is torch._C._set_grad_enabled:
+            return None
+        place = self.calls.place(func)
+        return self.placed.see(place, drawn_in_order(func, args, kwargs or {}))
+
+
+def _copy(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+Changes = Mapping[str, tuple[slice, Tensor]]  # by modality: its rows in a residual state, and what to put there
+
+
+class _Changing(Placed):
+    """Changes residual states as they come about."""
+
+    def __init__(self, changed: Mapping[Place, Changes], bare: frozenset[Place], places: dict[str, Rows]) -> None:
+        super().__init__(changed.keys() - bare, bare & changed.keys(), bare & changed.keys())
+        self.changed, self.places = changed, places
+
+    def state(self, place: Place, tensor: Tensor) -> Tensor:
+        return _change(tensor, self.changed[place], self.places)
 
 
 def rerun(call: Call, adapter: Adapter, modalities: Mapping[str, slice], embeddings: Mapping[str, Tensor]) -> Rerun:
@@ -54,31 +82,44 @@ def rerun(call: Call, adapter: Adapter, modalities: Mapping[str, slice], embeddi
 
     Raises ValueError for a modality that has none.
     """
-    places: dict[str, Place] = {}
+    places: dict[str, Rows] = {}
     with ExitStack() as stack:
         stack.enter_context(same_random_numbers(call.model))
         stack.enter_context(evaluation(call.model))
-        for (module, at), rows in _first(adapter, modalities, embeddings).items():
-            hook = _changing(at, {name: (where, embeddings[name]) for name, where in rows.items()}, places)
-            handle = call.model.get_submodule(module).register_forward_pre_hook(hook, with_kwargs=True)
-            stack.callback(handle.remove)
-        for context in (torch.inference_mode(False), torch.enable_grad(), call.autocast, _Graph()):
+        first = _first(adapter, modalities, embeddings)
+        calls, placed = Calls(), _Changing({}, frozenset(), places)
+        if adapter.places:
+            bare = frozenset(site.output for site in adapter.places if site.residual is None)
+            placed = _Changing({place: first[place, 0] for place, _ in first}, bare, places)
+            for handle in calls.hooks(call.model):
+                stack.callback(handle.remove)
+        else:
+            for (module, at), changed in first.items():
+                hook = _changing(at, changed, places)
+                handle = call.model.get_submodule(module).register_forward_pre_hook(hook, with_kwargs=True)
+                stack.callback(handle.remove)
+        for context in (torch.inference_mode(False), torch.enable_grad(), call.autocast, _Graph(calls, placed)):
             stack.enter_context(context)
-        output = call.model(*call.args, **call.kwargs)
+        args, kwargs = tree_map(_copy, (call.args, call.kwargs))  # an argument may be a residual state itself
+        placed.see_arguments(inspect.signature(call.model.forward).bind(*args, **kwargs).arguments)
+        output = call.model(*args, **kwargs)
     return Rerun(output, places)
 
 
 def _first(
     adapter: Adapter, modalities: Mapping[str, slice], embeddings: Mapping[str, Tensor]
-) -> dict[tuple[str, int], dict[str, slice]]:
-    """The residual module and its call that take each modality first, and the modality's rows there."""
-    found: dict[tuple[str, int], dict[str, slice]] = {}
+) -> dict[tuple[Any, int], dict[str, tuple[slice, Tensor]]]:
+    """The residual module and its call that take each modality first, or the place of the state and 0; what changes there."""
+    found: dict[tuple[Any, int], dict[str, tuple[slice, Tensor]]] = {}
     left, calls = set(embeddings), Counter[str]()
     for site in adapter.sites:
         start = modalities[site.queries[0]].start
         for name in left & set(site.queries):
             rows = slice(modalities[name].start - start, modalities[name].stop - start)
-            found.setdefault((site.residual, calls[site.residual]), {})[name] = rows
+            at: tuple[Any, int] = (site.residual, calls[site.residual])
+            if site.places is not None:
+                at = (site.places.residual or site.places.output, 0)
+            found.setdefault(at, {})[name] = (rows, embeddings[name])
         left -= set(site.queries)
         calls[site.residual] += 1
     if left:
@@ -88,20 +129,24 @@ def _first(
     return found
 
 
-def _changing(at: int, changed: Mapping[str, tuple[slice, Tensor]], places: dict[str, Place]) -> Any:
-    """In place, at call `at` of a module: the skip connection may take the same tensor past it."""
+def _changing(at: int, changed: Changes, places: dict[str, Rows]) -> Any:
+    """At call `at` of a module."""
     calls = count()
 
     def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        if next(calls) != at:
-            return
-        tensor = args[0] if args else next(iter(kwargs.values()))
-        data = tensor.detach().clone()
-        for rows, values in changed.values():
-            data[:, rows] = values
-        tensor.data = data  # new storage: the old one may be a parameter's
-        if not tensor.requires_grad:
-            tensor.requires_grad_()
-        places.update({name: (tensor, rows) for name, (rows, _) in changed.items()})
+        if next(calls) == at:
+            _change(args[0] if args else next(iter(kwargs.values())), changed, places)
 
     return hook
+
+
+def _change(tensor: Tensor, changed: Changes, places: dict[str, Rows]) -> Tensor:
+    """In place: the skip connection may take the same tensor past a module."""
+    data = tensor.detach().clone()
+    for rows, values in changed.values():
+        data[:, rows] = values
+    tensor.data = data  # new storage: the old one may be a parameter's
+    if not tensor.requires_grad:
+        tensor.requires_grad_()
+    places.update({name: (tensor, rows) for name, (rows, _) in changed.items()})
+    return tensor

@@ -182,6 +182,7 @@ UNCHANGED: dict[str, Callable[[Tensor], Tensor]] = {
     "divide": lambda x: x / 7,
     "layer scale": lambda x: x * torch.arange(1, 5),
     "normalize": lambda x: F.normalize(x, dim=-1),
+    "by a length": lambda x: x / x.norm(p=2, dim=-1, keepdim=True),
     "by a norm": lambda x: x / x.square().sum(-1, keepdim=True).sqrt(),
 }
 
@@ -233,3 +234,42 @@ def test_the_position_embedding_takes_its_share() -> None:
     ours = relevance(TRANSATT, lambda x: x + position, RA, A, stage="embedding")[0]
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)
     close(relevance(TRANSATT, lambda x: x + position, RA, A, stage="blocks")[0], RA)
+
+
+def test_a_norm_in_plain_code_is_a_norm() -> None:
+    """RMSNorm as T5, Llama and their like write it."""
+    plain = lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 0.1)  # noqa: E731
+    torch.testing.assert_close(plain(A), F.rms_norm(A, (4,), eps=0.1))
+    for rules in (TRANSATT, ATTN_LRP, CP_LRP):
+        close(relevance(rules, plain, RA, A)[0], relevance(rules, lambda x: F.rms_norm(x, (4,), eps=0.1), RA, A)[0])
+
+
+@pytest.mark.parametrize("form", ["two", "halves of one"])
+@pytest.mark.parametrize("rules", [TRANSATT, ATTN_LRP], ids=lambda rules: rules.name)
+def test_gated_products_share_equally(form: str, rules: Rules) -> None:
+    """SwiGLU: what comes to the product goes in halves to gate and projection, and on from there as everywhere."""
+    weights = normal(5, 4), normal(5, 4, seed=6)
+
+    def run(x: Tensor) -> Tensor:
+        if form == "two":
+            return F.silu(F.linear(x, weights[0])) * F.linear(x, weights[1])
+        gate, value = F.linear(x, torch.cat(weights)).chunk(2, dim=-1)
+        return F.silu(gate) * value
+
+    share = normal(2, 3, 5, seed=7)
+    parts = [relevance(rules, lambda x, w=w: F.linear(x, w), share / 2, A)[0] for w in weights]
+    torch.testing.assert_close(relevance(rules, run, share, A)[0], parts[0] + parts[1], rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("rules", [TRANSATT, ATTN_LRP, with_gamma(CP_LRP, 0.3)], ids=lambda rules: rules.name)
+def test_learned_queries_are_weights_of_the_keys(rules: Rules) -> None:
+    """A stack of constants on either side of a product is a linear layer in each sample and head."""
+    query, keys, share = normal(2, 2, 3, 5), V, normal(2, 2, 3, 4)
+    ours = relevance(rules, lambda k: query @ k.mT, share, keys)[0]
+    other = relevance(rules, lambda k: k @ query.mT, share.mT, keys)[0]
+    expected = torch.zeros_like(keys)
+    for b, h in places(range(2), range(2)):
+        one = lambda k, b=b, h=h: F.linear(k, query[b, h])  # noqa: E731
+        expected[b, h] = relevance(rules, one, share[b : b + 1, h].mT, keys[b : b + 1, h])[0][0]
+    close(ours, expected)
+    close(other, expected)

@@ -1,0 +1,226 @@
+"""Models built to mislead: what is found from them is right, or refused with the module's name."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xai import explain, given, record
+from xai.adapters.derived import derived
+from xai.recording.recording import Recording
+
+WIDTH = 8
+
+
+class Attention(nn.Module):
+    """Two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.kv, self.out = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        parts = (self.q(x), *self.kv(x if context is None else context).chunk(2, dim=-1))
+        q, k, v = (t.unflatten(-1, (2, -1)).transpose(1, 2) for t in parts)
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Model(nn.Module):
+    """Words and an image, [B, 4] each, and what `run` does with them."""
+
+    def __init__(self, run: Callable[["Model", Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.words, self.patches = nn.Embedding(20, WIDTH), nn.Conv2d(3, WIDTH, 4, 4)
+        self.position, self.token = nn.Parameter(torch.randn(4, WIDTH)), nn.Parameter(torch.randn(1, 1, WIDTH))
+        self.attentions = nn.ModuleList(Attention() for _ in range(4))
+        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(4))
+        self.ff, self.head, self.alpha = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3), nn.Parameter(torch.tensor(0.7))
+        self.down = nn.Conv2d(WIDTH, WIDTH, 2, 2)
+        self.run = run
+
+    def forward(self, ids: Tensor, images: Tensor) -> Tensor:
+        return self.run(self, self.words(ids) + self.position, self.patches(images).flatten(2).mT + self.position)
+
+    def block(self, number: int, x: Tensor) -> Tensor:
+        return x + self.attentions[number](self.norms[number](x))
+
+
+def two_towers(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    """They never meet but in the score."""
+    return m.head(m.block(0, text)[:, 0] * m.block(2, m.block(1, image))[:, 0])
+
+
+def thrown_away(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    text = m.block(0, text)
+    m.attentions[1](text)
+    m.block(2, image)
+    return m.head(m.block(3, text)[:, 0])
+
+
+def scaled_result(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    return m.head((text + m.alpha * m.attentions[0](text))[:, 0])
+
+
+def scaled_state(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    return m.head(m.ff(m.alpha * text + m.attentions[0](text))[:, 0])
+
+
+def equal_lengths(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    """Words ask an image of as many tokens."""
+    text, image = m.block(0, text), m.block(1, image)
+    return m.head((text + m.attentions[2](text, image))[:, 0])
+
+
+def summed(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    """Each word and a patch are one token."""
+    return m.head(m.block(0, text + image)[:, 0])
+
+
+def side_by_side(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    x = torch.cat([m.token.expand(len(text), -1, -1), image, text], dim=1)
+    return m.head(m.block(1, m.block(0, x))[:, 0])
+
+
+def pruned(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    return m.head(m.block(1, m.block(0, image)[:, :3])[:, 0])
+
+
+def in_the_stem(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    cells = m.down(m.block(0, image).mT.unflatten(-1, (2, 2)).repeat(1, 1, 2, 2))
+    return m.head(m.block(1, cells.flatten(2).mT)[:, 0])
+
+
+def reversed_(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    """The patches from the last to the first: not a grid row by row."""
+    return m.head(m.block(0, image.flip(1))[:, 0])
+
+
+def between(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    x = torch.cat([text[:, :2], image, text[:, 2:]], dim=1)
+    return m.head(m.block(0, x)[:, 0])
+
+
+def parallel(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    x = m.norms[0](text)
+    return m.head((text + (m.ff(x) + m.attentions[0](x)))[:, 0])
+
+
+def after_the_norm(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    return m.head((text + m.norms[0](m.attentions[0](text)))[:, 0])
+
+
+def in_place(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    out = m.attentions[0](text)
+    text += out
+    return m.head(text[:, 0])
+
+
+def without_skip(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    return m.head(m.attentions[0](text)[:, 0])
+
+
+def pooled(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    """A learned token asks, and nothing skips its attention."""
+    return m.head(m.attentions[1](m.token.expand(len(text), -1, -1), m.block(0, image))[:, 0])
+
+
+def built(run: Callable[[Model, Tensor, Tensor], Tensor]) -> tuple[Model, dict[str, Tensor]]:
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(2, 3, 8, 8, generator=generator, dtype=torch.float64)
+    return Model(run).double().eval(), {"ids": torch.randint(20, (2, 4), generator=generator), "images": images}
+
+
+def found(run: Callable[[Model, Tensor, Tensor], Tensor]) -> tuple[Model, Recording]:
+    model, inputs = built(run)
+    adapter = derived(model, inputs)
+    with record(model, adapter) as recorder:
+        output = model(**inputs)
+    torch.testing.assert_close(output.detach(), model(**inputs).detach())
+    return model, recorder.recording
+
+
+def lengths(recording: Recording) -> dict[str, int]:
+    return {name: where.stop - where.start for name, where in recording.modalities.items()}
+
+
+def test_towers_that_never_meet_end_together() -> None:
+    _, recording = found(two_towers)
+    assert lengths(recording) == {"text": 4, "image": 4}
+    assert [[event.module for event in layer] for layer in recording.layers] == [
+        ["attentions.1"],
+        ["attentions.0", "attentions.2"],
+    ]
+
+
+def test_a_result_thrown_away_is_no_event() -> None:
+    _, recording = found(thrown_away)
+    assert [event.module for event in recording.events] == ["attentions.0", "attentions.3"]
+    assert lengths(recording) == {"text": 4}
+
+
+def test_a_scaled_result_is_what_is_added() -> None:
+    model, recording = found(scaled_result)
+    (event,) = recording.events
+    _, inputs = built(scaled_result)
+    text = model.words(inputs["ids"]) + model.position
+    torch.testing.assert_close(event.Y.detach(), text.detach())
+    torch.testing.assert_close(event.Y_out.detach(), (model.alpha * model.attentions[0](text)).detach())
+
+
+def test_streams_of_equal_length_are_told_apart() -> None:
+    _, recording = found(equal_lengths)
+    assert lengths(recording) == {"text": 4, "image": 4} and recording.grids == {"image": (2, 2)}
+    cross = recording.events[-1]
+    assert (cross.queries, cross.keys) == (recording.modalities["text"], recording.modalities["image"])
+
+
+def test_two_modalities_and_a_learned_token_in_one_stream() -> None:
+    _, recording = found(side_by_side)
+    assert lengths(recording) == {"image": 5, "text": 4} and recording.grids == {"image": (2, 2)}
+    image = recording.special[0, recording.modalities["image"]]
+    assert image.tolist() == [True, False, False, False, False]
+
+
+def test_patches_in_another_order_have_no_grid() -> None:
+    assert found(reversed_)[1].grids == {}
+
+
+@pytest.mark.parametrize("run", [parallel, after_the_norm])
+def test_where_a_result_is_added(run: Callable[[Model, Tensor, Tensor], Tensor]) -> None:
+    model, recording = found(run)
+    (event,) = recording.events
+    _, inputs = built(run)
+    text = model.words(inputs["ids"]) + model.position
+    wanted = model.attentions[0](model.norms[0](text)) if run is parallel else model.norms[0](model.attentions[0](text))
+    torch.testing.assert_close(event.Y.detach(), text.detach())
+    torch.testing.assert_close(event.Y_out.detach(), wanted.detach())
+
+
+def test_a_learned_token_that_pools() -> None:
+    _, recording = found(pooled)
+    assert lengths(recording) == {"image": 4, "queries": 1}
+    event = recording.events[-1]
+    assert not event.Y.any() and recording.special[0].tolist() == [False] * 4 + [True]
+    assert recording.rows_of(given(1)).tolist() == [[False] * 4 + [True]] * 2
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (scaled_state, r"'attentions\.0': nothing is found to which the result of this self-attention is added"),
+        (without_skip, r"'attentions\.0': nothing is found to which the result of this self-attention is added"),
+        (summed, r"'attentions\.0': its queries are each made of several tokens"),
+        (pruned, r"module 'attentions\.1': 3 tokens, some of which other attentions have among 4"),
+        (in_the_stem, r"module 'attentions\.1': its tokens are made from those that .* 'attentions\.0' have changed"),
+        (between, r"module 'attentions\.0': tokens of 'ids' stand on both sides of others"),
+        (in_place, r"a skip connection is added in place"),
+    ],
+)
+def test_in_doubt_it_refuses(run: Callable[[Model, Tensor, Tensor], Tensor], message: str) -> None:
+    model, inputs = built(run)
+    with pytest.raises(TypeError, match=message) as raised:
+        explain(model, inputs, "genatt", given(0))
+    assert "docs/how-to-explain-your-own-model.md" in str(raised.value)

@@ -1,0 +1,181 @@
+"""Streams and modalities from the tokens of all attentions: what comes from pixels is image, from ids of words text."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xai.adapters.common import text_ends
+from xai.adapters.origins import GIVEN, IMAGE, POSITION, Source, source_of
+from xai.adapters.skips import Doubt, Found
+from xai.recording.adapter import Layout, Stream
+from xai.recording.assemble import RecordingError
+from xai.recording.record import ANEW
+
+
+@dataclass
+class Modality:
+    """A run of tokens of one source. `special` are those that come from parameters."""
+
+    name: str
+    source: Source | None
+    special: list[bool] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)  # in the source, of those that are not special
+    causal: bool = False
+    read: bool = False  # by another stream that it does not read, as an encoder is by its decoder
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns, where the tokens are all cells of a grid, row by row."""
+        if self.source is None or self.source.grid is None:
+            return None
+        columns = self.source.grid[1]
+        places = [divmod(position, columns) for position in self.positions]
+        rows, across = (sorted(set(axis)) for axis in zip(*places, strict=True))
+        whole = places == [(row, column) for row in rows for column in across]
+        return (len(rows), len(across)) if whole else None
+
+
+class Streams:
+    """The streams of some attentions, each a tuple of modalities that stand side by side."""
+
+    def __init__(self, found: list[Found], sources: list[Source]) -> None:
+        self.sources = sources
+        self.streams: list[tuple[Tensor, list[Modality]]] = []
+        self.of: list[tuple[int, int]] = []  # the numbers of queries' and keys' stream, of each attention
+        for one in found:
+            where = f"module {one.places.attention.module!r}"
+            q, k = self._number(one.asking, where), self._number(one.asked, where)
+            self.of.append((q, k))
+            for modality in self.streams[q][1]:
+                modality.causal |= one.causal and q == k
+        for q, k in self.of:
+            for modality in self.streams[k][1]:
+                modality.read |= q != k and (k, q) not in self.of
+
+    @property
+    def modalities(self) -> list[Modality]:
+        return [modality for _, modalities in self.streams for modality in modalities]
+
+    def name(self, number: int) -> Stream:
+        return tuple(modality.name for modality in self.streams[number][1])
+
+    def _number(self, tokens: Tensor, where: str) -> int:
+        for number, (others, _) in enumerate(self.streams):
+            if torch.equal(tokens, others):
+                return number
+            if torch.isin(tokens, others).any():
+                raise Doubt(
+                    f"{where}: {len(tokens)} tokens, some of which other attentions have among {len(others)}; models that "
+                    "merge, drop or join tokens between layers (hierarchical ones such as Swin; class attention; image "
+                    "tokens inside text) cannot be explained on one token axis"
+                )
+        self.streams.append((tokens, self._parts(tokens, where)))
+        return len(self.streams) - 1
+
+    def _parts(self, tokens: Tensor, where: str) -> list[Modality]:
+        """Runs of one source; tokens of parameters belong to the run after them, the last ones to that before."""
+        parts: list[Modality] = []
+        waiting: list[bool] = []
+        for token in tokens.tolist():
+            source = self.sources[source_of(token)] if token >> 48 >= GIVEN else None
+            if source is None:
+                waiting.append(True)
+                continue
+            if not parts or parts[-1].source != source:
+                if any(part.source == source for part in parts):
+                    raise Doubt(f"{where}: tokens of {source.argument!r} stand on both sides of others")
+                parts.append(Modality(self._named(source, parts), source))
+            parts[-1].special += [*waiting, False]
+            parts[-1].positions.append(token & POSITION)
+            waiting = []
+        if not parts:
+            parts.append(Modality(self._free("queries", parts), None))
+        parts[-1].special += waiting
+        return parts
+
+    def _named(self, source: Source, parts: list[Modality]) -> str:
+        argument = source.argument
+        if source.rank == IMAGE:
+            return self._free("image", parts)
+        if argument.startswith(("decoder_", "labels")):
+            return self._free("decoder", parts)
+        if argument.startswith("visual_"):
+            return self._free("regions", parts)
+        if argument.endswith(("ids", "inputs_embeds", "text", "tokens")):
+            return self._free("text", parts)
+        return self._free(argument, parts)
+
+    def _free(self, name: str, parts: list[Modality]) -> str:
+        used = {modality.name for modality in (*self.modalities, *parts)}
+        number = next(n for n in range(1, len(used) + 2) if (name if n == 1 else f"{name} {n}") not in used)
+        return name if number == 1 else f"{name} {number}"
+
+
+@dataclass(frozen=True)
+class DerivedLayout:
+    """The layout of a derived adapter, for any values of arguments of the same structure."""
+
+    streams: tuple[tuple[Stream, tuple[Modality, ...]], ...]
+    ends: tuple[int, ...]  # ids that the model's configuration calls start, end, separator
+    settled: Mapping[str, int]  # what `settled` said of the arguments
+
+    def __call__(self, inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
+        rest = {n: v for value in inputs.values() if isinstance(value, Mapping) for n, v in value.items()}
+        inputs = {**rest, **inputs}
+        if settled(inputs) != self.settled:
+            raise RecordingError(f"{', '.join(self.settled)} had other values when the adapter was found; {ANEW}")
+        lengths, special, mask, grids = {}, {}, {}, {}
+        for stream, modalities in self.streams:
+            length = sum(len(modality.special) for modality in modalities)
+            if sizes.get(stream, length) != length:
+                raise RecordingError(
+                    f"{sizes[stream]} tokens of {'+'.join(stream)}, where the adapter was found from a call with {length}; {ANEW}"
+                )
+            for modality in modalities:
+                name = modality.name
+                lengths[name] = len(modality.special)
+                special[name] = torch.tensor([modality.special])
+                if modality.grid is not None:
+                    grids[name] = modality.grid
+                real = _mask(modality, inputs)
+                if real is not None:
+                    mask[name] = real
+                special[name] = self._special(modality, inputs, special[name], real)
+        return Layout(lengths, {}, mask, special, grids)
+
+    def _special(self, modality: Modality, inputs: Mapping[str, Any], learned: Tensor, real: Tensor | None) -> Tensor:
+        """Beside tokens of parameters, the ends of a text."""
+        source = modality.source
+        ids = None if source is None else inputs.get(source.argument)
+        if ids is None or ids.is_floating_point() or ids.shape[1] != learned.shape[1]:
+            return learned
+        if modality.causal or modality.read:
+            return torch.isin(ids, torch.tensor(self.ends, dtype=ids.dtype, device=ids.device))
+        return text_ends(ids, torch.ones_like(ids) if real is None else real)
+
+
+def settled(inputs: Mapping[str, Any]) -> dict[str, int]:
+    """Hashes of arguments by which a model may choose tokens, such as masks of pixels: whole numbers with three axes or more."""
+    chosen = {n: x for n, x in inputs.items() if isinstance(x, Tensor) and x.dim() > 2 and not x.is_floating_point()}
+    return {name: hash(tuple(x.flatten().tolist())) for name, x in chosen.items()}
+
+
+def _mask(modality: Modality, inputs: Mapping[str, Any]) -> Tensor | None:
+    """The padding mask among the arguments: of the same prefix as what it masks, or else the only one of its shape."""
+    if modality.source is None or any(modality.special):
+        return None
+    argument, length = modality.source.argument, len(modality.special)
+    prefix = argument.rpartition("input")[0] if "input" in argument else argument.partition("_")[0] + "_"
+    fitting = {
+        name: value
+        for name, value in inputs.items()
+        if "mask" in name and isinstance(value, Tensor) and value.dim() == 2 and value.shape[1] == length
+    }
+    for name in (f"{prefix}attention_mask", f"{prefix}mask"):
+        if name in fitting:
+            return fitting[name]
+    others = [value for name, value in fitting.items() if name in ("attention_mask", "mask", "padding_mask")]
+    return others[0] if len(others) == 1 and not argument.startswith(("decoder_", "labels")) else None

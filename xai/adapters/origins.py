@@ -1,0 +1,279 @@
+"""Which token each entry of a tensor belongs to: every tensor of a pass has a companion of the same shape that says it.
+
+A companion is int64, `rank << 48 | source << 32 | position`, 0 where an entry is of no token (a constant, a position).
+Where data is moved, so is the companion; where numbers are computed, the tokens of the operands stay with them.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from xai.lrp.operations import MOVES
+
+LEARNED, GIVEN, IMAGE, CLASH = 1, 2, 3, 7  # ranks: the higher one stays where operands meet
+POSITION = (1 << 32) - 1
+SAME = (
+    "contiguous",
+    "clone",
+    "to",
+    "type",
+    "type_as",
+    "float",
+    "double",
+    "half",
+    "bfloat16",
+    "dropout",
+    "detach",
+    "alias",
+)
+REDUCING = ("mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "logsumexp", "prod", "vector_norm")
+SPATIAL = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate")
+CREATING = ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli")
+MORE_MOVES = ("masked_select", "scatter", "index_copy", "unfold", "pixel_unshuffle", "rot90", "tril", "triu", "take")
+PRODUCTS = ("matmul", "einsum", "baddbmm")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where tokens come from: an argument of the model, the cells of a convolution of an image, or a parameter."""
+
+    rank: int
+    argument: str  # of the model; "" for parameters
+    grid: tuple[int, int] | None = None  # rows and columns that the positions count, of images
+
+
+def rank_of(tokens: Tensor) -> Tensor:
+    return tokens >> 48
+
+
+def source_of(token: int) -> int:
+    return (token >> 32) & 0xFFFF
+
+
+class Origins:
+    """The companions of all tensors alive."""
+
+    def __init__(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
+        self.sources: list[Source] = []
+        self.table = WeakIdKeyDictionary()
+        self.learned = WeakIdKeyDictionary()
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point() and tensor.dim():
+                self.learned[tensor] = True
+        for name, value in inputs.items():
+            self._seed(name, value)
+
+    def _seed(self, name: str, value: Any) -> None:
+        """Integers [B, T], but for masks, are tokens; numbers [B, T, D] are too; images [B, C, H, W] are their pixels."""
+        if not isinstance(value, Tensor) or value.dtype == torch.bool or "mask" in name:
+            return
+        if value.dim() == 2 and not value.is_floating_point():
+            self.table[value] = self._new(Source(GIVEN, name), value.shape[1:], value).expand(value.shape)
+        elif value.dim() == 3 and value.is_floating_point():
+            self.table[value] = self._new(Source(GIVEN, name), value.shape[1:2], value)[:, None].expand(value.shape)
+        elif value.dim() == 4 and value.is_floating_point():
+            size = (value.shape[2], value.shape[3])
+            self.table[value] = self._new(Source(IMAGE, name, size), size, value).expand(value.shape)
+
+    def _new(self, source: Source, shape: Any, like: Tensor) -> Tensor:
+        self.sources.append(source)
+        first = source.rank << 48 | (len(self.sources) - 1) << 32
+        return first + torch.arange(math.prod(shape), device=like.device).reshape(tuple(shape))
+
+    def of(self, tensor: Any) -> Tensor | None:
+        """A tensor's companion; None for one that is of no token at all."""
+        if not isinstance(tensor, Tensor):
+            return None
+        if tensor not in self.table and tensor in self.learned:
+            rows = tensor.shape[:-1]
+            self.table[tensor] = self._new(Source(LEARNED, ""), rows, tensor)[..., None].expand(tensor.shape)
+        return self.table.get(tensor)
+
+    def rows(self, tensor: Tensor) -> Tensor | None:
+        """Tokens [..., T] of a tensor [..., T, D]."""
+        tokens = self.of(tensor)
+        return None if tokens is None or tokens.dim() < 2 or not tokens.numel() else lean(tokens).amax(dim=-1)
+
+    def columns(self, tensor: Tensor) -> Tensor | None:
+        """Tokens [..., T] of a tensor [..., D, T]."""
+        tokens = self.of(tensor)
+        return None if tokens is None or tokens.dim() < 2 or not tokens.numel() else tokens.amax(dim=-2)
+
+    def set(self, tensor: Tensor, tokens: Tensor | None) -> None:
+        if tokens is not None and tokens.shape == tensor.shape:
+            self.table[tensor] = tokens
+        elif tensor in self.table:
+            del self.table[tensor]
+
+    def follow(self, name: str, func: Any, args: tuple, kwargs: dict, result: Any) -> None:
+        """Gives the results of a call their companions."""
+        if name == "setitem":
+            self._written(args)
+            return
+        parts = list(tensors((result,)))
+        if not parts or name.startswith("new_") or name in CREATING:
+            return
+        if name in SAME:
+            self.set(parts[0], self.of(args[0]))
+        elif name in MOVES or name in MORE_MOVES or name == "masked_scatter":
+            moved = self._moved(name, func, args, kwargs)
+            for part, tokens in zip(parts, [None] * len(parts) if moved is None else tensors((moved,)), strict=False):
+                self.set(part, tokens)
+        else:
+            self.set(parts[0], self._computed(name, args, kwargs, parts[0]))
+
+    def _computed(self, name: str, args: tuple, kwargs: dict, y: Tensor) -> Tensor | None:
+        if name in ("linear", "scaled_dot_product_attention", "addmm"):
+            x = args[1] if name == "addmm" else args[0] if args else kwargs["input" if "input" in kwargs else "query"]
+            return _along(self.rows(x), y)
+        if name == "multi_head_attention_forward":
+            return _along(self.rows(args[0] if args else kwargs["query"]), y)
+        if name in PRODUCTS:
+            return self._product(name, args, y)
+        if name == "embedding":
+            index = self.of(args[0] if args else kwargs["input"])
+            return None if index is None else _along(index, y)
+        if name.startswith("conv") or name in SPATIAL:
+            return self._cells(args[0] if args else kwargs["input"], y)
+        if name in REDUCING and args and (tokens := self.of(args[0])) is not None:
+            if tokens.dim() != y.dim():
+                return None
+            axes = [axis for axis in range(y.dim()) if tokens.shape[axis] != y.shape[axis]]
+            return tokens.amax(dim=axes, keepdim=True) if axes else tokens
+        return self._elementwise([*args, *kwargs.values()], y)
+
+    def _product(self, name: str, args: tuple, y: Tensor) -> Tensor | None:
+        """Rows of a product are those of its left operand."""
+        if name != "einsum":
+            return _along(self.rows(args[1] if name == "baddbmm" else args[0]), y)
+        left, out = split_equation(args)
+        tokens = self.of(next(tensors(args[1:])))
+        if tokens is None or left is None:
+            return None
+        gone = [axis for axis, letter in enumerate(left) if letter not in out]
+        tokens = tokens.amax(dim=gone) if gone else tokens
+        kept = [letter for letter in left if letter in out]
+        tokens = tokens.permute([kept.index(letter) for letter in out if letter in kept])
+        return tokens[tuple(slice(None) if letter in kept else None for letter in out)].expand(y.shape)
+
+    def _cells(self, x: Tensor, y: Tensor) -> Tensor | None:
+        tokens = self.of(x)
+        if tokens is None:
+            return None
+        if x.shape[2:] == y.shape[2:]:
+            return tokens.amax(dim=1, keepdim=True).expand(y.shape)
+        image = next((s.argument for s in self.sources if s.rank == IMAGE), "")
+        size = (y.shape[2], y.shape[3]) if y.dim() == 4 else None
+        return self._new(Source(IMAGE, image, size), y.shape[2:], y).expand(y.shape)
+
+    def _elementwise(self, operands: list[Any], y: Tensor) -> Tensor | None:
+        """An operand that is repeated along the tokens, such as a bias, does not say which token it is."""
+        if y.dtype == torch.bool or not y.dim():
+            return None
+        found: Tensor | None = None
+        for x in tensors(operands):
+            tokens = self.of(x)
+            if tokens is None or (_stripped(x.shape) != _stripped(y.shape) and not _is_suffix(x.shape, y.shape)):
+                continue
+            found = lean(tokens) if found is None else met(found, lean(tokens))
+        fits = found is not None and found.dim() <= y.dim() and torch.broadcast_shapes(found.shape, y.shape) == y.shape
+        return found.expand(y.shape) if found is not None and fits else None
+
+    def _moved(self, name: str, func: Any, args: tuple, kwargs: dict) -> Any:
+        """The same move of the companions; indices and masks stay what they are."""
+        data = self._data(name, args)
+        if all(self.of(x) is None for x in data):
+            return None
+        known = {id(x): self._or_zeros(x) for x in data}
+        given = _replaced(args, known)
+        if name in ("view", "reshape"):
+            return given[0].reshape(*given[1:], **kwargs)
+        if name in ("max", "min", "amax", "amin"):
+            return None
+        if name in ("pad", "roll", "masked_fill", "unfold"):
+            kwargs = {k: (0 if k == "value" else v) for k, v in kwargs.items()}
+            if name == "masked_fill":
+                return given[0]
+        return func(*given, **kwargs)
+
+    def _data(self, name: str, args: tuple) -> list[Tensor]:
+        if name in ("cat", "stack", "hstack", "vstack"):
+            return list(tensors(args))
+        if name == "where":
+            return [x for x in args[1:] if isinstance(x, Tensor)]
+        if name == "masked_scatter":
+            return [args[0], args[2]]
+        return [args[0]] if args and isinstance(args[0], Tensor) else []
+
+    def _or_zeros(self, x: Tensor) -> Tensor:
+        tokens = self.of(x)
+        return torch.zeros(1, dtype=torch.int64, device=x.device).expand(x.shape) if tokens is None else tokens
+
+    def _written(self, args: tuple) -> None:
+        target, index, value = args
+        if self.of(target) is None and self.of(value) is None:
+            return
+        tokens = self._or_zeros(target).clone()
+        tokens[index] = self._or_zeros(value) if isinstance(value, Tensor) else 0
+        self.set(target, tokens)
+
+
+def met(a: Tensor, b: Tensor) -> Tensor:
+    """Of the tokens of two operands the ones of higher rank; CLASH where two tokens are made one."""
+    if a is b or (a.shape == b.shape and torch.equal(a, b)):
+        return a
+    one, other = rank_of(a), rank_of(b)
+    higher = torch.where(one >= other, a, b)
+    # the arguments of one model say different things of one token, such as its word and its type
+    same = (one == GIVEN) & (other == GIVEN) & ((a & POSITION) == (b & POSITION))
+    clash = (one >= GIVEN) & (other >= GIVEN) & (a != b) & ~same
+    return torch.where(same, torch.minimum(a, b), higher).masked_fill(clash, CLASH << 48)
+
+
+def lean(tokens: Tensor) -> Tensor:
+    """With one entry on the last axis where all are alike by construction."""
+    return tokens[..., :1] if tokens.dim() and tokens.stride(-1) == 0 else tokens
+
+
+def tensors(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from tensors(value)
+
+
+def split_equation(args: tuple) -> tuple[str | None, str]:
+    """Letters of the left operand of an einsum of two, and of its result; None if it is written in another way."""
+    equation = args[0].replace(" ", "") if isinstance(args[0], str) else ""
+    operands, arrow, out = equation.partition("->")
+    if not arrow or operands.count(",") != 1 or "." in equation:
+        return None, ""
+    return operands.split(",")[0], out
+
+
+def _along(rows: Tensor | None, y: Tensor) -> Tensor | None:
+    return None if rows is None or rows.dim() + 1 > y.dim() else rows[..., None].expand(y.shape)
+
+
+def _replaced(value: Any, known: Mapping[int, Tensor]) -> Any:
+    if isinstance(value, (tuple, list)) and type(value) in (tuple, list):
+        return type(value)(_replaced(part, known) for part in value)
+    return known.get(id(value), value)
+
+
+def _stripped(shape: Any) -> tuple[int, ...]:
+    sizes = list(shape)
+    while sizes and sizes[0] == 1:
+        sizes.pop(0)
+    return tuple(sizes)
+
+
+def _is_suffix(shape: Any, whole: Any) -> bool:
+    bare = _stripped(shape)
+    return len(bare) >= 2 and tuple(whole)[-len(bare) :] == bare

@@ -1,0 +1,249 @@
+"""One observed forward pass: every call of a torch function, what it reads, and which tokens its rows are."""
+
+import inspect
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+from torch.utils.weak import WeakIdKeyDictionary
+
+from xai.adapters.origins import PRODUCTS, Origins, rank_of, tensors
+from xai.lrp.operations import name_of
+from xai.recording.places import ARGUMENT, Calls, Place, drawn_in_order
+from xai.recording.record import SOFTMAX
+from xai.recording.unchanged import evaluation, same_random_numbers
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor of the pass: the step that gave it, and which of its results it is."""
+
+    step: int
+    part: int
+    shape: tuple[int, ...]
+    tokens: Tensor | None  # [..., T] of a tensor [..., T, D]
+
+
+@dataclass(eq=False)
+class Step:
+    """One call. `reads` are the tensors it reads that come from other steps."""
+
+    place: Place
+    name: str
+    reads: tuple[Value, ...]
+    in_place: bool = False
+    rows: Tensor | None = None  # of a product: tokens of its rows and of its columns, [..., q] and [..., k]
+    columns: Tensor | None = None
+
+
+@dataclass(eq=False)
+class Seen:
+    """An attention: the step of its softmax, what asks and what is asked."""
+
+    step: int
+    queries: tuple[int, ...]  # steps that queries come from
+    keys: tuple[int, ...]
+    asking: Tensor | None  # tokens, [B, q] and [B, k]
+    asked: Tensor | None
+    causal: bool
+
+
+@dataclass(eq=False)
+class Trace:
+    steps: list[Step] = field(default_factory=list)
+    attentions: list[Seen] = field(default_factory=list)
+    outputs: set[int] = field(default_factory=set)  # steps that give what the model returns
+    arguments: dict[str, Any] = field(default_factory=dict)
+    origins: Any = None
+
+
+def traced(model: nn.Module, inputs: Any) -> Trace:
+    """Observes one call of the model, in evaluation mode; changes nothing of it, also when it raises."""
+    args: tuple = ()
+    kwargs: dict[str, Any] = {}
+    if isinstance(inputs, Mapping):
+        kwargs = dict(inputs)
+    else:
+        args = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    args, kwargs = tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, (args, kwargs))
+    trace = Trace(arguments=arguments_of(model, args, kwargs))
+    with ExitStack() as stack:
+        stack.enter_context(same_random_numbers(model))
+        stack.enter_context(evaluation(model))
+        calls = Calls()
+        for handle in calls.hooks(model):
+            stack.callback(handle.remove)
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())  # as when it is recorded; with frozen parameters there is no graph
+        trace.origins = Origins(model, trace.arguments)
+        mode = stack.enter_context(_Observing(trace, calls))
+        output = model(*args, **kwargs)
+        trace.outputs = {mode.known[t].step for t in _results(output) if t in mode.known}
+    return trace
+
+
+def arguments_of(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of forward by name."""
+    bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    rest = {
+        n: p for n, p in bound.arguments.items() if bound.signature.parameters[n].kind is inspect.Parameter.VAR_KEYWORD
+    }
+    plain = {n: p for n, p in bound.arguments.items() if n not in rest}
+    return plain | {name: value for more in rest.values() for name, value in more.items()}
+
+
+class _Observing(TorchFunctionMode):
+    def __init__(self, trace: Trace, calls: Calls) -> None:
+        super().__init__()
+        self.trace, self.calls, self.known = trace, calls, WeakIdKeyDictionary()
+        for name, value in trace.arguments.items():
+            if isinstance(value, Tensor):
+                self._give(Step(Place(name, ARGUMENT, 0), ARGUMENT, ()), value)
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch._C._set_grad_enabled:  # as when it is recorded
+            return None
+        place, (name, in_place) = self.calls.place(func), name_of(func)
+        read = list(tensors((*args, *kwargs.values())))
+        step = Step(place, name, tuple(self.known[t] for t in read if t in self.known), in_place)
+        if name in PRODUCTS:
+            self._note_product(step, name, read)
+        attention = self._attention(func, args, kwargs)
+        result = drawn_in_order(func, args, kwargs)
+        if func in SOFTMAX:
+            attention = self._softmax(step, args[0] if args else kwargs["input"], result)
+        if name == "setitem":
+            self.trace.origins.follow(name, func, args, kwargs, result)
+            self._give(step, args[0])
+            self._give_base(step, args[0])
+            return result
+        if next(tensors((result,)), None) is None:
+            return result
+        if not in_place:
+            self.trace.origins.follow(name, func, args, kwargs, result)
+        self._give(step, result)
+        if in_place and isinstance(args[0], Tensor):
+            self._give_base(step, args[0])
+        if attention is not None:
+            attention.step = len(self.trace.steps) - 1
+            self.trace.attentions.append(attention)
+            if attention.asking is not None and func in SOFTMAX:
+                shape = (*result.shape[:-1], 1)
+                rows = step.rows
+                if rows is not None and rows.numel() == result[..., 0].numel():
+                    self.trace.origins.set(result, rows.reshape(shape).expand(result.shape))
+        return result
+
+    def _give(self, step: Step, result: Any) -> None:
+        self.trace.steps.append(step)
+        for part, tensor in enumerate(tensors((result,))):
+            rows = self.trace.origins.rows(tensor) if tensor.is_floating_point() else None
+            self.known[tensor] = Value(len(self.trace.steps) - 1, part, tuple(tensor.shape), rows)
+
+    def _give_base(self, step: Step, changed: Tensor) -> None:
+        """What is changed in place by a view changes what it is a view of."""
+        base = changed._base
+        if base is not None:
+            before = (self.known[base],) if base in self.known else ()
+            self._give(Step(step.place, "changed", (*before, self.known[changed])), base)
+
+    def _note_product(self, step: Step, name: str, read: list[Tensor]) -> None:
+        left, right = read[-2:] if len(read) > 1 else (read[0], read[0])
+        step.rows, step.columns = self.trace.origins.rows(left), self.trace.origins.columns(right)
+        if name == "einsum":
+            step.columns = self.trace.origins.rows(right)
+
+    def _attention(self, func: Any, args: tuple, kwargs: dict) -> Seen | None:
+        """That of a function with a softmax inside."""
+        names: tuple[str, ...]
+        if func is F.scaled_dot_product_attention:
+            names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+        elif func is F.multi_head_attention_forward:
+            names = ("query", "key", "value")
+        else:
+            return None
+        call = {**dict(zip(names, args, strict=False)), **kwargs}
+        rows = [self.trace.origins.rows(call[name]) for name in ("query", "key")]
+        if func is F.multi_head_attention_forward:  # [T, B]
+            rows = [None if row is None else row.mT for row in rows]
+        else:
+            rows = [None if row is None else row.amax(dim=1) for row in rows]
+        steps = [(self.known[call[name]].step,) if call[name] in self.known else () for name in ("query", "key")]
+        causal = bool(call.get("is_causal")) or _hides_later(call.get("attn_mask"))
+        return Seen(-1, steps[0], steps[1], rows[0], rows[1], causal)
+
+    def _softmax(self, step: Step, scores: Tensor, probabilities: Tensor) -> Seen | None:
+        """A softmax over the last axis of what comes from a product of tokens."""
+        if probabilities.dim() not in (3, 4) or not step.reads:
+            return None
+        products = [
+            product
+            for product in self._products_before(step)
+            if product.rows is not None
+            and product.columns is not None
+            and product.columns.shape[-1] == probabilities.shape[-1]
+            and product.rows.numel() == probabilities[..., 0].numel()
+        ]
+        if not products:
+            return None
+        best = max(products, key=lambda product: _least_rank(product))
+        batch = next(len(x) for x in tensors(self.trace.arguments.values()) if x.dim())
+        asking, asked = (_of_samples(tokens, batch) for tokens in (best.rows, best.columns))
+        step.rows = best.rows
+        queries, keys = best.reads[0].step, best.reads[-1].step
+        upper = torch.ones(probabilities.shape[-2:], dtype=torch.bool, device=probabilities.device).triu(1)
+        causal = bool(upper.any()) and not bool((probabilities != 0)[..., upper].any())
+        return Seen(-1, (queries,), (keys,), asking, asked, causal)
+
+    def _products_before(self, step: Step) -> list[Step]:
+        """The nearest products on every way back; a linear map is none."""
+        found, waiting, done = [], [value.step for value in step.reads], set[int]()
+        while waiting:
+            number = waiting.pop()
+            before = self.trace.steps[number]
+            if number in done or before.name in ("linear", "embedding", "addmm", "layer_norm"):
+                continue
+            done.add(number)
+            if before.name in PRODUCTS:
+                found.append(before)
+            else:
+                waiting += [value.step for value in before.reads]
+        return found
+
+
+def _least_rank(product: Step) -> int:
+    """Low for a product with positions, as of the relative ones, rather than with tokens."""
+    return min(int(rank_of(tokens).max()) for tokens in (product.rows, product.columns) if tokens is not None)
+
+
+def _of_samples(tokens: Tensor | None, batch: int) -> Tensor | None:
+    """[B, T] from [B, H, T] or [B H, T]."""
+    if tokens is None:
+        return None
+    flat = tokens.flatten(0, -2) if tokens.dim() > 2 else tokens
+    return flat.unflatten(0, (batch, -1)).amax(dim=1) if len(flat) % batch == 0 else flat
+
+
+def _hides_later(mask: Tensor | None) -> bool:
+    if mask is None or mask.shape[-2] != mask.shape[-1] or mask.shape[-1] < 2:
+        return False
+    upper = torch.ones(mask.shape[-2:], dtype=torch.bool, device=mask.device).triu(1)
+    later = mask[..., upper]
+    return not bool(later.any()) if mask.dtype == torch.bool else bool((later < -1e4).all())
+
+
+def _results(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, (tuple, list)):
+        return [tensor for value in output for tensor in _results(value)]
+    return _results(list(vars(output).values())) if hasattr(output, "__dataclass_fields__") else []
