@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from xai.files import DAMAGED, decoded
+from xai.files import DAMAGED
+from xai.pictures import decoded
 
 # Path, file content, undecoded `datasets` image {"bytes": ..., "path": ...} (one may be None), or a decoded image.
 ImageSource = str | Path | bytes | Mapping[str, Any] | Image.Image

@@ -8,12 +8,8 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from typing import Any
 
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # in any case
 
@@ -47,21 +43,6 @@ def checksum(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def decoded(source: str | Path | bytes) -> "Image":
-    """A picture with its pixels, once the checksums of a PNG are right: Pillow compares those of pixels only when asked."""
-    from PIL import Image  # here: what reads no pictures does without Pillow
-
-    def opened() -> Image.Image:
-        return Image.open(BytesIO(source) if isinstance(source, bytes) else source)
-
-    with opened() as image:
-        if image.format == "PNG":
-            image.verify()  # after which it has no pixels
-    with opened() as image:
-        image.load()
-        return image
 
 
 def read_text(path: Path) -> str:

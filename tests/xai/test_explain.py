@@ -251,6 +251,7 @@ MORE = {  # what parts of xai beside its core may import, too
     "adapters.regions": {"numpy"},
     "metrics": {"numpy", "pycocotools", "PIL", "h5py"},
     "report": {"numpy", "PIL"},
+    "pictures": {"PIL"},
 }
 
 

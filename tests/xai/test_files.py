@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xai.files import decoded, read_json
+from xai.files import read_json
+from xai.pictures import decoded
 
 
 @pytest.mark.parametrize(

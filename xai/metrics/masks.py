@@ -12,9 +12,10 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from xai.figures.geometry import Geometry
-from xai.files import DAMAGED, PICTURES, decoded, visible
+from xai.files import DAMAGED, PICTURES, visible
 from xai.metrics.coco import annotations as entries_of
 from xai.metrics.coco import image_finder, labelled, read_described, repeated, text, whole
+from xai.pictures import decoded
 
 Load = Callable[[Path], Image.Image]  # an image file as RGB pixels, unrotated
 

@@ -19,6 +19,7 @@ from xai.lrp.propagation import Propagation
 from xai.recording.adapter import Adapter
 from xai.recording.assemble import Captured, Caught, RecordingError, assemble, by_module
 from xai.recording.attention import multi_head, scaled_dot_product
+from xai.recording.hooks import output_into, residual_into
 from xai.recording.places import Calls, Place, drawn_in_order, placed_of
 from xai.recording.recording import QKV, Recording
 from xai.recording.rerun import Call, rerun
@@ -161,10 +162,10 @@ class _Pass(ExitStack):
             )
             yield self._module(name).register_forward_hook(self._left)
         for name in dict.fromkeys(site.residual for site in self.adapter.sites):
-            take = _residual_into(self.captured.residual[name])
+            take = residual_into(self.captured.residual[name])
             yield self._module(name).register_forward_pre_hook(take, with_kwargs=True)
         for name in dict.fromkeys(site.output for site in self.adapter.sites):
-            yield self._module(name).register_forward_hook(_output_into(self.captured.output[name]))
+            yield self._module(name).register_forward_hook(output_into(self.captured.output[name]))
 
     def calling(self, func: Any) -> None:
         """A torch function is about to be called."""
@@ -316,23 +317,6 @@ def _pixels(inputs: Mapping[str, Any]) -> Tensor:
     if len(found) != 1:
         raise RecordingError(f"relevance of pixels needs one input of images [B, C, rows, columns]; found {found}")
     return inputs[found[0]]
-
-
-def _residual_into(found: list[Tensor]) -> Any:
-    def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        tensor = args[0] if args else next(iter(kwargs.values()))
-        if not tensor.requires_grad:
-            tensor.requires_grad_()
-        found.append(tensor)
-
-    return hook
-
-
-def _output_into(found: list[Tensor]) -> Any:
-    def hook(module: nn.Module, args: tuple, output: Any) -> None:
-        found.append(output if isinstance(output, Tensor) else output[0])
-
-    return hook
 
 
 def _refuse(model: nn.Module) -> None:

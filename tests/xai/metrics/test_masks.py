@@ -339,7 +339,7 @@ def test_segments_without_crowd_flag_or_area(panoptic: tuple[Path, Path]) -> Non
         (lambda d: d["annotations"][0].update(file_name="8.png"), r"no file .*8\.png"),
         (
             lambda d: d["annotations"].append(d["annotations"][0]),
-            "several annotations are of the image 9; take one out",
+            "annotation at place 0: it is there twice; take one out",
         ),
         (
             lambda d: d["annotations"][0]["segments_info"].append(d["annotations"][0]["segments_info"][0]),
