@@ -39,9 +39,16 @@ def test_a_bug_keeps_its_traceback_and_says_what_is_saved(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("trainer", [False, True])
 def test_a_signal_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals, code: int, trainer: bool
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+    number: signal.Signals,
+    code: int,
+    trainer: bool,
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, ignored))
     with pytest.raises(SystemExit) as left, messages(tmp_path):
         try:
             signal.raise_signal(number)
