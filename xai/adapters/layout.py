@@ -98,7 +98,7 @@ class Streams:
 
     def _named(self, source: Source, parts: list[Modality]) -> str:
         argument = source.argument
-        if source.rank == IMAGE:
+        if source.rank == IMAGE or argument.startswith("pixel"):
             return self._free("image", parts)
         if argument.startswith(("decoder_", "labels")):
             return self._free("decoder", parts)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -111,7 +112,14 @@ class Origins:
             del self.table[tensor]
 
     def follow(self, name: str, func: Any, args: tuple, kwargs: dict, result: Any) -> None:
-        """Gives the results of a call their companions."""
+        """Gives the results of a call their companions; none where it is called in a way that no rule here knows."""
+        try:
+            self._follow(name, func, args, kwargs, result)
+        except (RuntimeError, IndexError, TypeError, ValueError, KeyError, StopIteration):
+            for part in tensors((result,) if name != "setitem" else args[:1]):
+                self.set(part, None)
+
+    def _follow(self, name: str, func: Any, args: tuple, kwargs: dict, result: Any) -> None:
         if name == "setitem":
             self._written(args)
             return
@@ -134,7 +142,7 @@ class Origins:
         if name == "multi_head_attention_forward":
             return _along(self.rows(args[0] if args else kwargs["query"]), y)
         if name in PRODUCTS:
-            return self._product(name, args, y)
+            return self._product(name, [*args, *kwargs.values()], y)
         if name == "embedding":
             index = self.of(args[0] if args else kwargs["input"])
             return None if index is None else _along(index, y)
@@ -147,10 +155,10 @@ class Origins:
             return tokens.amax(dim=axes, keepdim=True) if axes else tokens
         return self._elementwise([*args, *kwargs.values()], y)
 
-    def _product(self, name: str, args: tuple, y: Tensor) -> Tensor | None:
+    def _product(self, name: str, args: list[Any], y: Tensor) -> Tensor | None:
         """Rows of a product are those of its left operand."""
         if name != "einsum":
-            return _along(self.rows(args[1] if name == "baddbmm" else args[0]), y)
+            return _along(self.rows(list(tensors(args))[-2]), y)
         left, out = split_equation(args)
         tokens = self.of(next(tensors(args[1:])))
         if tokens is None or left is None:
@@ -167,9 +175,9 @@ class Origins:
             return None
         if x.shape[2:] == y.shape[2:]:
             return tokens.amax(dim=1, keepdim=True).expand(y.shape)
-        image = next((s.argument for s in self.sources if s.rank == IMAGE), "")
-        size = (y.shape[2], y.shape[3]) if y.dim() == 4 else None
-        return self._new(Source(IMAGE, image, size), y.shape[2:], y).expand(y.shape)
+        source = self.sources[source_of(int(tokens.max()))]
+        size = (y.shape[2], y.shape[3]) if y.dim() == 4 and source.rank == IMAGE else None
+        return self._new(Source(source.rank, source.argument, size), y.shape[2:], y).expand(y.shape)
 
     def _elementwise(self, operands: list[Any], y: Tensor) -> Tensor | None:
         """An operand that is repeated along the tokens, such as a bias, does not say which token it is."""
@@ -195,10 +203,12 @@ class Origins:
             return given[0].reshape(*given[1:], **kwargs)
         if name in ("max", "min", "amax", "amin"):
             return None
-        if name in ("pad", "roll", "masked_fill", "unfold"):
+        if name == "masked_fill":
+            return given[0]
+        if name == "unfold" and func is F.unfold:  # of floats alone, which hold these numbers exactly
+            return func(given[0].double(), *given[1:], **kwargs).long()
+        if name == "pad":
             kwargs = {k: (0 if k == "value" else v) for k, v in kwargs.items()}
-            if name == "masked_fill":
-                return given[0]
         return func(*given, **kwargs)
 
     def _data(self, name: str, args: tuple) -> list[Tensor]:
@@ -212,7 +222,7 @@ class Origins:
 
     def _or_zeros(self, x: Tensor) -> Tensor:
         tokens = self.of(x)
-        return torch.zeros(1, dtype=torch.int64, device=x.device).expand(x.shape) if tokens is None else tokens
+        return torch.zeros((), dtype=torch.int64, device=x.device).expand(x.shape) if tokens is None else tokens
 
     def _written(self, args: tuple) -> None:
         target, index, value = args
@@ -248,7 +258,7 @@ def tensors(values: Any) -> Iterator[Tensor]:
             yield from tensors(value)
 
 
-def split_equation(args: tuple) -> tuple[str | None, str]:
+def split_equation(args: list[Any]) -> tuple[str | None, str]:
     """Letters of the left operand of an einsum of two, and of its result; None if it is written in another way."""
     equation = args[0].replace(" ", "") if isinstance(args[0], str) else ""
     operands, arrow, out = equation.partition("->")

@@ -35,6 +35,8 @@ def scaled_dot_product(
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
         key, value = (t.repeat_interleave(groups, dim=-3) for t in (key, value))
+    if key.dim() == query.dim() and torch.broadcast_shapes(query.shape[:-2], key.shape[:-2]) == query.shape[:-2]:
+        key, value = (t.expand(*query.shape[:-2], -1, -1) for t in (key, value))  # one head of keys for all queries
     scores = query * (query.shape[-1] ** -0.5 if scale is None else scale) @ key.mT
     if is_causal:
         scores = scores.masked_fill(~torch.ones_like(scores[0, 0], dtype=torch.bool).tril(), -torch.inf)

@@ -65,6 +65,13 @@ STOCK: dict[str, Callable[[], Family]] = {
     "Qwen2": lambda: text(tf.Qwen2ForCausalLM, NEXT, **ROTARY),
     "Qwen3": lambda: text(tf.Qwen3ForCausalLM, NEXT, head_dim=8, **ROTARY),
     "Gemma 2": lambda: text(tf.Gemma2ForCausalLM, NEXT, head_dim=8, sliding_window=4, **ROTARY),
+    "Gemma": lambda: text(tf.GemmaForCausalLM, NEXT, head_dim=8, **ROTARY),
+    "Gemma 3": lambda: text(tf.Gemma3ForCausalLM, NEXT, head_dim=8, sliding_window=4, **ROTARY),
+    "StableLM": lambda: text(tf.StableLmForCausalLM, NEXT, num_key_value_heads=2),
+    "OLMo 2": lambda: text(tf.Olmo2ForCausalLM, NEXT, **ROTARY),
+    "GPT-J": lambda: text(tf.GPTJForCausalLM, NEXT, GPT_2, rotary_dim=4),
+    "Falcon": lambda: text(tf.FalconForCausalLM, NEXT, {k: v for k, v in TEXT.items() if k != "intermediate_size"}),
+    "CamemBERT": lambda: text(tf.CamembertForSequenceClassification),
     "ModernBERT": lambda: text(
         tf.ModernBertForSequenceClassification, local_attention=4, cls_token_id=1, sep_token_id=2
     ),
@@ -83,6 +90,27 @@ STOCK: dict[str, Callable[[], Family]] = {
         {"pixel_values": pixels()},
         of("class token", lambda out: out.pooler_output[:, 1]),
     ),
+    "I-JEPA": lambda: image(tf.IJepaForImageClassification, num_labels=4),
+    "ViT MSN": lambda: image(tf.ViTMSNForImageClassification, num_labels=4),
+    "Data2Vec": lambda: image(tf.Data2VecVisionForImageClassification, num_labels=4),
+    "YOLOS": lambda: Family(
+        tf.YolosForObjectDetection(
+            tf.YolosConfig(**{**VISION, "image_size": [16, 16]}, num_detection_tokens=3, num_labels=3)
+        ),
+        {"pixel_values": pixels()},
+        of("second object", lambda out: out.logits[:, 1, 2]),
+    ),
+    "SigLIP 2": lambda: Family(
+        tf.Siglip2VisionModel(tf.Siglip2VisionConfig(**TINY, patch_size=8, num_patches=4)),
+        {
+            "pixel_values": torch.randn(2, 4, 192, generator=torch.Generator().manual_seed(1)),
+            "pixel_attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]),
+            "spatial_shapes": torch.tensor([[2, 2], [2, 1]]),
+        },
+        of("pooled", lambda out: out.pooler_output[:, 1]),
+    ),
+    "Chinese-CLIP": lambda: pair(tf.ChineseCLIPModel(towers(tf.ChineseCLIPConfig)), similarity()),
+    "AltCLIP": lambda: pair(tf.AltCLIPModel(towers(tf.AltCLIPConfig)), similarity()),
     "CLIP classifier": lambda: Family(
         tf.CLIPForImageClassification(tf.CLIPConfig(vision_config=VISION, num_labels=4)),
         {"pixel_values": pixels()},
@@ -127,6 +155,26 @@ STOCK: dict[str, Callable[[], Family]] = {
         tf.BartForConditionalGeneration(
             tf.BartConfig(vocab_size=40, d_model=16, **BART, encoder_ffn_dim=24, decoder_ffn_dim=24, pad_token_id=0)
         )
+    ),
+    "Whisper": lambda: Family(
+        tf.WhisperForConditionalGeneration(
+            tf.WhisperConfig(
+                vocab_size=40,
+                d_model=16,
+                **BART,
+                encoder_ffn_dim=24,
+                decoder_ffn_dim=24,
+                num_mel_bins=8,
+                max_source_positions=10,
+                **{name: TEXT[name] for name in ("pad_token_id", "bos_token_id", "eos_token_id")},
+                decoder_start_token_id=1,
+            )
+        ),
+        {
+            "input_features": torch.randn(2, 8, 20, generator=torch.Generator().manual_seed(1)),
+            "decoder_input_ids": words()["input_ids"],
+        },
+        NEXT,
     ),
     "timm EVA-02": lambda: timm_model(timm.models.eva.Eva, use_rot_pos_emb=True, swiglu_mlp=True),
     "timm BEiT": lambda: timm_model(timm.models.beit.Beit, use_rel_pos_bias=True),

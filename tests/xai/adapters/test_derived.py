@@ -83,7 +83,7 @@ def attentions_of(outputs: Any) -> list[Tensor]:
     return [attention for part in parts for attention in attentions_of(part)] + [a for one in lists for a in one]
 
 
-EAGER = [name for name in STOCK if not name.startswith(("timm", "BLIP", "SigLIP", "GPT-NeoX"))]
+EAGER = [name for name in STOCK if not name.startswith(("timm", "BLIP", "SigLIP", "GPT-NeoX", "Falcon", "Data2Vec"))]
 
 
 @pytest.mark.parametrize("name", EAGER)
@@ -101,7 +101,9 @@ def test_rollout_and_genatt_are_those_of_the_model_s_own_attentions(name: str, m
         for e in ours.events
     ]
     assert len({id(a) for a in matched}) == len(theirs) == len(matched)
-    if not all(event.is_self for event in ours.events):
+    if any(
+        (event.queries.stop, event.keys.stop) != (ours.mask.shape[1],) * 2 or not event.is_self for event in ours.events
+    ):
         return  # between streams the formulas are those of the tables' tests
     gradients = torch.autograd.grad(family.target(outputs).sum(), matched)
     rollout = genatt = torch.eye(ours.mask.shape[1]).double().expand(2, -1, -1)
@@ -113,9 +115,9 @@ def test_rollout_and_genatt_are_those_of_the_model_s_own_attentions(name: str, m
     torch.testing.assert_close(EXPLAINERS["genatt"](ours, family.target).double(), genatt, atol=1e-5, rtol=1e-5)
 
 
-# models whose softmax is plain code show no queries and keys; GPT-2 projects by another function
+# models whose softmax is plain code show no queries and keys; GPT-2 and Falcon project by another function
 PLAIN = ("Gemma 2", "DeBERTa v2", "MPNet", "ViLT", "BLIP retrieval", "BLIP captions")
-REFUSED = {name: {"grad_eclip", "tokentm"} for name in PLAIN} | {"GPT-2": {"tokentm"}}
+REFUSED = {name: {"grad_eclip", "tokentm"} for name in PLAIN} | {name: {"tokentm"} for name in ("GPT-2", "Falcon")}
 
 
 @pytest.mark.parametrize("name", list(STOCK))

@@ -54,6 +54,18 @@ def test_grouped_queries() -> None:
     torch.testing.assert_close(seen[0] @ values[0], ours)  # each head with the values it reads
 
 
+def test_one_head_of_keys_for_all_queries() -> None:
+    q, k, v = qkv(key_heads=1)
+    seen: list[Any] = []
+    ours = scaled_dot_product(lambda A, qkv: seen.append((A, qkv)), q, k, v)
+    torch.testing.assert_close(
+        ours, F.scaled_dot_product_attention(q, k.expand(-1, 4, -1, -1), v.expand(-1, 4, -1, -1))
+    )
+    A, found = seen[0]
+    assert found.value.shape == (2, 4, 6, 3) and found.key.shape == (2, 4, 6, 8)
+    torch.testing.assert_close(A @ found.value, ours)
+
+
 def test_a_query_without_keys_has_no_gradient_of_nan() -> None:
     scores = torch.tensor([[1.0, 2.0], [-torch.inf, -torch.inf]], requires_grad=True)
     probabilities = softmax(scores)
