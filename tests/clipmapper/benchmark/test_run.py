@@ -199,8 +199,9 @@ def test_a_killed_process_goes_on(shapes_root: Path, tmp_path: Path) -> None:
     options += ["--benchmark.resamples=200"]
     parts = tmp_path / "killed" / "explainers"
     alone = start(tmp_path, "evaluate.py", *options, "--output=alone")
-    start(tmp_path, "evaluate.py", *options, "--output=killed").kill_when(parts, "values-*.parquet")
-    written = {path: path.stat().st_mtime_ns for path in parts.glob("values-*.parquet")}
+    start(tmp_path, "evaluate.py", *options, "--output=killed").kill_when(parts, "checksums-*.json")
+    whole = [parts / f"values-{path.stem[-5:]}.parquet" for path in parts.glob("checksums-*.json")]
+    written = {path: path.stat().st_mtime_ns for path in whole}
     assert len(written) < 3 and not (tmp_path / "killed" / "report.html").exists(), "killed too late to tell anything"
     call(tmp_path, "evaluate.py", *options, "--output=killed")
     assert alone.wait() == 0, alone.printed
