@@ -7,9 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # threads that wait and do not sleep hold up others where cores are busy
+# threads that wait and do not sleep hold up others where cores are busy
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if __name__ == "__main__":  # imports too: the processes that draw Shapes import this file, and need none of it
     if sys.argv[1:] and not sys.argv[1].startswith("-"):

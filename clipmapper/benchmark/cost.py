@@ -87,9 +87,8 @@ def _alone(task: Task, batch: Batch, method: str, progress: Progress) -> Cost:
     if errors:
         return Cost(reason=next(iter(errors.values())))
     with progress.passes(task.module, WATCHED * len(batch.ids)):
-        cost.megabytes = (
-            peak(shortest, device) / 2**20
-        )  # again: to watch memory takes time, and no pass more than the first
+        # again: to watch memory takes time, and no pass more than the first
+        cost.megabytes = peak(shortest, device) / 2**20
     return cost
 
 

@@ -9,9 +9,8 @@ from tqdm import tqdm
 
 from xai.metrics.perturbation import Perturbed, Predict
 
-SHORTER = (
-    10  # inputs without some tokens that count as one pass: they run forward alone, and about half of each is left
-)
+# inputs without some tokens that count as one pass: they run forward alone, and about half of each is left
+SHORTER = 10
 
 
 class Progress:

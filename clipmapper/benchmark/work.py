@@ -17,9 +17,8 @@ from clipmapper.images import BadImage
 from xai.explainers.registry import method_named
 
 PART = 2e12  # passes times weights times tokens of a part: about a minute of a busy core
-SHARE = (
-    1 / 8
-)  # of all samples' passes, that cost and sanity may add: theirs, with all rules of LRP, take about twice as long
+# of all samples' passes, that cost and sanity may add: theirs, with all rules of LRP, take about twice as long
+SHARE = 1 / 8
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ PATIENCE = (
     5.0  # seconds until a hub that does not answer counts as unreachable; huggingface_hub itself tries for a minute
 )
 
-_answered: set[str] = (
-    set()
-)  # hubs that have answered this process, which need not be asked again for the next part of a model
+# hubs that have answered this process, which need not be asked again for the next part of a model
+_answered: set[str] = set()
 
 
 def kept(repo: str) -> bool:

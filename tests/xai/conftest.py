@@ -181,9 +181,13 @@ def padded(request: pytest.FixtureRequest) -> Family:
 
 
 def build(name: str) -> Family:
-    """Weights large enough that no softmax is flat and no gradient vanishes."""
+    return prepared(FAMILIES[name])
+
+
+def prepared(make: Callable[[], Family]) -> Family:
+    """Makes a model in double precision, with weights large enough that no softmax is flat and no gradient vanishes."""
     torch.manual_seed(0)
-    family = FAMILIES[name]()
+    family = make()
     for parameter in family.model.parameters():
         if parameter.dim() > 1:
             nn.init.normal_(parameter, std=0.3)

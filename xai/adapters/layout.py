@@ -50,7 +50,7 @@ class Streams:
             q, k = self._number(one.asking, where), self._number(one.asked, where)
             self.of.append((q, k))
             for modality in self.streams[q][1]:
-                modality.causal |= one.causal and q == k
+                modality.causal |= one.seen.causal and q == k
         for q, k in self.of:
             for modality in self.streams[k][1]:
                 modality.read |= q != k and (k, q) not in self.of
@@ -123,8 +123,6 @@ class DerivedLayout:
     settled: Mapping[str, int]  # what `settled` said of the arguments
 
     def __call__(self, inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
-        rest = {n: v for value in inputs.values() if isinstance(value, Mapping) for n, v in value.items()}
-        inputs = {**rest, **inputs}
         if settled(inputs) != self.settled:
             raise RecordingError(f"{', '.join(self.settled)} had other values when the adapter was found; {ANEW}")
         lengths, special, mask, grids = {}, {}, {}, {}

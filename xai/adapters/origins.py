@@ -32,7 +32,7 @@ SAME = (
     "detach",
     "alias",
 )
-REDUCING = ("mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "logsumexp", "prod", "vector_norm")
+REDUCING = ("mean", "sum", "var", "std", "norm", "logsumexp", "prod", "vector_norm")
 SPATIAL = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate")
 CREATING = ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli")
 MORE_MOVES = ("masked_select", "scatter", "index_copy", "unfold", "pixel_unshuffle", "rot90", "tril", "triu", "take")

@@ -42,7 +42,6 @@ class Found:
     places: Places
     asking: Tensor  # tokens [q] of queries and [k] of keys, the same in all samples
     asked: Tensor
-    causal: bool
     seen: Seen
     sum: int  # the step after which its result is part of the state
 
@@ -112,7 +111,7 @@ def _found(graph: Graph, seen: Seen, mixed: int) -> Found:
     if state is None and asking.shape == asked.shape and torch.equal(asking, asked):
         raise Doubt(f"{place}: nothing is found to which the result of this self-attention is added as it is")
     residual = None if state is None else place_of(graph, state)
-    return Found(Places(place, residual, place_of(graph, own)), asking, asked, seen.causal, seen, sum_)
+    return Found(Places(place, residual, place_of(graph, own)), asking, asked, seen, sum_)
 
 
 def place_of(graph: Graph, value: Value) -> Place:

@@ -1,6 +1,5 @@
 """One observed forward pass: every call of a torch function, what it reads, and which tokens its rows are."""
 
-import inspect
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from xai.adapters.origins import PRODUCTS, Origins, rank_of, tensors
 from xai.lrp.operations import name_of
-from xai.recording.places import ARGUMENT, Calls, Place, drawn_in_order
+from xai.recording.places import ARGUMENT, Calls, Place, arguments_of, drawn_in_order
 from xai.recording.record import SOFTMAX
 from xai.recording.unchanged import evaluation, same_random_numbers
 
@@ -86,16 +85,6 @@ def traced(model: nn.Module, inputs: Any) -> Trace:
         output = model(*args, **kwargs)
         trace.outputs = {mode.known[t].step for t in _results(output) if t in mode.known}
     return trace
-
-
-def arguments_of(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of forward by name."""
-    bound = inspect.signature(model.forward).bind(*args, **kwargs)
-    rest = {
-        n: p for n, p in bound.arguments.items() if bound.signature.parameters[n].kind is inspect.Parameter.VAR_KEYWORD
-    }
-    plain = {n: p for n, p in bound.arguments.items() if n not in rest}
-    return plain | {name: value for more in rest.values() for name, value in more.items()}
 
 
 class _Observing(TorchFunctionMode):

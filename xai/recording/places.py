@@ -1,5 +1,6 @@
 """Tensors named by the call that gives them, for attentions that no module has to itself and layers that share modules."""
 
+import inspect
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,16 @@ class Calls:
         key = self.modules[-1], name_of(func)[0]
         self.counts[key] += 1
         return Place(*key, self.counts[key] - 1)
+
+
+def arguments_of(model: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of the model's forward by name, those that its `**kwargs` takes among the others."""
+    bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    rest = {
+        n: p for n, p in bound.arguments.items() if bound.signature.parameters[n].kind is inspect.Parameter.VAR_KEYWORD
+    }
+    plain = {n: p for n, p in bound.arguments.items() if n not in rest}
+    return plain | {name: value for more in rest.values() for name, value in more.items()}
 
 
 def drawn_in_order(func: Any, args: tuple, kwargs: dict) -> Any:

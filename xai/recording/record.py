@@ -1,6 +1,5 @@
 """Recording: one forward pass of a stock model, with every attention that its adapter names laid on a recording."""
 
-import inspect
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -20,16 +19,14 @@ from xai.recording.adapter import Adapter
 from xai.recording.assemble import Captured, Caught, RecordingError, assemble, by_module
 from xai.recording.attention import multi_head, scaled_dot_product
 from xai.recording.hooks import output_into, residual_into
-from xai.recording.places import Calls, Place, drawn_in_order, placed_of
+from xai.recording.places import Calls, Place, arguments_of, drawn_in_order, placed_of
 from xai.recording.recording import QKV, Recording
 from xai.recording.rerun import Call, rerun
 from xai.recording.unchanged import evaluation, same_random_numbers
 
 SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
-ATTENTION = (
-    F.scaled_dot_product_attention,
-    F.multi_head_attention_forward,
-)  # a softmax inside, and the mixing of values
+# functions with a softmax inside, and the mixing of values
+ATTENTION = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
 _MOVES = ("View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "Clone", "ToCopy")  # of data, in the graph
 
 ANEW = "find it anew for inputs like these: adapter_for(model, inputs)"
@@ -215,7 +212,7 @@ class _Pass(ExitStack):
         self.enter_context(torch.enable_grad())
         args, kwargs = tree_map(_own, (args, kwargs))
         self.call = Call(model, args, kwargs, _autocast(model))
-        self.inputs = dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+        self.inputs = arguments_of(model, args, kwargs)
         self.started()
         if self.ruling is not None:
             if self.ruling.stage == "pixels":
@@ -255,7 +252,7 @@ class _PlacedPass(_Pass):
     def __init__(self, model: nn.Module, adapter: Adapter, recorder: Recorder, lrp: str | None) -> None:
         super().__init__(model, adapter, recorder, lrp)
         self.calls, self.placed, self.place = Calls(), placed_of(adapter.places), Place("", "", 0)
-        self.attentions = {places.attention: number for number, places in enumerate(adapter.places)}
+        self.attentions = {places.attention for places in adapter.places}
         self.seen: dict[Place, tuple[Tensor, QKV | None]] = {}
 
     def hooks_on_parts(self) -> Iterator[Any]:

@@ -1,6 +1,5 @@
 """The recorded call once more, from other embeddings: for methods that average over many of them."""
 
-import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -14,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from xai.recording.adapter import Adapter
-from xai.recording.places import Calls, Place, Placed, drawn_in_order
+from xai.recording.places import Calls, Place, Placed, arguments_of, drawn_in_order
 from xai.recording.unchanged import evaluation, same_random_numbers
 
 Rows = tuple[Tensor, slice]  # a residual stream of the run [B, q, D], and a modality's rows in it
@@ -101,7 +100,7 @@ def rerun(call: Call, adapter: Adapter, modalities: Mapping[str, slice], embeddi
         for context in (torch.inference_mode(False), torch.enable_grad(), call.autocast, _Graph(calls, placed)):
             stack.enter_context(context)
         args, kwargs = tree_map(_copy, (call.args, call.kwargs))  # an argument may be a residual state itself
-        placed.see_arguments(inspect.signature(call.model.forward).bind(*args, **kwargs).arguments)
+        placed.see_arguments(arguments_of(call.model, args, kwargs))
         output = call.model(*args, **kwargs)
     return Rerun(output, places)
 

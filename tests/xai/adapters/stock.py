@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from xai import Target, given, similarity
 
-from ..conftest import IMAGE, TINY, Family, pixels, shorter, words
+from ..conftest import IMAGE, TINY, Family, pixels, prepared, shorter, words
 
 TEXT: dict[str, Any] = {"vocab_size": 40, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, **TINY}
 VISION: dict[str, Any] = {**TINY, **IMAGE}
@@ -185,12 +185,4 @@ STOCK: dict[str, Callable[[], Family]] = {
 
 
 def built(name: str) -> Family:
-    """In double precision, with weights large enough that no softmax is flat and no gradient vanishes."""
-    torch.manual_seed(0)
-    family = STOCK[name]()
-    for parameter in family.model.parameters():
-        if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=0.3)
-    family.model.double().eval()
-    family.inputs = {name: t.double() if t.is_floating_point() else t for name, t in family.inputs.items()}
-    return family
+    return prepared(STOCK[name])
