@@ -255,7 +255,7 @@ def _of_tokens(
         name: ModalityRelevance(
             scores[:, where], recording.mask[:, where], recording.special[:, where], recording.grids.get(name)
         )
-        for name, where in recording.modalities.items()
+        for name, where in recording.inputs.items()
     }
     return Relevance(parts, method, options, target, flow)
 

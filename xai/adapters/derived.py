@@ -42,6 +42,10 @@ def _derive(model: nn.Module, inputs: Any) -> Adapter:
         if not found:
             raise Doubt("it computes no attention that its outputs read")
         streams, graph = Streams(found, trace.origins.sources), Graph(trace)
+        aside = _aside(graph, found, streams)
+        if aside:
+            found, unread = [one for one in found if one not in aside], unread | {one.places.attention for one in aside}
+            streams = Streams(found, trace.origins.sources)
         _check_starts(graph, found, streams)
     except Doubt as doubt:
         raise TypeError(f"no adapter for {name}, and none is found from the model itself: {doubt}; {PAGE}") from doubt
@@ -53,20 +57,63 @@ def _derive(model: nn.Module, inputs: Any) -> Adapter:
     return Adapter(layers, DerivedLayout(named, _ends(model), settled(trace.arguments)), unread, see_padding=True)
 
 
+def _aside(graph: Graph, found: list[Found], streams: Streams) -> list[Found]:
+    """Attentions of a stream that others are made from, which those others are not made from.
+
+    They are after the layer that a language model takes its image tokens from, and end in what is returned beside.
+    """
+    aside = []
+    for number in range(len(streams.streams)):
+        first = next(at for at, of in enumerate(streams.of) if number in of)
+        seen = found[first].seen
+        before = graph.before({*seen.queries, *seen.keys})
+        later = graph.before({step for one in found[first:] for step in (*one.seen.queries, *one.seen.keys)})
+        for one, (queries, _) in zip(found[:first], streams.of, strict=False):
+            if queries in streams.origins(number) and one.sum not in before and one.sum not in later:
+                aside.append(one)
+    return aside
+
+
 def _check_starts(graph: Graph, found: list[Found], streams: Streams) -> None:
-    """Raises Doubt for a stream that starts from what another one has become: its tokens are no inputs of the model."""
+    """Raises Doubt for a stream whose tokens come from what attentions made of others, unless it is known from which.
+
+    Those others must have had their last attention: of tokens that go on changing there would be two states.
+    """
     started: set[int] = set()
-    for one, (stream, _) in zip(found, streams.of, strict=True):
-        if stream in started:
-            continue
-        started.add(stream)
-        before = graph.before(set(one.seen.queries))
-        for other, (earlier, _) in zip(found, streams.of, strict=True):
-            if earlier != stream and other.sum in before:
-                raise Doubt(
-                    f"module {one.places.attention.module!r}: its tokens are made from those that attentions such as "
-                    f"module {other.places.attention.module!r} have changed, not from the model's inputs"
-                )
+    for at, one in enumerate(found):
+        for stream, steps in zip(streams.of[at], (one.seen.queries, one.seen.keys), strict=True):
+            if stream in started:
+                continue
+            started.add(stream)
+            before, origins = graph.before(set(steps)), streams.origins(stream)
+            allowed = _with_all_before(streams, origins)
+            where = f"module {one.places.attention.module!r}"
+            for later, other in enumerate(found):
+                earlier = streams.of[later][0]
+                if earlier == stream:
+                    continue
+                inside = f"module {other.places.attention.module!r}"
+                if earlier in origins and (later > at or other.sum not in before):
+                    raise Doubt(
+                        f"{where}: some of its {len(streams.streams[stream][0])} tokens are among those of {inside} too, or made "
+                        "from them, and those go on changing beside it, as in class attention; that is not one token axis"
+                    )
+                if other.sum in before and earlier not in allowed:
+                    raise Doubt(
+                        f"{where}: its tokens are made from those that attentions such as {inside} have changed, not from "
+                        "the model's inputs"
+                    )
+
+
+def _with_all_before(streams: Streams, numbers: set[int]) -> set[int]:
+    """Streams and what they are made from or have read."""
+    found, waiting = set(numbers), list(numbers)
+    while waiting:
+        number = waiting.pop()
+        more = streams.origins(number) | {k for q, k in streams.of if q == number}
+        waiting += more - found
+        found |= more
+    return found
 
 
 def _site(places: Any, queries: tuple[str, ...], keys: tuple[str, ...]) -> Site:

@@ -12,19 +12,31 @@ from xai.adapters.origins import GIVEN, IMAGE, POSITION, Source, source_of
 from xai.adapters.skips import Doubt, Found
 from xai.recording.adapter import Layout, Stream
 from xai.recording.assemble import RecordingError
+from xai.recording.axis import Link
 from xai.recording.record import ANEW
 
 
 @dataclass
 class Modality:
-    """A run of tokens of one source. `special` are those that come from parameters."""
+    """Tokens of one source, or made from those of one modality. `special` are those that come from parameters."""
 
     name: str
     source: Source | None
+    places: list[int] = field(default_factory=list)  # in its stream
     special: list[bool] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)  # in the source, of those that are not special
     causal: bool = False
     read: bool = False  # by another stream that it does not read, as an encoder is by its decoder
+    origin: "Modality | None" = None  # what its tokens are made from
+    parents: list[list[int]] = field(default_factory=list)  # of each token, which of the origin's it is made from
+
+    def link(self) -> Link | None:
+        if self.origin is None:
+            return None
+        weights = torch.zeros(len(self.special), len(self.origin.special))
+        for token, parents in enumerate(self.parents):
+            weights[token, parents] = 1 / max(len(parents), 1)
+        return Link(self.name, self.origin.name, weights)
 
     @property
     def grid(self) -> tuple[int, int] | None:
@@ -45,6 +57,8 @@ class Streams:
         self.sources = sources
         self.streams: list[tuple[Tensor, list[Modality]]] = []
         self.of: list[tuple[int, int]] = []  # the numbers of queries' and keys' stream, of each attention
+        self.members: dict[int, list[list[int]]] = {}  # of each source, the tokens that its tokens are made from
+        self.holders: dict[int, tuple[Modality, int]] = {}  # of each token, where it was last
         for one in found:
             where = f"module {one.places.attention.module!r}"
             q, k = self._number(one.asking, where), self._number(one.asked, where)
@@ -66,37 +80,64 @@ class Streams:
         for number, (others, _) in enumerate(self.streams):
             if torch.equal(tokens, others):
                 return number
-            if torch.isin(tokens, others).any():
-                raise Doubt(
-                    f"{where}: {len(tokens)} tokens, some of which other attentions have among {len(others)}; models that "
-                    "merge, drop or join tokens between layers (hierarchical ones such as Swin; class attention; image "
-                    "tokens inside text) cannot be explained on one token axis"
-                )
-        self.streams.append((tokens, self._parts(tokens, where)))
+        parts = self._parts(tokens, where)
+        self.streams.append((tokens, parts))
+        for part in parts:
+            for index, place in enumerate(part.places):
+                self.holders[int(tokens[place])] = part, index
         return len(self.streams) - 1
 
-    def _parts(self, tokens: Tensor, where: str) -> list[Modality]:
-        """Runs of one source; tokens of parameters belong to the run after them, the last ones to that before."""
-        parts: list[Modality] = []
-        waiting: list[bool] = []
-        for token in tokens.tolist():
-            source = self.sources[source_of(token)] if token >> 48 >= GIVEN else None
-            if source is None:
-                waiting.append(True)
-                continue
-            if not parts or parts[-1].source != source:
-                if any(part.source == source for part in parts):
-                    raise Doubt(f"{where}: tokens of {source.argument!r} stand on both sides of others")
-                parts.append(Modality(self._named(source, parts), source))
-            parts[-1].special += [*waiting, False]
-            parts[-1].positions.append(token & POSITION)
-            waiting = []
-        if not parts:
-            parts.append(Modality(self._free("queries", parts), None))
-        parts[-1].special += waiting
-        return parts
+    def origins(self, number: int) -> set[int]:
+        """The streams whose tokens those of a stream are made from."""
+        parents = [part.origin for part in self.streams[number][1] if part.origin is not None]
+        return {
+            n
+            for n, (_, parts) in enumerate(self.streams)
+            if any(part is parent for part in parts for parent in parents)
+        }
 
-    def _named(self, source: Source, parts: list[Modality]) -> str:
+    def _parts(self, tokens: Tensor, where: str) -> list[Modality]:
+        """Tokens by source, or by the modality they are made from; those of parameters belong to what follows, the last ones not."""
+        parts: dict[Any, Modality] = {}
+        part, waiting = None, list[int]()
+        for place, token in enumerate(tokens.tolist()):
+            parents = self._parents(token, where)
+            source = self.sources[source_of(token)] if token >> 48 >= GIVEN else None
+            if not parents and source is None:
+                waiting.append(place)
+                continue
+            origin = parents[0][0] if parents else None
+            key = source if origin is None else id(origin)
+            if key not in parts:
+                name = self._named(source, parts) if origin is None else self._free(f"{origin.name} tokens", parts)
+                parts[key] = Modality(name, source if origin is None else None, origin=origin)
+            part = parts[key]
+            part.places += [*waiting, place]
+            part.special += [*(True for _ in waiting), False]
+            part.parents += [*([] for _ in waiting), [index for _, index in parents]]
+            part.positions += [token & POSITION] if origin is None else []
+            waiting = []
+        if part is None:
+            part = parts[None] = Modality(self._free("queries", parts), None)
+        part.places += waiting
+        part.special += [True] * len(waiting)
+        part.parents += [[] for _ in waiting]
+        return list(parts.values())
+
+    def _parents(self, token: int, where: str) -> list[tuple[Modality, int]]:
+        """Where a token, or all that it is made from, was before: one modality and places in it. None for a new token."""
+        if token in self.holders:
+            return [self.holders[token]]
+        source = source_of(token)
+        if token and source not in self.members and (members := self.sources[source].members) is not None:
+            self.members[source] = members()
+        under = self.members[source][token & POSITION] if source in self.members else []
+        parents = [parent for member in under for parent in self._parents(member, where)]
+        if len({id(modality) for modality, _ in parents}) > 1:
+            raise Doubt(f"{where}: a token is made from those of {' and '.join(sorted({m.name for m, _ in parents}))}")
+        return parents
+
+    def _named(self, source: Source, parts: dict[Any, Modality]) -> str:
         argument = source.argument
         if source.rank == IMAGE or argument.startswith("pixel"):
             return self._free("image", parts)
@@ -108,8 +149,8 @@ class Streams:
             return self._free("text", parts)
         return self._free(argument, parts)
 
-    def _free(self, name: str, parts: list[Modality]) -> str:
-        used = {modality.name for modality in (*self.modalities, *parts)}
+    def _free(self, name: str, parts: dict[Any, Modality]) -> str:
+        used = {modality.name for modality in (*self.modalities, *parts.values())}
         number = next(n for n in range(1, len(used) + 2) if (name if n == 1 else f"{name} {n}") not in used)
         return name if number == 1 else f"{name} {number}"
 
@@ -125,13 +166,16 @@ class DerivedLayout:
     def __call__(self, inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
         if settled(inputs) != self.settled:
             raise RecordingError(f"{', '.join(self.settled)} had other values when the adapter was found; {ANEW}")
-        lengths, special, mask, grids = {}, {}, {}, {}
+        lengths, special, mask, grids, places, links = {}, {}, {}, {}, {}, []
         for stream, modalities in self.streams:
             length = sum(len(modality.special) for modality in modalities)
             if sizes.get(stream, length) != length:
                 raise RecordingError(
                     f"{sizes[stream]} tokens of {'+'.join(stream)}, where the adapter was found from a call with {length}; {ANEW}"
                 )
+            if [place for modality in modalities for place in modality.places] != list(range(length)):
+                places |= {modality.name: torch.tensor(modality.places) for modality in modalities}
+            links += [link for modality in modalities if (link := modality.link()) is not None]
             for modality in modalities:
                 name = modality.name
                 lengths[name] = len(modality.special)
@@ -142,14 +186,15 @@ class DerivedLayout:
                 if real is not None:
                     mask[name] = real
                 special[name] = self._special(modality, inputs, special[name], real)
-        return Layout(lengths, {}, mask, special, grids)
+        return Layout(lengths, {}, mask, special, grids, places, tuple(links))
 
     def _special(self, modality: Modality, inputs: Mapping[str, Any], learned: Tensor, real: Tensor | None) -> Tensor:
         """Beside tokens of parameters, the ends of a text."""
         source = modality.source
         ids = None if source is None else inputs.get(source.argument)
-        if ids is None or ids.is_floating_point() or ids.shape[1] != learned.shape[1]:
+        if ids is None or ids.is_floating_point() or len(modality.positions) != learned.shape[1]:
             return learned
+        ids = ids[:, modality.positions]
         if modality.causal or modality.read:
             return torch.isin(ids, torch.tensor(self.ends, dtype=ids.dtype, device=ids.device))
         return text_ends(ids, torch.ones_like(ids) if real is None else real)
@@ -165,7 +210,9 @@ def _mask(modality: Modality, inputs: Mapping[str, Any]) -> Tensor | None:
     """The padding mask among the arguments: of the same prefix as what it masks, or else the only one of its shape."""
     if modality.source is None or any(modality.special):
         return None
-    argument, length = modality.source.argument, len(modality.special)
+    argument = modality.source.argument
+    given = inputs.get(argument)
+    length = given.shape[1] if isinstance(given, Tensor) and given.dim() in (2, 3) else len(modality.special)
     prefix = argument.rpartition("input")[0] if "input" in argument else argument.partition("_")[0] + "_"
     fitting = {
         name: value
@@ -174,6 +221,10 @@ def _mask(modality: Modality, inputs: Mapping[str, Any]) -> Tensor | None:
     }
     for name in (f"{prefix}attention_mask", f"{prefix}mask"):
         if name in fitting:
-            return fitting[name]
+            return fitting[name][:, modality.positions]
     others = [value for name, value in fitting.items() if name in ("attention_mask", "mask", "padding_mask")]
-    return others[0] if len(others) == 1 and not argument.startswith(("decoder_", "labels")) else None
+    return (
+        others[0][:, modality.positions]
+        if len(others) == 1 and not argument.startswith(("decoder_", "labels"))
+        else None
+    )

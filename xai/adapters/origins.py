@@ -5,8 +5,9 @@ Where data is moved, so is the companion; where numbers are computed, the tokens
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,6 +38,10 @@ SPATIAL = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool
 CREATING = ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli")
 MORE_MOVES = ("masked_select", "scatter", "index_copy", "unfold", "pixel_unshuffle", "rot90", "tril", "triu", "take")
 PRODUCTS = ("matmul", "einsum", "baddbmm")
+_ARGUMENTS = {  # in their order, of poolings and of convolutions
+    False: ("input", "kernel_size", "stride", "padding"),
+    True: ("input", "weight", "bias", "stride", "padding", "dilation"),
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Source:
     rank: int
     argument: str  # of the model; "" for parameters
     grid: tuple[int, int] | None = None  # rows and columns that the positions count, of images
+    members: Callable[[], list[list[int]]] | None = field(default=None, compare=False)  # tokens that each is made from
 
 
 def rank_of(tokens: Tensor) -> Tensor:
@@ -61,6 +67,7 @@ class Origins:
 
     def __init__(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
         self.sources: list[Source] = []
+        self.seeds: list[Source] = []  # of the arguments
         self.table = WeakIdKeyDictionary()
         self.learned = WeakIdKeyDictionary()
         for tensor in (*model.parameters(), *model.buffers()):
@@ -68,9 +75,10 @@ class Origins:
                 self.learned[tensor] = True
         for name, value in inputs.items():
             self._seed(name, value)
+        self.seeds = self.sources[:]
 
     def _seed(self, name: str, value: Any) -> None:
-        """Integers [B, T], but for masks, are tokens; numbers [B, T, D] are too; images [B, C, H, W] are their pixels."""
+        """Integers [B, T], but for masks, are tokens; numbers [B, T, D] are too; images [B, C, H, W], or [B, 1, C, H, W], their pixels."""
         if not isinstance(value, Tensor) or value.dtype == torch.bool or "mask" in name:
             return
         if value.dim() == 2 and not value.is_floating_point():
@@ -79,6 +87,9 @@ class Origins:
             self.table[value] = self._new(Source(GIVEN, name), value.shape[1:2], value)[:, None].expand(value.shape)
         elif value.dim() == 4 and value.is_floating_point():
             size = (value.shape[2], value.shape[3])
+            self.table[value] = self._new(Source(IMAGE, name, size), size, value).expand(value.shape)
+        elif value.dim() == 5 and value.is_floating_point() and value.shape[1] == 1:
+            size = (value.shape[3], value.shape[4])
             self.table[value] = self._new(Source(IMAGE, name, size), size, value).expand(value.shape)
 
     def _new(self, source: Source, shape: Any, like: Tensor) -> Tensor:
@@ -105,6 +116,27 @@ class Origins:
         tokens = self.of(tensor)
         return None if tokens is None or tokens.dim() < 2 or not tokens.numel() else tokens.amax(dim=-2)
 
+    def _merged(self, x: Tensor) -> Tensor | None:
+        """As `rows`; rows that are each of several tokens, as of patches laid side by side, are new tokens made from those."""
+        tokens = self.of(x)
+        if tokens is None or tokens.dim() < 2 or not tokens.numel() or lean(tokens).shape[-1] == 1:
+            return self.rows(x)
+        if (
+            bool((tokens == tokens[..., :1]).all())
+            or bool((rank_of(tokens) < GIVEN).any())
+            or bool((rank_of(tokens) == CLASH).any())
+        ):
+            return self.rows(x)
+        ordered = tokens.flatten(0, -2).sort(dim=-1).values
+        kinds, index = torch.unique(ordered, dim=0, return_inverse=True)
+        members = [sorted(set(kind)) for kind in kinds.tolist()]
+        source = Source(
+            IMAGE if int(rank_of(tokens).min()) == IMAGE else GIVEN,
+            self.sources[source_of(members[0][0])].argument,
+            members=lambda: members,
+        )
+        return self._new(source, (len(members),), x)[index].reshape(tokens.shape[:-1])
+
     def set(self, tensor: Tensor, tokens: Tensor | None) -> None:
         if tokens is not None and tokens.shape == tensor.shape:
             self.table[tensor] = tokens
@@ -128,7 +160,7 @@ class Origins:
             return
         if name in SAME:
             self.set(parts[0], self.of(args[0]))
-        elif name in MOVES or name in MORE_MOVES or name == "masked_scatter":
+        elif name in MOVES or name in MORE_MOVES:
             moved = self._moved(name, func, args, kwargs)
             for part, tokens in zip(parts, [None] * len(parts) if moved is None else tensors((moved,)), strict=False):
                 self.set(part, tokens)
@@ -138,7 +170,7 @@ class Origins:
     def _computed(self, name: str, args: tuple, kwargs: dict, y: Tensor) -> Tensor | None:
         if name in ("linear", "scaled_dot_product_attention", "addmm"):
             x = args[1] if name == "addmm" else args[0] if args else kwargs["input" if "input" in kwargs else "query"]
-            return _along(self.rows(x), y)
+            return _along(self._merged(x), y)
         if name == "multi_head_attention_forward":
             return _along(self.rows(args[0] if args else kwargs["query"]), y)
         if name in PRODUCTS:
@@ -147,7 +179,8 @@ class Origins:
             index = self.of(args[0] if args else kwargs["input"])
             return None if index is None else _along(index, y)
         if name.startswith("conv") or name in SPATIAL:
-            return self._cells(args[0] if args else kwargs["input"], y)
+            call = {**dict(zip(_ARGUMENTS[name.startswith("conv")], args, strict=False)), **kwargs}
+            return self._cells(call, y)
         if name in REDUCING and args and (tokens := self.of(args[0])) is not None:
             if tokens.dim() != y.dim():
                 return None
@@ -169,7 +202,9 @@ class Origins:
         tokens = tokens.permute([kept.index(letter) for letter in out if letter in kept])
         return tokens[tuple(slice(None) if letter in kept else None for letter in out)].expand(y.shape)
 
-    def _cells(self, x: Tensor, y: Tensor) -> Tensor | None:
+    def _cells(self, call: Mapping[str, Any], y: Tensor) -> Tensor | None:
+        """New tokens, for each cell of a grid, made from the cells under it; pixels are no tokens."""
+        x = call["input"]
         tokens = self.of(x)
         if tokens is None:
             return None
@@ -177,7 +212,12 @@ class Origins:
             return tokens.amax(dim=1, keepdim=True).expand(y.shape)
         source = self.sources[source_of(int(tokens.max()))]
         size = (y.shape[2], y.shape[3]) if y.dim() == 4 and source.rank == IMAGE else None
-        return self._new(Source(source.rank, source.argument, size), y.shape[2:], y).expand(y.shape)
+        members = (
+            None
+            if size is None or source in self.seeds
+            else partial(_under, tokens[:1].amax(dim=1, keepdim=True), call)
+        )
+        return self._new(Source(source.rank, source.argument, size, members), y.shape[2:], y).expand(y.shape)
 
     def _elementwise(self, operands: list[Any], y: Tensor) -> Tensor | None:
         """An operand that is repeated along the tokens, such as a bias, does not say which token it is."""
@@ -231,6 +271,14 @@ class Origins:
         tokens = self._or_zeros(target).clone()
         tokens[index] = self._or_zeros(value) if isinstance(value, Tensor) else 0
         self.set(target, tokens)
+
+
+def _under(tokens: Tensor, call: Mapping[str, Any]) -> list[list[int]]:
+    """Tokens [1, 1, rows, columns] under each cell of what a convolution or a pooling with a kernel makes."""
+    kernel = call["weight"].shape[2:] if "weight" in call else call["kernel_size"]
+    stride = call.get("stride") or kernel
+    cells = F.unfold(tokens.double(), kernel, call.get("dilation", 1), call.get("padding", 0), stride)[0].long()
+    return [sorted(set(cell) - {0}) for cell in cells.T.tolist()]
 
 
 def met(a: Tensor, b: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from xai.recording.axis import count_of, index_of
 from xai.recording.recording import Event, Gradient, Recording, Score
 
 Map = Float[Tensor, "B T T"]
@@ -48,7 +49,39 @@ def fold(recording: Recording, change: Change, last: int | None = None) -> Map:
     R = identity(recording)
     for layer in recording.last(last):
         R = advance(R, layer, change)
+    return traced_back(recording, R)
+
+
+def traced_back(recording: Recording, R: Map, through_streams: bool = True) -> Map:
+    """Moves what a map says of tokens that are made from others to those, so that the columns are the model's inputs.
+
+    Args:
+        recording: that of the map.
+        R: after all layers.
+        through_streams: a token of the earlier stream holds what its row says; False leaves it itself alone in the place of
+            its own stream, for maps of one layer without a skip connection.
+    """
+    for link in reversed(recording.links):
+        tokens, origin = recording.modalities[link.modality], recording.modalities[link.origin]
+        rows = R[:, origin].clone()
+        if not through_streams:
+            own = next(e.queries for e in recording.events if e.rows(origin) is not None)
+            rows[:, :, own] = identity(recording)[:, origin][:, :, own]
+        held = R[:, :, tokens] @ (link.weights @ rows)
+        R = R.clone()
+        R[:, :, tokens] = 0
+        R += held
     return R
+
+
+def scores_traced_back(recording: Recording, scores: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """Moves scores of tokens that are made from others to those."""
+    scores = scores.clone()
+    for link in reversed(recording.links):
+        tokens, origin = recording.modalities[link.modality], recording.modalities[link.origin]
+        scores[:, origin] += scores[:, tokens] @ link.weights
+        scores[:, tokens] = 0
+    return scores
 
 
 def readout_scores(recording: Recording, relevance: Map | Float[Tensor, "B T"], target: Score) -> Float[Tensor, "B T"]:
@@ -76,11 +109,9 @@ def readout_weights(recording: Recording, target: Score) -> Float[Tensor, "_ T"]
         raise ValueError(f"the target reads modality {modality!r}; the model has {', '.join(recording.modalities)}")
     where = recording.modalities[modality]
     index = torch.as_tensor(position, device=recording.readout.device).expand(len(recording.readout))
-    if not ((index >= 0) & (index < where.stop - where.start)).all():
-        raise ValueError(
-            f"the target reads position {position} of {modality!r}, which has {where.stop - where.start} tokens"
-        )
-    return torch.zeros_like(recording.readout).scatter(1, where.start + index[:, None], 1)
+    if not ((index >= 0) & (index < count_of(where))).all():
+        raise ValueError(f"the target reads position {position} of {modality!r}, which has {count_of(where)} tokens")
+    return torch.zeros_like(recording.readout).scatter(1, index_of(where).to(index.device)[index][:, None], 1)
 
 
 def _weights_by_gradient(recording: Recording, target: Score) -> Tensor:

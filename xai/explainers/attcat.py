@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from xai.explainers.algebra import mean_attention
+from xai.explainers.algebra import mean_attention, scores_traced_back
 from xai.explainers.states import along, states
 from xai.recording.recording import Event, Recording, Score
 
@@ -35,10 +35,10 @@ def attcat(recording: Recording, target: Score, last: int | None = None) -> Floa
 
     layers = recording.last(last)
     for layer, state in zip(layers, states(recording)[-len(layers) :], strict=True):
-        activations = along(state, activation)
+        activations = along(recording, state, activation)
         for event in layer:
             scores[:, event.keys] += received(recording, event) * activations[:, event.keys]
-    return scores
+    return scores_traced_back(recording, scores)
 
 
 def received(recording: Recording, event: Event) -> Float[Tensor, "B k"]:

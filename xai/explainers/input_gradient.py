@@ -20,4 +20,4 @@ def input_gradient(recording: Recording, target: Score) -> Float[Tensor, "B T"]:
     Source:
         Shrikumar et al. 2016.
     """
-    return times(gradients(recording, target), embeddings(recording))
+    return times(recording, gradients(recording, target), embeddings(recording))

@@ -44,7 +44,9 @@ def integrated_gradients(
     way = {name: x[name] - start[name] for name in x}
     total = torch.zeros_like(recording.mask, dtype=recording.readout.dtype)
     for at, weight in zip(*(t.tolist() for t in gauss_legendre(steps)), strict=True):
-        total = total + weight * times(gradients_at(recording, target, {n: start[n] + at * way[n] for n in x}), way)
+        total = total + weight * times(
+            recording, gradients_at(recording, target, {n: start[n] + at * way[n] for n in x}), way
+        )
     return total
 
 

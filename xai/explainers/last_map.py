@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from xai.explainers.algebra import traced_back
 from xai.recording.recording import Event, Recording
 
 
@@ -22,4 +23,4 @@ def last_map(recording: Recording, show: Callable[[Event], Tensor], count: int =
         if (block < count).any():
             R[:, event.queries, event.keys] += show(event).to(R.dtype) * (block < count).to(R.device)
         block += 1
-    return R
+    return traced_back(recording, R, through_streams=False)

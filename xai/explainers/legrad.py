@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from xai.explainers.algebra import scores_traced_back
 from xai.recording.recording import Recording, Score
 
 
@@ -34,4 +35,4 @@ def legrad(recording: Recording, target: Score, last: int | None = None) -> Floa
             scores[:, event.keys] += sensitivity / recording.mask[:, event.queries].sum(dim=1, keepdim=True).clamp(
                 min=1
             )
-    return scores
+    return scores_traced_back(recording, scores)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from xai.explainers.algebra import identity, mean_attention, rownorm
+from xai.explainers.algebra import identity, mean_attention, rownorm, traced_back
 from xai.recording.recording import Recording, Score
 
 
@@ -38,4 +38,4 @@ def rollout(
                 R[:, s, s] = (rownorm(M) if normalise else M) @ before[:, s, s]
             else:
                 R[:, s, k] = before[:, s, s].mT @ A @ before[:, k, k]
-    return R
+    return traced_back(recording, R)

@@ -43,7 +43,7 @@ def smoothgrad(
     total = torch.zeros_like(recording.mask, dtype=recording.readout.dtype)
     for row in seeds:
         noisy = {name: x[name] + deviation[name] * _normal(x[name], s) for name, s in zip(x, row, strict=True)}
-        total = total + times(gradients_at(recording, target, noisy), x) / samples
+        total = total + times(recording, gradients_at(recording, target, noisy), x) / samples
     return total
 
 

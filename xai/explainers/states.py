@@ -6,20 +6,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from xai.recording.axis import Positions
 from xai.recording.recording import Event, Recording, Score
 
-State = dict[str, tuple[Event, slice]]  # by modality, the event whose residual input holds it, and its rows there
+State = dict[str, tuple[Event, Positions]]  # by modality, the event whose residual input holds it, and its rows there
 
 
 def embedding(recording: Recording) -> State:
-    """Finds where each modality asks for the first time; raises ValueError if one never does."""
+    """Finds where each modality asks for the first time; raises ValueError if one never does.
+
+    Tokens that are made from others and only read have none.
+    """
     state: State = {}
     for name, where in recording.modalities.items():
         asking = ((event, event.rows(where)) for event in recording.events)
         first = next(((event, rows) for event, rows in asking if rows is not None), None)
-        if first is None:
+        if first is not None:
+            state[name] = first
+        elif name in recording.inputs:
             raise ValueError(f"modality {name!r} asks nothing in any attention: the recording has no embedding of it")
-        state[name] = first
     return state
 
 
@@ -37,20 +42,20 @@ def states(recording: Recording) -> list[State]:
     return by_layer
 
 
-def along(state: State, value: Callable[[Event], Tensor]) -> Float[Tensor, "B T"]:
-    """Lays `value(event)` [B, q] of each modality's event along the joint axis."""
-    return torch.cat([value(event)[:, rows] for event, rows in state.values()], dim=1)
+def along(recording: Recording, state: State, value: Callable[[Event], Tensor]) -> Float[Tensor, "B T"]:
+    """Lays `value(event)` [B, q] of each modality's event along the joint axis; 0 for one that has no event."""
+    return _laid(recording, {name: value(event)[:, rows] for name, (event, rows) in state.items()})
 
 
 def embeddings(recording: Recording) -> dict[str, Float[Tensor, "B _ _"]]:
-    """Returns what enters the first layers, [B, tokens, D] of each modality."""
-    return {name: event.Y.detach()[:, rows] for name, (event, rows) in embedding(recording).items()}
+    """Returns what enters the first layers, [B, tokens, D] of each modality that is made from no other one."""
+    return {name: event.Y.detach()[:, rows] for name, (event, rows) in _inputs(recording).items()}
 
 
 def gradients(recording: Recording, target: Score) -> dict[str, Float[Tensor, "B _ _"]]:
     """Returns the target's gradient by `embeddings`."""
     gradients = recording.gradients(target)
-    return {name: gradients[event].Y[:, rows] for name, (event, rows) in embedding(recording).items()}
+    return {name: gradients[event].Y[:, rows] for name, (event, rows) in _inputs(recording).items()}
 
 
 def gradients_at(recording: Recording, target: Score, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -60,6 +65,18 @@ def gradients_at(recording: Recording, target: Score, changed: Mapping[str, Tens
     return recording.rerun(changed).gradients(target)
 
 
-def times(gradients: Mapping[str, Tensor], vectors: Mapping[str, Tensor]) -> Float[Tensor, "B T"]:
+def times(recording: Recording, gradients: Mapping[str, Tensor], vectors: Mapping[str, Tensor]) -> Float[Tensor, "B T"]:
     """Sums the products of gradients and vectors over the width, on the joint axis."""
-    return torch.cat([(gradients[name] * vectors[name]).sum(dim=-1) for name in vectors], dim=1)
+    return _laid(recording, {name: (gradients[name] * vectors[name]).sum(dim=-1) for name in vectors})
+
+
+def _inputs(recording: Recording) -> State:
+    return {name: at for name, at in embedding(recording).items() if name in recording.inputs}
+
+
+def _laid(recording: Recording, parts: Mapping[str, Tensor]) -> Float[Tensor, "B T"]:
+    """Lays values [B, tokens] of modalities along the joint axis."""
+    axis = torch.zeros(recording.mask.shape, dtype=next(iter(parts.values())).dtype, device=recording.mask.device)
+    for name, values in parts.items():
+        axis[:, recording.modalities[name]] = values
+    return axis

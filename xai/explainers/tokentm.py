@@ -7,6 +7,7 @@ from torch import Tensor
 
 from xai.explainers.algebra import evidence, fold
 from xai.explainers.states import State, along, embedding, states
+from xai.recording.axis import within
 from xai.recording.recording import Event, Recording, Score
 
 
@@ -40,13 +41,13 @@ def tokentm(recording: Recording, target: Score, last: int | None = None) -> Flo
         return (evidence(event, gradients[event]) * W[:, None]) @ R[:, event.keys]
 
     first = before[recording.last(last)[0][0]] if last is not None else embedding(recording)
-    lengths = along(first, lambda event: event.Y.detach().norm(dim=-1))
+    lengths = along(recording, first, lambda event: event.Y.detach().norm(dim=-1))
     return fold(recording, change, last) * lengths[:, None]
 
 
 def transformation(recording: Recording, event: Event, state: State) -> Float[Tensor, "B k"]:
     """Returns W; 0 for a token of length 0, which passes nothing on."""
-    x = torch.cat([e.Y.detach()[:, rows] for e, rows in _among(recording, event, state)], dim=1)
+    x = _keys(recording, event, state)
     x_new = _projected_values(event)
     if x.shape != x_new.shape:
         raise ValueError(f"module {event.module!r} makes tokens of width {x.shape[-1]} ones of width {x_new.shape[-1]}")
@@ -57,10 +58,19 @@ def transformation(recording: Recording, event: Event, state: State) -> Float[Te
     return ratio * direction * mask.sum(dim=1, keepdim=True) / direction.sum(dim=1, keepdim=True)
 
 
-def _among(recording: Recording, event: Event, state: State) -> list[tuple[Event, slice]]:
-    """Selects the states of the modalities that the event asks."""
-    start, stop = event.keys.start, event.keys.stop
-    return [state[name] for name, where in recording.modalities.items() if start <= where.start and where.stop <= stop]
+def _keys(recording: Recording, event: Event, state: State) -> Float[Tensor, "B k D"]:
+    """Lays the states of the modalities that are the event's keys side by side."""
+    places = {name: within(where, event.keys) for name, where in recording.modalities.items()}
+    inside = {name: place for name, place in places.items() if place is not None}
+    unknown = inside.keys() - state.keys()
+    if unknown:
+        raise ValueError(f"module {event.module!r} reads {', '.join(sorted(unknown))}, of which no layer has a state")
+    parts = {name: state[name][0].Y.detach()[:, state[name][1]] for name in inside}
+    first = next(iter(parts.values()))
+    x = first.new_zeros(len(first), event.keys.stop - event.keys.start, first.shape[-1])
+    for name, part in parts.items():
+        x[:, inside[name]] = part
+    return x
 
 
 def _projected_values(event: Event) -> Float[Tensor, "B k D"]:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from xai.explainers.algebra import identity, rownorm
+from xai.explainers.algebra import identity, rownorm, traced_back
 from xai.lrp.positive import TRANSATT
 from xai.lrp.relevances import relevances
 from xai.recording.recording import Event, Recording, Score
@@ -53,7 +53,7 @@ def transatt(
             else:
                 eye = torch.eye(A.shape[-1], device=A.device, dtype=A.dtype)
                 R[:, s, s] = (rownorm(A + eye) if normalise else A + eye) @ before[:, s, s]
-    return R
+    return traced_back(recording, R, through_streams=block is None)
 
 
 def _only(recording: Recording, block: int) -> tuple[Event, ...]:

@@ -35,7 +35,7 @@ MOVES = """
     T mT H mH t view view_as reshape reshape_as transpose permute swapaxes swapdims movedim flatten unflatten unsqueeze
     squeeze expand expand_as broadcast_to repeat repeat_interleave tile chunk split tensor_split unbind cat stack hstack
     vstack getitem gather index_select select narrow take_along_dim diagonal flip roll pad clone contiguous to type type_as
-    float double half bfloat16 masked_fill where dropout amax amin max min
+    float double half bfloat16 masked_fill masked_scatter where dropout amax amin max min
 """.split()  # noqa: SIM905
 DIVIDING = frozenset({"chunk", "split", "tensor_split", "unbind", "getitem", "select", "narrow", "index_select"})
 # modules that write an activation in plain code, where a live tensor is multiplied by another

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from xai.lrp.mode import PropagationError, Ruling
 from xai.lrp.propagation import Flow, Operation, Rules
+from xai.recording.axis import Positions
 from xai.recording.recording import Event, Recording, Score
 
 
@@ -61,10 +62,10 @@ def propagate(
     return Relevances(dict(zip(recording.events, found, strict=False)), tokens, pixels), start, ledger
 
 
-def _entries(recording: Recording) -> list[tuple[Event, slice]]:
-    """For each modality that asks, the first event in which it does, and its place on the joint axis."""
+def _entries(recording: Recording) -> list[tuple[Event, Positions]]:
+    """For each modality that asks and is made from no other, the first event in which it does, and its positions."""
     found = []
-    for where in recording.modalities.values():
+    for where in recording.inputs.values():
         asked = (event for event in recording.events if event.rows(where) is not None)
         found += [(event, where) for event in list(asked)[:1]]
     return found

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xai.recording.axis import Link
 from xai.recording.places import Place, Places
 
-Stream = tuple[str, ...]  # neighbouring modalities that share one sequence
+Stream = tuple[str, ...]  # modalities that share one sequence: one after the other, unless the layout says their places
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Layout:
     """The joint axis of one call of the model: how many tokens, which of them the head reads, which are padding.
 
     `special` tokens are no content: class, distillation and register tokens, [CLS], [SEP], start and end, object queries.
-    `grids` says how the others of a modality lie in its image, row by row; they number rows * columns.
+    `grids` says how the others of a modality lie in its image, row by row; they number rows * columns. `places` is for
+    streams whose modalities stand inside each other, as an image inside a text: the positions of each in its stream.
     """
 
     lengths: dict[str, int]  # tokens of each modality, in their order on the joint axis
@@ -42,6 +44,8 @@ class Layout:
     mask: dict[str, Tensor]  # [B, tokens]: False at padding; a modality that is absent has none
     special: dict[str, Tensor] = field(default_factory=dict)  # [B or 1, tokens]; a modality that is absent has none
     grids: dict[str, tuple[int, int]] = field(default_factory=dict)  # rows and columns, of image modalities alone
+    places: dict[str, Tensor] = field(default_factory=dict)  # [tokens], for all modalities of a stream or for none
+    links: tuple[Link, ...] = ()  # modalities whose tokens are made from those of others, in the order of their streams
 
 
 @dataclass(frozen=True)

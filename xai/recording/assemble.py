@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from xai.recording.adapter import Adapter, Layout, Site, Stream
+from xai.recording.axis import Positions
 from xai.recording.recording import QKV, Event, Recording
 
 
@@ -30,17 +32,19 @@ Caught = tuple[tuple[Tensor, QKV | None], Tensor, Tensor]
 def assemble(adapter: Adapter, tensors: list[Caught], inputs: Mapping[str, Any], output: Any) -> Recording:
     """The recording of one forward pass; raises RecordingError, naming the module that does not fit the adapter."""
     layout = adapter.layout(inputs, _sizes(adapter, tensors))
-    modalities = _slices(layout.lengths)
+    spans = _slices(layout.lengths)
     first = tensors[0][0][0]
     layers, taken = [], iter(tensors)
     for layer in adapter.layers:
-        events = tuple(_event(site, next(taken), modalities, len(first)) for site in layer)
+        events = tuple(_event(site, next(taken), spans, len(first)) for site in layer)
         layers.append(events)
     _check_grids(layout)
-    readout, mask, special = _axis(layout, len(first), first)
+    modalities = _positions(adapter, layout, spans, first.device)
+    readout, mask, special = _axis(layout, modalities, len(first), first)
     if adapter.see_padding:
         mask = mask & _attended(layers, mask)
-    return Recording(tuple(layers), modalities, readout, mask, special, layout.grids, output)
+    links = tuple(replace(link, weights=link.weights.to(first)) for link in layout.links)
+    return Recording(tuple(layers), modalities, readout, mask, special, layout.grids, output, links)
 
 
 def _check_calls(adapter: Adapter, captured: Captured) -> None:
@@ -93,11 +97,20 @@ def _slices(lengths: dict[str, int]) -> dict[str, slice]:
     return slices
 
 
-def _event(site: Site, caught: Caught, modalities: dict[str, slice], batch: int) -> Event:
+def _positions(adapter: Adapter, layout: Layout, spans: dict[str, slice], device: torch.device) -> dict[str, Positions]:
+    """Where the modalities are on the joint axis."""
+    positions: dict[str, Positions] = dict(spans)
+    for stream in {stream for site in adapter.sites for stream in (site.queries, site.keys)}:
+        start = min(spans[name].start for name in stream)
+        positions |= {name: start + layout.places[name].to(device) for name in stream if name in layout.places}
+    return positions
+
+
+def _event(site: Site, caught: Caught, spans: dict[str, slice], batch: int) -> Event:
     (A, qkv), Y, Y_out = caught
-    queries, keys = _span(site, site.queries, modalities), _span(site, site.keys, modalities)
+    queries, keys = _span(site, site.queries, spans), _span(site, site.keys, spans)
     shape = (batch, queries.stop - queries.start, keys.stop - keys.start)
-    if len(modalities) > 1 and A.shape[0] != batch and tuple(A.shape[2:]) == shape[1:]:
+    if len(spans) > 1 and A.shape[0] != batch and tuple(A.shape[2:]) == shape[1:]:
         raise RecordingError(
             f"module {site.module!r}: a batch of {A.shape[0]} of {'+'.join(site.queries)}, where the first attention has one of "
             f"{batch}. Images and texts must be pairs, as many of each: repeat one to the number of the other"
@@ -119,8 +132,8 @@ def _event(site: Site, caught: Caught, modalities: dict[str, slice], batch: int)
     return Event(site.module, queries, keys, A, Y, Y_out, qkv)
 
 
-def _span(site: Site, stream: Stream, modalities: dict[str, slice]) -> slice:
-    parts = [modalities[name] for name in stream]
+def _span(site: Site, stream: Stream, spans: dict[str, slice]) -> slice:
+    parts = [spans[name] for name in stream]
     if any(a.stop != b.start for a, b in pairwise(parts)):
         raise RecordingError(
             f"module {site.module!r}: modalities {'+'.join(stream)} are not neighbours on the joint axis"
@@ -149,11 +162,13 @@ def _attended(layers: list[tuple[Event, ...]], mask: Tensor) -> Tensor:
     return attended | ~asked
 
 
-def _axis(layout: Layout, batch: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _axis(layout: Layout, modalities: dict[str, Positions], batch: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Read weights, real tokens and special tokens of the joint axis, each [B, T]."""
 
     def joint(values: Mapping[str, Tensor], otherwise: float, dtype: torch.dtype) -> Tensor:
-        parts = [values.get(name, torch.full((1, n), otherwise)) for name, n in layout.lengths.items()]
-        return torch.cat([part.to(like.device, dtype).expand(batch, -1) for part in parts], dim=1)
+        axis = torch.full((batch, sum(layout.lengths.values())), otherwise, dtype=dtype, device=like.device)
+        for name, part in values.items():
+            axis[:, modalities[name]] = part.to(like.device, dtype)
+        return axis
 
     return joint(layout.readout, 0, like.dtype), joint(layout.mask, 1, torch.bool), joint(layout.special, 0, torch.bool)

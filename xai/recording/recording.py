@@ -1,7 +1,7 @@
 """The record of one forward pass: all of a model's attentions, on one joint axis of tokens.
 
 Shapes in this package: B batch, H heads, T tokens of all modalities together, q and k tokens of an event's queries and
-keys, D width. A modality is a slice of the joint axis.
+keys, D width. A modality is a set of positions on the joint axis: a slice where they are neighbours.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from xai.lrp.propagation import Propagation
+from xai.recording.axis import Link, Positions, within
 from xai.recording.rerun import Rerun
 
 Score = Callable[[Any], Tensor]  # the model's outputs to one number a sample, [B]
@@ -43,11 +44,9 @@ class Event:
     def is_self(self) -> bool:
         return self.queries == self.keys
 
-    def rows(self, tokens: slice) -> slice | None:
+    def rows(self, tokens: Positions) -> Positions | None:
         """Which of the event's queries are these tokens of the joint axis; None if they are not among them."""
-        if tokens.start < self.queries.start or tokens.stop > self.queries.stop:
-            return None
-        return slice(tokens.start - self.queries.start, tokens.stop - self.queries.start)
+        return within(tokens, self.queries)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +71,13 @@ class Recording:
     """
 
     layers: tuple[tuple[Event, ...], ...]
-    modalities: dict[str, slice]
+    modalities: dict[str, Positions]
     readout: Tensor  # [B or 1, T]: how much of each token's row the model's head reads
     mask: Tensor  # [B, T], False at padding
     special: Tensor  # [B, T], True at tokens that are no content
     grids: dict[str, tuple[int, int]]  # rows and columns of the tokens of image modalities that are not special
     output: Any
+    links: tuple[Link, ...] = ()  # in the order of their streams
     rerun: Callable[[Mapping[str, Tensor]], Rerun] | None = field(default=None, repr=False)
     propagation: Propagation | None = field(default=None, repr=False)  # None: recorded without rules for relevance
     pixels: Tensor | None = field(default=None, repr=False)  # [B, C, rows, columns] if the graph starts at them
@@ -88,6 +88,12 @@ class Recording:
     @property
     def events(self) -> tuple[Event, ...]:
         return tuple(event for layer in self.layers for event in layer)
+
+    @property
+    def inputs(self) -> dict[str, Positions]:
+        """The modalities whose tokens are made from no other ones: those that have scores in the end."""
+        linked = {link.modality for link in self.links}
+        return {name: where for name, where in self.modalities.items() if name not in linked}
 
     def last(self, count: int | None) -> tuple[tuple[Event, ...], ...]:
         """The last `count` layers, all if None; raises ValueError if there are not so many.
@@ -163,15 +169,17 @@ class Recording:
         return rows
 
     def _last_events(self) -> dict[str, Event]:
-        """The last attention of each modality whose tokens no other ones read afterwards."""
+        """The last attention of each modality whose tokens no other ones read afterwards, or are made from."""
         last: dict[str, Event] = {}
         for name, tokens in self.modalities.items():
             for layer in self.layers:
                 own = [event for event in layer if event.rows(tokens) is not None]
                 if own:
                     last[name] = own[-1]
-                elif any(event.keys.start <= tokens.start and event.keys.stop >= tokens.stop for event in layer):
+                elif any(within(tokens, event.keys) is not None for event in layer):
                     last.pop(name, None)
+        for link in self.links:
+            last.pop(link.origin, None)
         return last
 
     def _differentiate(self, target: Score) -> Gradients:

@@ -13,10 +13,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from xai.recording.adapter import Adapter
+from xai.recording.axis import Positions, counted_from, first_of
 from xai.recording.places import Calls, Place, Placed, arguments_of, drawn_in_order
 from xai.recording.unchanged import evaluation, same_random_numbers
 
-Rows = tuple[Tensor, slice]  # a residual stream of the run [B, q, D], and a modality's rows in it
+Rows = tuple[Tensor, Positions]  # a residual stream of the run [B, q, D], and a modality's rows in it
 
 
 class Call(NamedTuple):
@@ -62,7 +63,7 @@ def _copy(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
 
-Changes = Mapping[str, tuple[slice, Tensor]]  # by modality: its rows in a residual state, and what to put there
+Changes = Mapping[str, tuple[Positions, Tensor]]  # by modality: its rows in a residual state, and what to put there
 
 
 class _Changing(Placed):
@@ -76,7 +77,7 @@ class _Changing(Placed):
         return _change(tensor, self.changed[place], self.places)
 
 
-def rerun(call: Call, adapter: Adapter, modalities: Mapping[str, slice], embeddings: Mapping[str, Tensor]) -> Rerun:
+def rerun(call: Call, adapter: Adapter, modalities: Mapping[str, Positions], embeddings: Mapping[str, Tensor]) -> Rerun:
     """`call` with these embeddings: what the first event of each modality takes as residual input.
 
     Raises ValueError for a modality that has none.
@@ -106,15 +107,15 @@ def rerun(call: Call, adapter: Adapter, modalities: Mapping[str, slice], embeddi
 
 
 def _first(
-    adapter: Adapter, modalities: Mapping[str, slice], embeddings: Mapping[str, Tensor]
-) -> dict[tuple[Any, int], dict[str, tuple[slice, Tensor]]]:
+    adapter: Adapter, modalities: Mapping[str, Positions], embeddings: Mapping[str, Tensor]
+) -> dict[tuple[Any, int], dict[str, tuple[Positions, Tensor]]]:
     """The residual module and its call that take each modality first, or the place of the state and 0; what changes there."""
-    found: dict[tuple[Any, int], dict[str, tuple[slice, Tensor]]] = {}
+    found: dict[tuple[Any, int], dict[str, tuple[Positions, Tensor]]] = {}
     left, calls = set(embeddings), Counter[str]()
     for site in adapter.sites:
-        start = modalities[site.queries[0]].start
+        start = min(first_of(modalities[name]) for name in site.queries)
         for name in left & set(site.queries):
-            rows = slice(modalities[name].start - start, modalities[name].stop - start)
+            rows = counted_from(modalities[name], start)
             at: tuple[Any, int] = (site.residual, calls[site.residual])
             if site.places is not None:
                 at = (site.places.residual or site.places.output, 0)

@@ -100,7 +100,7 @@ class AnswersTask(Task):
         content = recording.mask & ~recording.special
         truth = self._ground_truth(batch, explained)
         maps, joint, noise = {}, [], []
-        for modality in recording.modalities:
+        for modality in recording.inputs:
             scores, tokens = explained.scores(modality), recording.modalities[modality]
             joint.append(scores)  # positions are those in the modality, whatever the padding of others
             noise.append(random_relevance(ids.to(scores.device), scores.shape[-1], range(self.config.random_seeds)))
