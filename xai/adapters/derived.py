@@ -7,14 +7,15 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from xai.adapters.layout import DerivedLayout, Streams, settled
+from xai.adapters.layout import DerivedLayout, Streams, placeholders_of, settled
 from xai.adapters.skips import Doubt, Found, Graph, attentions, order
-from xai.adapters.trace import traced
+from xai.adapters.trace import call_of, traced
 from xai.recording.adapter import Adapter, Site
+from xai.recording.places import arguments_of
 
 PAGE = "write an adapter (docs/how-to-explain-your-own-model.md) and give it as `adapter=`"
 _ENDS = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "decoder_start_token_id")
-_known: "WeakKeyDictionary[nn.Module, dict[Any, Adapter]]" = WeakKeyDictionary()
+_known: "WeakKeyDictionary[nn.Module, dict[Any, list[tuple[DerivedLayout, Adapter]]]]" = WeakKeyDictionary()
 
 
 def derived(model: nn.Module, inputs: Any) -> Adapter:
@@ -27,14 +28,16 @@ def derived(model: nn.Module, inputs: Any) -> Adapter:
     Raises:
         TypeError: there is no attention, or a doubt about one; names the module and what to do.
     """
-    known = _known.setdefault(model, {})
-    structure = _structure(model, inputs)
-    if structure not in known:
-        known[structure] = _derive(model, inputs)
-    return known[structure]
+    known = _known.setdefault(model, {}).setdefault(_structure(model, inputs), [])
+    arguments = arguments_of(model, *call_of(inputs))
+    fitting = next((adapter for layout, adapter in known if layout.fits(arguments)), None)
+    if fitting is None:
+        layout, fitting = _derive(model, inputs)
+        known.append((layout, fitting))
+    return fitting
 
 
-def _derive(model: nn.Module, inputs: Any) -> Adapter:
+def _derive(model: nn.Module, inputs: Any) -> tuple[DerivedLayout, Adapter]:
     name = type(model).__name__
     trace = traced(model, inputs)
     try:
@@ -54,7 +57,9 @@ def _derive(model: nn.Module, inputs: Any) -> Adapter:
         for layer in order(graph, found, streams.of)
     )
     named = tuple((streams.name(i), tuple(modalities)) for i, (_, modalities) in enumerate(streams.streams))
-    return Adapter(layers, DerivedLayout(named, _ends(model), settled(trace.arguments)), unread, see_padding=True)
+    arguments = trace.arguments
+    layout = DerivedLayout(named, _ends(model), settled(arguments), placeholders_of(streams, arguments))
+    return layout, Adapter(layers, layout, unread, see_padding=True)
 
 
 def _aside(graph: Graph, found: list[Found], streams: Streams) -> list[Found]:
@@ -139,5 +144,4 @@ def _structure(model: nn.Module, inputs: Any) -> Any:
     shown = tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else repr(x) for x in leaves)
     configs = {id(c): c for module in model.modules() if (c := getattr(module, "config", None)) is not None}
     kinds = tuple(map(type, model.modules()))
-    chosen = tuple(settled({str(i): x for i, x in enumerate(leaves)}).items())
-    return str(tree), shown, chosen, kinds, tuple(getattr(c, "_attn_implementation", None) for c in configs.values())
+    return str(tree), shown, kinds, tuple(getattr(c, "_attn_implementation", None) for c in configs.values())

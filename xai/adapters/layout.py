@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xai.adapters.common import text_ends
-from xai.adapters.origins import GIVEN, IMAGE, POSITION, Source, source_of
+from xai.adapters.origins import GIVEN, GRIDS, IMAGE, POSITION, Source, source_of
 from xai.adapters.skips import Doubt, Found
 from xai.recording.adapter import Layout, Stream
 from xai.recording.assemble import RecordingError
@@ -30,13 +30,25 @@ class Modality:
     origin: "Modality | None" = None  # what its tokens are made from
     parents: list[list[int]] = field(default_factory=list)  # of each token, which of the origin's it is made from
 
+    def order(self) -> None:
+        """Puts the cells of a grid row by row, as a model may have them in blocks."""
+        if self.source is None or self.source.grid is None or self.positions == sorted(self.positions):
+            return
+        cells = [index for index, special in enumerate(self.special) if not special]
+        index = list(range(len(self.special)))
+        for at, cell in zip(cells, sorted(range(len(cells)), key=self.positions.__getitem__), strict=True):
+            index[at] = cells[cell]
+        self.places = [self.places[i] for i in index]
+        self.parents = [self.parents[i] for i in index]
+        self.positions.sort()
+
     def link(self) -> Link | None:
         if self.origin is None:
             return None
         weights = torch.zeros(len(self.special), len(self.origin.special))
         for token, parents in enumerate(self.parents):
             weights[token, parents] = 1 / max(len(parents), 1)
-        return Link(self.name, self.origin.name, weights)
+        return Link(self.origin.name, weights)
 
     @property
     def grid(self) -> tuple[int, int] | None:
@@ -97,7 +109,7 @@ class Streams:
         }
 
     def _parts(self, tokens: Tensor, where: str) -> list[Modality]:
-        """Tokens by source, or by the modality they are made from; those of parameters belong to what follows, the last ones not."""
+        """Tokens by source, or by what they are made from. Those of parameters join what follows, the last what is before."""
         parts: dict[Any, Modality] = {}
         part, waiting = None, list[int]()
         for place, token in enumerate(tokens.tolist()):
@@ -122,10 +134,12 @@ class Streams:
         part.places += waiting
         part.special += [True] * len(waiting)
         part.parents += [[] for _ in waiting]
+        for modality in parts.values():
+            modality.order()
         return list(parts.values())
 
     def _parents(self, token: int, where: str) -> list[tuple[Modality, int]]:
-        """Where a token, or all that it is made from, was before: one modality and places in it. None for a new token."""
+        """Where a token, or all that it is made from, was before: places in one modality. None of a new token."""
         if token in self.holders:
             return [self.holders[token]]
         source = source_of(token)
@@ -162,11 +176,21 @@ class DerivedLayout:
     streams: tuple[tuple[Stream, tuple[Modality, ...]], ...]
     ends: tuple[int, ...]  # ids that the model's configuration calls start, end, separator
     settled: Mapping[str, int]  # what `settled` said of the arguments
+    placeholders: Mapping[
+        str, tuple[frozenset[int], tuple[int, ...]]
+    ]  # by argument, ids in whose places other tokens stand
+
+    def fits(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether these arguments have their tokens where the adapter was found to have them."""
+        return settled(inputs) == self.settled and all(
+            _places_of(ids, inputs[name]) == places for name, (ids, places) in self.placeholders.items()
+        )
 
     def __call__(self, inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
-        if settled(inputs) != self.settled:
-            raise RecordingError(f"{', '.join(self.settled)} had other values when the adapter was found; {ANEW}")
-        lengths, special, mask, grids, places, links = {}, {}, {}, {}, {}, []
+        if not self.fits(inputs):
+            names = ", ".join((*self.settled, *self.placeholders))
+            raise RecordingError(f"{names} had other values when the adapter was found; {ANEW}")
+        lengths, special, mask, grids, places, links = {}, {}, {}, {}, {}, {}
         for stream, modalities in self.streams:
             length = sum(len(modality.special) for modality in modalities)
             if sizes.get(stream, length) != length:
@@ -175,7 +199,7 @@ class DerivedLayout:
                 )
             if [place for modality in modalities for place in modality.places] != list(range(length)):
                 places |= {modality.name: torch.tensor(modality.places) for modality in modalities}
-            links += [link for modality in modalities if (link := modality.link()) is not None]
+            links |= {modality.name: link for modality in modalities if (link := modality.link()) is not None}
             for modality in modalities:
                 name = modality.name
                 lengths[name] = len(modality.special)
@@ -186,7 +210,7 @@ class DerivedLayout:
                 if real is not None:
                     mask[name] = real
                 special[name] = self._special(modality, inputs, special[name], real)
-        return Layout(lengths, {}, mask, special, grids, places, tuple(links))
+        return Layout(lengths, {}, mask, special, grids, places, links)
 
     def _special(self, modality: Modality, inputs: Mapping[str, Any], learned: Tensor, real: Tensor | None) -> Tensor:
         """Beside tokens of parameters, the ends of a text."""
@@ -200,9 +224,37 @@ class DerivedLayout:
         return text_ends(ids, torch.ones_like(ids) if real is None else real)
 
 
+def placeholders_of(streams: Streams, inputs: Mapping[str, Any]) -> dict[str, tuple[frozenset[int], tuple[int, ...]]]:
+    """Ids in whose places tokens made from others stand, and those places: where ids are given as long as a stream is."""
+    found: dict[str, tuple[frozenset[int], tuple[int, ...]]] = {}
+    for tokens, parts in streams.streams:
+        ids = next((inputs.get(part.source.argument) for part in parts if part.source is not None), None)
+        name = next((part.source.argument for part in parts if part.source is not None), "")
+        places = sorted(place for part in parts if part.origin is not None for place in part.places)
+        if places and isinstance(ids, Tensor) and not ids.is_floating_point() and ids.shape[1:] == tokens.shape:
+            kinds = frozenset(ids[:, places].flatten().tolist())
+            found[name] = kinds, _places_of(kinds, ids) or tuple(places)
+    return found
+
+
+def _places_of(kinds: frozenset[int], ids: Tensor) -> tuple[int, ...] | None:
+    """Where these ids are; None if elsewhere in each sample."""
+    there = torch.isin(ids, torch.tensor(sorted(kinds), dtype=ids.dtype, device=ids.device))
+    return tuple(there[0].nonzero()[:, 0].tolist()) if bool((there == there[:1]).all()) else None
+
+
 def settled(inputs: Mapping[str, Any]) -> dict[str, int]:
-    """Hashes of arguments by which a model may choose tokens, such as masks of pixels: whole numbers with three axes or more."""
-    chosen = {n: x for n, x in inputs.items() if isinstance(x, Tensor) and x.dim() > 2 and not x.is_floating_point()}
+    """Hashes of arguments by which a model may choose tokens, such as masks of pixels and sizes of grids.
+
+    Those of whole numbers with three axes or more, and those that say how many rows and columns images have.
+    """
+    chosen = {
+        n: x
+        for n, x in inputs.items()
+        if isinstance(x, Tensor)
+        and not x.is_floating_point()
+        and (x.dim() > 2 or n in GRIDS.values() or n == "image_sizes")
+    }
     return {name: hash(tuple(x.flatten().tolist())) for name, x in chosen.items()}
 
 

@@ -37,6 +37,7 @@ REDUCING = ("mean", "sum", "var", "std", "norm", "logsumexp", "prod", "vector_no
 SPATIAL = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate")
 CREATING = ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli")
 MORE_MOVES = ("masked_select", "scatter", "index_copy", "unfold", "pixel_unshuffle", "rot90", "tril", "triu", "take")
+GRIDS = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_thw"}  # the argument with their sizes
 PRODUCTS = ("matmul", "einsum", "baddbmm")
 _ARGUMENTS = {  # in their order, of poolings and of convolutions
     False: ("input", "kernel_size", "stride", "padding"),
@@ -74,11 +75,11 @@ class Origins:
             if tensor.is_floating_point() and tensor.dim():
                 self.learned[tensor] = True
         for name, value in inputs.items():
-            self._seed(name, value)
+            self._seed(name, value, inputs.get(GRIDS.get(name, "")), getattr(model, "config", None))
         self.seeds = self.sources[:]
 
-    def _seed(self, name: str, value: Any) -> None:
-        """Integers [B, T], but for masks, are tokens; numbers [B, T, D] are too; images [B, C, H, W], or [B, 1, C, H, W], their pixels."""
+    def _seed(self, name: str, value: Any, grids: Tensor | None, config: Any) -> None:
+        """Integers [B, T], but for masks, are tokens; numbers [B, T, D] are too; images are their pixels."""
         if not isinstance(value, Tensor) or value.dtype == torch.bool or "mask" in name:
             return
         if value.dim() == 2 and not value.is_floating_point():
@@ -88,6 +89,10 @@ class Origins:
         elif value.dim() == 4 and value.is_floating_point():
             size = (value.shape[2], value.shape[3])
             self.table[value] = self._new(Source(IMAGE, name, size), size, value).expand(value.shape)
+        elif value.dim() == 2 and grids is not None:
+            order, grid = patch_order(grids, getattr(getattr(config, "vision_config", None), "spatial_merge_size", 1))
+            first = self._new(Source(IMAGE, name, grid), value.shape[:1], value)
+            self.table[value] = first[order.to(value.device), None].expand(value.shape)
         elif value.dim() == 5 and value.is_floating_point() and value.shape[1] == 1:
             size = (value.shape[3], value.shape[4])
             self.table[value] = self._new(Source(IMAGE, name, size), size, value).expand(value.shape)
@@ -210,6 +215,12 @@ class Origins:
             return None
         if x.shape[2:] == y.shape[2:]:
             return tokens.amax(dim=1, keepdim=True).expand(y.shape)
+        if y.shape[2:].numel() == 1 and bool(
+            (tokens == tokens.flatten(1)[:, 0].reshape(-1, *[1] * (x.dim() - 1))).all()
+        ):
+            return (
+                tokens.flatten(1)[:, 0].reshape(-1, *[1] * (y.dim() - 1)).expand(y.shape)
+            )  # each is a patch by itself
         source = self.sources[source_of(int(tokens.max()))]
         size = (y.shape[2], y.shape[3]) if y.dim() == 4 and source.rank == IMAGE else None
         members = (
@@ -279,6 +290,26 @@ def _under(tokens: Tensor, call: Mapping[str, Any]) -> list[list[int]]:
     stride = call.get("stride") or kernel
     cells = F.unfold(tokens.double(), kernel, call.get("dilation", 1), call.get("padding", 0), stride)[0].long()
     return [sorted(set(cell) - {0}) for cell in cells.T.tolist()]
+
+
+def patch_order(grids: Tensor, merge: int) -> tuple[Tensor, tuple[int, int] | None]:
+    """The place, row by row, of each of the patches that Qwen's processors give block by block, of merge x merge patches.
+
+    And their rows and columns, of one image; None of several or of a video, whose patches are numbered on.
+    """
+    order, start = [], 0
+    for frames, rows, columns in grids.tolist():
+        cells = (
+            torch.arange(rows * columns)
+            .reshape(rows // merge, merge, columns // merge, merge)
+            .transpose(1, 2)
+            .flatten()
+        )
+        for _ in range(frames):
+            order.append(start + cells)
+            start += rows * columns
+    frames, rows, columns = grids[0].tolist()
+    return torch.cat(order), (rows, columns) if len(grids) == 1 and frames == 1 else None
 
 
 def met(a: Tensor, b: Tensor) -> Tensor:

@@ -213,7 +213,7 @@ def _summand(graph: Graph, value: Value, behind: set[int], shape: tuple[int, ...
 
 def _same_tokens(value: Value, asking: Tensor) -> bool:
     """Whether its rows are the queries; those of a state that starts from zeros are of no token yet."""
-    if value.tokens is None or value.tokens.shape[1:] != asking.shape:
+    if value.tokens is None or asking.shape not in (value.tokens.shape, value.tokens.shape[1:]):
         return value.tokens is None
     return bool((value.tokens == asking).all())
 

@@ -62,15 +62,16 @@ class Trace:
     origins: Any = None
 
 
+def call_of(inputs: Any) -> tuple[tuple, dict[str, Any]]:
+    """The arguments of a call, in order and by name."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return ((inputs,) if isinstance(inputs, Tensor) else tuple(inputs)), {}
+
+
 def traced(model: nn.Module, inputs: Any) -> Trace:
     """Observes one call of the model, in evaluation mode; changes nothing of it, also when it raises."""
-    args: tuple = ()
-    kwargs: dict[str, Any] = {}
-    if isinstance(inputs, Mapping):
-        kwargs = dict(inputs)
-    else:
-        args = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    args, kwargs = tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, (args, kwargs))
+    args, kwargs = tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, call_of(inputs))
     trace = Trace(arguments=arguments_of(model, args, kwargs))
     with ExitStack() as stack:
         stack.enter_context(same_random_numbers(model))

@@ -61,8 +61,8 @@ def traced_back(recording: Recording, R: Map, through_streams: bool = True) -> M
         through_streams: a token of the earlier stream holds what its row says; False leaves it itself alone in the place of
             its own stream, for maps of one layer without a skip connection.
     """
-    for link in reversed(recording.links):
-        tokens, origin = recording.modalities[link.modality], recording.modalities[link.origin]
+    for name, link in reversed(recording.links.items()):
+        tokens, origin = recording.modalities[name], recording.modalities[link.origin]
         rows = R[:, origin].clone()
         if not through_streams:
             own = next(e.queries for e in recording.events if e.rows(origin) is not None)
@@ -77,8 +77,8 @@ def traced_back(recording: Recording, R: Map, through_streams: bool = True) -> M
 def scores_traced_back(recording: Recording, scores: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """Moves scores of tokens that are made from others to those."""
     scores = scores.clone()
-    for link in reversed(recording.links):
-        tokens, origin = recording.modalities[link.modality], recording.modalities[link.origin]
+    for name, link in reversed(recording.links.items()):
+        tokens, origin = recording.modalities[name], recording.modalities[link.origin]
         scores[:, origin] += scores[:, tokens] @ link.weights
         scores[:, tokens] = 0
     return scores

@@ -105,7 +105,7 @@ class Ruling(TorchFunctionMode):
         named = [key for key in ("input", "other", "mat2") if key in kwargs]
         args = (*args, *(kwargs[key] for key in named))
         kwargs = {key: value for key, value in kwargs.items() if key not in named}
-        if name in ("add", "sub", "rsub", "mul", "div", "matmul", "addmm"):
+        if name in ("add", "sub", "rsub", "mul", "div", "matmul", "addmm", "avg_pool2d"):
             return getattr(self, f"_{name}")(*args, **kwargs)
         if name in RULED:
             return getattr(self, f"_{RULED[name]}")(name, func, *args, **kwargs)
@@ -227,6 +227,26 @@ class Ruling(TorchFunctionMode):
         axes = tuple(axis % x.dim() for axis in axes)
         divisor = prod(x.shape[axis] for axis in axes) if name == "mean" else 1
         return self._ruled("share", name, func(x, *args, **kwargs), x, axes=axes, divisor=divisor)
+
+    def _avg_pool2d(
+        self,
+        input: Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Tensor:
+        """The mean over the cells under each, which are no other's."""
+        down, across = kernel_size if isinstance(kernel_size, (tuple, list)) else (kernel_size, kernel_size)
+        rest = input.shape[-2] % down + input.shape[-1] % across
+        apart = stride in (None, kernel_size, (down, across)) and padding in (0, (0, 0)) and not rest
+        if not apart or divisor_override is not None:
+            raise self._error("avg_pool2d", "has overlapping or padded cells, for which there is no rule")
+        rows, columns = input.shape[-2] // down, input.shape[-1] // across
+        cells = input.unflatten(-1, (columns, across)).unflatten(-3, (rows, down))
+        return self._share("mean", torch.mean, cells, (-3, -1))
 
     def _softmax(self, name: str, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         axis = args[0] if args else kwargs["dim"]

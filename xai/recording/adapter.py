@@ -45,7 +45,9 @@ class Layout:
     special: dict[str, Tensor] = field(default_factory=dict)  # [B or 1, tokens]; a modality that is absent has none
     grids: dict[str, tuple[int, int]] = field(default_factory=dict)  # rows and columns, of image modalities alone
     places: dict[str, Tensor] = field(default_factory=dict)  # [tokens], for all modalities of a stream or for none
-    links: tuple[Link, ...] = ()  # modalities whose tokens are made from those of others, in the order of their streams
+    links: dict[str, Link] = field(
+        default_factory=dict
+    )  # of modalities made from others, in the order of their streams
 
 
 @dataclass(frozen=True)

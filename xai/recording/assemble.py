@@ -43,7 +43,7 @@ def assemble(adapter: Adapter, tensors: list[Caught], inputs: Mapping[str, Any],
     readout, mask, special = _axis(layout, modalities, len(first), first)
     if adapter.see_padding:
         mask = mask & _attended(layers, mask)
-    links = tuple(replace(link, weights=link.weights.to(first)) for link in layout.links)
+    links = {name: replace(link, weights=link.weights.to(first)) for name, link in layout.links.items()}
     return Recording(tuple(layers), modalities, readout, mask, special, layout.grids, output, links)
 
 

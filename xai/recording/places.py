@@ -101,6 +101,11 @@ class Placed:
 
     def see(self, call: Place, result: Any) -> Any:
         """Keeps what is wanted of a call's result; returns what the model gets of it."""
+        if call in self.parts and isinstance(result, Tensor) and result.dim() == 2:  # tokens of one sample, [T, D]
+            return self._see(call, result[None])[0]
+        return self._see(call, result)
+
+    def _see(self, call: Place, result: Any) -> Any:
         for place in self.parts.get(call, ()):
             found = result if isinstance(result, Tensor) else result[place.part]
             if place in self.states:

@@ -77,7 +77,9 @@ class Recording:
     special: Tensor  # [B, T], True at tokens that are no content
     grids: dict[str, tuple[int, int]]  # rows and columns of the tokens of image modalities that are not special
     output: Any
-    links: tuple[Link, ...] = ()  # in the order of their streams
+    links: Mapping[str, Link] = field(
+        default_factory=dict
+    )  # of modalities made from others, in the order of their streams
     rerun: Callable[[Mapping[str, Tensor]], Rerun] | None = field(default=None, repr=False)
     propagation: Propagation | None = field(default=None, repr=False)  # None: recorded without rules for relevance
     pixels: Tensor | None = field(default=None, repr=False)  # [B, C, rows, columns] if the graph starts at them
@@ -92,8 +94,7 @@ class Recording:
     @property
     def inputs(self) -> dict[str, Positions]:
         """The modalities whose tokens are made from no other ones: those that have scores in the end."""
-        linked = {link.modality for link in self.links}
-        return {name: where for name, where in self.modalities.items() if name not in linked}
+        return {name: where for name, where in self.modalities.items() if name not in self.links}
 
     def last(self, count: int | None) -> tuple[tuple[Event, ...], ...]:
         """The last `count` layers, all if None; raises ValueError if there are not so many.
@@ -178,7 +179,7 @@ class Recording:
                     last[name] = own[-1]
                 elif any(within(tokens, event.keys) is not None for event in layer):
                     last.pop(name, None)
-        for link in self.links:
+        for link in self.links.values():
             last.pop(link.origin, None)
         return last
 

@@ -1,4 +1,4 @@
-"""Tiny stock models of families that have no table."""
+"""Tiny stock models of families that have no table; SEEING are language models with image tokens inside their text."""
 
 from collections.abc import Callable
 from typing import Any
@@ -54,6 +54,139 @@ BART = {f"{part}_{what}": 2 for part in ("encoder", "decoder") for what in ("lay
 GPT_2 = {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "bos_token_id": 1, "eos_token_id": 2}
 OPT = {**{k: v for k, v in TEXT.items() if k != "intermediate_size"}, "ffn_dim": 24, "word_embed_proj_dim": 16}
 ROTARY = {"num_key_value_heads": 1}
+LANGUAGE = {**TEXT, "head_dim": 8, "num_key_value_heads": 1}
+PATCHES = {**TINY, "image_size": 16, "patch_size": 4}  # 4 x 4, of which 2 x 2 are merged where a model merges
+IMAGE_TOKEN = 39
+LAST = Target("last word", lambda outputs: outputs.logits[:, -1, 5])
+
+
+def seeing(model: nn.Module, tokens: int, before: int = 2, images: Tensor | None = None, **more: Any) -> Family:
+    """A language model with image tokens inside its text. `more` are arguments made from the ids."""
+    batch = 1 if images is not None else 2
+    ids = torch.tensor([[1, 5][:before] + [IMAGE_TOKEN] * tokens + [7, 8, 9]]).repeat(batch, 1)
+    ids[:, -2] += torch.arange(batch)
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": pixels() if images is None else images,
+    }
+    if isinstance(model, (tf.Idefics3ForConditionalGeneration, tf.SmolVLMForConditionalGeneration)):
+        inputs["pixel_values"] = inputs["pixel_values"][:, None]  # images of a sample
+    return Family(model, inputs | {name: make(ids) if callable(make) else make for name, make in more.items()}, LAST)
+
+
+def qwen(cls: Any, **vision: Any) -> Family:
+    """Patches come row by row in blocks of 2 x 2, flat, of two frames."""
+    sizes = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2, **vision}
+    language = {
+        **{k: v for k, v in LANGUAGE.items() if k != "head_dim"},
+        "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
+    }
+    config = cls.config_class(vision_config=sizes, text_config=language, image_token_id=IMAGE_TOKEN, video_token_id=38)
+    images = torch.randn(16, 3 * 2 * 16, generator=torch.Generator().manual_seed(1))
+    return seeing(
+        cls(config),
+        4,
+        images=images,
+        image_grid_thw=torch.tensor([[1, 4, 4]]),
+        mm_token_type_ids=lambda ids: (ids == IMAGE_TOKEN).long(),
+    )
+
+
+SEEING: dict[str, Callable[[], Family]] = {
+    "LLaVA": lambda: seeing(
+        tf.LlavaForConditionalGeneration(
+            tf.LlavaConfig(
+                vision_config=tf.CLIPVisionConfig(**PATCHES),
+                text_config=tf.LlamaConfig(**LANGUAGE),
+                image_token_index=IMAGE_TOKEN,
+            )
+        ),
+        16,
+    ),
+    "PaliGemma": lambda: seeing(
+        tf.PaliGemmaForConditionalGeneration(
+            tf.PaliGemmaConfig(
+                vision_config=tf.SiglipVisionConfig(**PATCHES),
+                text_config=tf.GemmaConfig(**LANGUAGE),
+                image_token_index=IMAGE_TOKEN,
+                projection_dim=16,
+            )
+        ),
+        16,
+        before=0,
+        token_type_ids=torch.zeros_like,
+    ),
+    "Gemma 3 with images": lambda: seeing(
+        tf.Gemma3ForConditionalGeneration(
+            tf.Gemma3Config(
+                text_config=tf.Gemma3TextConfig(
+                    **LANGUAGE, layer_types=["sliding_attention", "full_attention"], sliding_window=4
+                ),
+                vision_config=tf.SiglipVisionConfig(**PATCHES),
+                image_token_index=IMAGE_TOKEN,
+                mm_tokens_per_image=4,
+            )
+        ),
+        4,
+        token_type_ids=lambda ids: (ids == IMAGE_TOKEN).long(),
+    ),
+    "InternVL": lambda: seeing(
+        tf.InternVLForConditionalGeneration(
+            tf.InternVLConfig(
+                vision_config=tf.InternVLVisionConfig(**{**PATCHES, "image_size": [16, 16], "patch_size": [4, 4]}),
+                text_config=tf.Qwen2Config(**LANGUAGE),
+                image_token_id=IMAGE_TOKEN,
+            )
+        ),
+        4,
+    ),
+    "Idefics3": lambda: seeing(
+        tf.Idefics3ForConditionalGeneration(
+            tf.Idefics3Config(
+                vision_config=PATCHES,
+                text_config=tf.LlamaConfig(**LANGUAGE),
+                image_token_id=IMAGE_TOKEN,
+                scale_factor=2,
+            )
+        ),
+        4,
+    ),
+    "SmolVLM": lambda: seeing(
+        tf.SmolVLMForConditionalGeneration(
+            tf.SmolVLMConfig(
+                vision_config=PATCHES,
+                text_config=tf.LlamaConfig(**LANGUAGE),
+                image_token_id=IMAGE_TOKEN,
+                scale_factor=2,
+            )
+        ),
+        4,
+    ),
+    "Qwen2-VL": lambda: qwen(tf.Qwen2VLForConditionalGeneration, embed_dim=16, hidden_size=16, mlp_ratio=2),
+    "Qwen2.5-VL": lambda: qwen(
+        tf.Qwen2_5_VLForConditionalGeneration,
+        hidden_size=16,
+        out_hidden_size=16,
+        intermediate_size=24,
+        window_size=16,
+        fullatt_block_indexes=[1],
+    ),
+    "BLIP-2": lambda: seeing(
+        tf.Blip2ForConditionalGeneration(
+            tf.Blip2Config(
+                vision_config=PATCHES,
+                qformer_config={"vocab_size": 40, "encoder_hidden_size": 16, "cross_attention_frequency": 1, **TINY},
+                text_config=tf.OPTConfig(**OPT),
+                num_query_tokens=4,
+                image_token_index=IMAGE_TOKEN,
+                image_text_hidden_size=8,
+            )
+        ),
+        4,
+        before=0,
+    ),
+}
 STOCK: dict[str, Callable[[], Family]] = {
     "GPT-2": lambda: text(tf.GPT2LMHeadModel, NEXT, GPT_2),
     "OPT": lambda: text(tf.OPTForCausalLM, NEXT, OPT),
@@ -181,6 +314,7 @@ STOCK: dict[str, Callable[[], Family]] = {
     "timm SigLIP": lambda: timm_model(
         timm.models.vision_transformer.VisionTransformer, global_pool="map", class_token=False
     ),
+    **SEEING,
 }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from xai import (
@@ -20,6 +21,7 @@ from xai import (
     record,
 )
 from xai.adapters.derived import derived
+from xai.explainers.algebra import rownorm
 from xai.lrp.conservation import conservation
 from xai.lrp.modified_gradient import ATTN_LRP, CP_LRP
 from xai.lrp.positive import TRANSATT
@@ -29,7 +31,7 @@ from xai.recording.recording import Recording
 
 from ..conftest import FAMILIES, Family, build
 from ..toys import snapshot
-from .stock import STOCK, built
+from .stock import IMAGE_TOKEN, SEEING, STOCK, built
 
 
 def recorded(family: Family, adapter: Adapter, **options: Any) -> Recording:
@@ -83,7 +85,8 @@ def attentions_of(outputs: Any) -> list[Tensor]:
     return [attention for part in parts for attention in attentions_of(part)] + [a for one in lists for a in one]
 
 
-EAGER = [name for name in STOCK if not name.startswith(("timm", "BLIP", "SigLIP", "GPT-NeoX", "Falcon", "Data2Vec"))]
+OTHERS = ("timm", "BLIP", "SigLIP", "GPT-NeoX", "Falcon", "Data2Vec")
+EAGER = [name for name in STOCK if name not in SEEING and not name.startswith(OTHERS)]
 
 
 @pytest.mark.parametrize("name", EAGER)
@@ -115,9 +118,12 @@ def test_rollout_and_genatt_are_those_of_the_model_s_own_attentions(name: str, m
     torch.testing.assert_close(EXPLAINERS["genatt"](ours, family.target).double(), genatt, atol=1e-5, rtol=1e-5)
 
 
+QWEN = ("Qwen2-VL", "Qwen2.5-VL")  # put their windows together before they project
 # models whose softmax is plain code show no queries and keys; GPT-2 and Falcon project by another function
 PLAIN = ("Gemma 2", "DeBERTa v2", "MPNet", "ViLT", "BLIP retrieval", "BLIP captions")
-REFUSED = {name: {"grad_eclip", "tokentm"} for name in PLAIN} | {name: {"tokentm"} for name in ("GPT-2", "Falcon")}
+REFUSED = {name: {"grad_eclip", "tokentm"} for name in PLAIN} | {
+    name: {"tokentm"} for name in ("GPT-2", "Falcon", *QWEN)
+}
 
 
 @pytest.mark.parametrize("name", list(STOCK))
@@ -129,8 +135,10 @@ def test_every_method_or_a_refusal_that_names_the_module(name: str) -> None:
             with pytest.raises(ValueError, match="module '"):
                 explain_recording(recording, method, family.target)
             continue
-        scores = torch.cat(list(explain_recording(recording, method, family.target).scores.values()), dim=1)
-        assert scores.isfinite().all() and not scores[~recording.mask].any(), method
+        relevance = explain_recording(recording, method, family.target)
+        scores = torch.cat(list(relevance.scores.values()), dim=1)
+        mask = torch.cat([part.mask for part in relevance.modalities.values()], dim=1)
+        assert scores.isfinite().all() and not scores[~mask].any(), method
         if method not in ("attention_gradcam", "grad_eclip"):  # negative all over, their clamp leaves nothing
             assert scores.any(), method
 
@@ -181,6 +189,7 @@ def test_every_method_with_rules(stock: Family) -> None:
 
 
 def test_nothing_of_the_model_is_changed(stock: Family) -> None:
+    stock.model(**stock.inputs)  # a model of transformers may hang hooks on itself when it is first called
     before, versions = snapshot(stock.model), [p._version for p in stock.model.parameters()]
     values = {name: (value.clone(), value._version) for name, value in stock.inputs.items()}
     derived(stock.model, stock.inputs)
@@ -267,6 +276,93 @@ def test_streams_and_grids() -> None:
         assert recording.grids == ({"image": (2, 2)} if "image" in lengths else {})
     special = recording.special[0].tolist()
     assert special == [True] * 3 + [False] * 4
+
+
+def by_hand(weights: Tensor, recording: Recording, family: Family, method: str) -> tuple[Tensor, Tensor]:
+    """Scores of all tokens of a language model and of the patches its image tokens are made from, from attention alone."""
+    gradients = recording.gradients(family.target)
+    towers = [event for event in recording.events if event.keys.stop < recording.mask.shape[1]]
+    held = []
+    for events in (towers, [event for event in recording.events if event not in towers]):
+        R = torch.eye(events[0].A.shape[-1]).double()
+        for event in events:
+            A = (
+                event.A.detach().mean(dim=1)
+                if method == "rollout"
+                else (event.A.detach() * gradients[event].A).clamp(min=0).mean(dim=1)
+            )
+            R = rownorm(A + torch.eye(A.shape[-1])) @ R if method == "rollout" else R + A @ R
+        held.append(R)
+    rows = held[1][:, -1]
+    inside = family.inputs["input_ids"][0] == IMAGE_TOKEN
+    return rows, ((rows[:, inside] @ weights)[:, None] @ held[0])[:, 0]
+
+
+BLOCKS = torch.zeros(4, 16).double()  # 2 x 2 of 4 x 4
+for cell in range(16):
+    BLOCKS[cell // 8 * 2 + cell % 4 // 2, cell] = 0.25
+# what image tokens are made from: patches, without a class token in front or with it
+MADE = {
+    "LLaVA": F.pad(torch.eye(16).double(), (1, 0)),
+    "PaliGemma": torch.eye(16).double(),
+    "Gemma 3 with images": BLOCKS,
+    "InternVL": F.pad(BLOCKS, (1, 0)),
+    "Idefics3": BLOCKS,
+    "SmolVLM": BLOCKS,
+    "Qwen2-VL": torch.eye(4).double().repeat_interleave(4, dim=1) / 4,  # as its processor has them
+    "Qwen2.5-VL": torch.eye(4).double().repeat_interleave(4, dim=1) / 4,
+}
+BLOCK_BY_BLOCK = [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
+
+
+@pytest.mark.parametrize("method", ["rollout", "genatt"])
+@pytest.mark.parametrize("name", list(MADE))
+def test_image_tokens_inside_a_text_lead_to_the_patches(name: str, method: str) -> None:
+    family = built(name)
+    recording = found(family)
+    words, patches = by_hand(MADE[name], recording, family, method)
+    relevance = explain_recording(recording, method, family.target)
+    assert list(relevance.scores) == ["image", "text"] and relevance["image"].grid == (4, 4)
+    torch.testing.assert_close(relevance.scores["text"], words[:, family.inputs["input_ids"][0] != IMAGE_TOKEN])
+    scores = relevance.scores["image"]
+    if name in QWEN:
+        scores = scores[:, BLOCK_BY_BLOCK]
+    torch.testing.assert_close(scores, patches)
+
+
+def test_maps_of_blocks_are_row_by_row() -> None:
+    """The gradient by the patches as they come, put where they are in the image."""
+    family = built("Qwen2-VL")
+    recording = found(family)
+    slope = recording.gradients(family.target)[recording.events[0]].Y
+    by_patch = (slope * recording.events[0].Y).sum(dim=-1)[0]
+    picture = torch.zeros(16).double()
+    picture[BLOCK_BY_BLOCK] = by_patch.detach()
+    scores = explain(family.model, family.inputs, "input_gradient", family.target).map("image")
+    torch.testing.assert_close(scores[0], picture.reshape(4, 4))
+
+
+def test_an_image_at_another_place_of_the_text_is_another_structure() -> None:
+    family, calls = built("InternVL"), []
+    family.model.register_forward_pre_hook(lambda module, args: calls.append(1))
+    ids = family.inputs["input_ids"]
+    moved = {**family.inputs, "input_ids": ids[:, [0, *range(2, ids.shape[1]), 1]]}
+    first, adapter = found(family), derived(family.model, family.inputs)
+    assert len(calls) == 2
+    assert explain(family.model, moved, "genatt", family.target).scores["text"].shape == (2, 5)
+    assert len(calls) == 4 and derived(family.model, family.inputs) is adapter
+    family.inputs = moved
+    with pytest.raises(RecordingError, match="input_ids had other values when the adapter was found"):
+        recorded(family, adapter)
+    assert first.modalities["text"].tolist() == [17, 18, 23, 24, 25]
+
+
+def test_images_at_different_places_are_refused() -> None:
+    family = built("InternVL")
+    ids = family.inputs["input_ids"]
+    ids[1] = ids[1, [0, *range(2, ids.shape[1]), 1]]
+    with pytest.raises(TypeError, match=r"other tokens in every sample .* images at other places of the text"):
+        derived(family.model, family.inputs)
 
 
 def test_layers_that_share_a_module_are_events_of_their_own() -> None:

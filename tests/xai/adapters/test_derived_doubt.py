@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xai import explain, given, record
+from xai import explain, explain_recording, given, record
 from xai.adapters.derived import derived
 from xai.recording.recording import Recording
 
@@ -93,8 +93,27 @@ def in_the_stem(m: Model, text: Tensor, image: Tensor) -> Tensor:
 
 
 def reversed_(m: Model, text: Tensor, image: Tensor) -> Tensor:
-    """The patches from the last to the first: not a grid row by row."""
+    """The patches from the last to the first."""
     return m.head(m.block(0, image.flip(1))[:, 0])
+
+
+def text_first(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    return m.head(m.block(0, torch.cat([text, image], dim=1))[:, 0])
+
+
+def class_attention(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    """A class token reads itself and the patches, twice."""
+    token, image = m.token.expand(len(text), -1, -1), m.block(0, image)
+    for number in (1, 2):
+        token = token + m.attentions[number](token, torch.cat([token, image], dim=1))
+    return m.head(token[:, 0])
+
+
+def two_states(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    """The text starts with the patches after one layer, and reads those after the second."""
+    first = m.block(0, image)
+    x = m.block(2, torch.cat([text, first], dim=1))
+    return m.head((x + m.attentions[3](x, m.block(1, first)))[:, 0])
 
 
 def between(m: Model, text: Tensor, image: Tensor) -> Tensor:
@@ -184,8 +203,37 @@ def test_two_modalities_and_a_learned_token_in_one_stream() -> None:
     assert image.tolist() == [True, False, False, False, False]
 
 
-def test_patches_in_another_order_have_no_grid() -> None:
-    assert found(reversed_)[1].grids == {}
+def test_the_grid_of_patches_in_another_order_is_row_by_row() -> None:
+    model, recording = found(reversed_)
+    patches = model.patches(built(reversed_)[1]["images"]).flatten(2).mT + model.position
+    torch.testing.assert_close(recording.events[0].Y[:, recording.modalities["image"]], patches)
+    assert recording.grids == {"image": (2, 2)} and recording.modalities["image"].tolist() == [3, 2, 1, 0]
+
+
+def test_an_image_inside_a_text_is_as_beside_it() -> None:
+    """Attention without positions does not see the order of tokens."""
+    inside, beside = (explain(*built(run), "genatt", given(0)) for run in (between, text_first))
+    assert inside.scores.keys() == beside.scores.keys() == {"text", "image"} and inside["image"].grid == (2, 2)
+    for modality, scores in beside.scores.items():
+        torch.testing.assert_close(inside.scores[modality], scores)
+
+
+@pytest.mark.parametrize("run", [pruned, in_the_stem])
+def test_tokens_made_from_others_hold_what_those_held(run: Callable[[Model, Tensor, Tensor], Tensor]) -> None:
+    _, recording = found(run)
+    gradients = recording.gradients(given(0))
+    A, later = ((gradients[event].A * event.A.detach()).clamp(min=0).mean(dim=1) for event in recording.events)
+    R = torch.eye(4, dtype=A.dtype) + A
+    start = R[:, :3] if run is pruned else R.mean(dim=1, keepdim=True).expand(-1, 4, -1)  # cells of all four patches
+    wanted = start[:, 0] + (later @ start)[:, 0]
+    relevance = explain_recording(recording, "genatt", given(0))
+    assert list(relevance.scores) == ["image"] and relevance["image"].grid == (2, 2)
+    torch.testing.assert_close(relevance.scores["image"], wanted)
+    scores = explain_recording(recording, "raw_attention", given(0)).scores["image"]
+    raw = recording.events[1].A.detach().mean(dim=1)[:, 0]
+    torch.testing.assert_close(
+        scores, F.pad(raw, (0, 1)) if run is pruned else raw.sum(1, keepdim=True).expand(-1, 4) / 4
+    )
 
 
 @pytest.mark.parametrize("run", [parallel, after_the_norm])
@@ -213,9 +261,8 @@ def test_a_learned_token_that_pools() -> None:
         (scaled_state, r"'attentions\.0': nothing is found to which the result of this self-attention is added"),
         (without_skip, r"'attentions\.0': nothing is found to which the result of this self-attention is added"),
         (summed, r"'attentions\.0': its queries are each made of several tokens"),
-        (pruned, r"module 'attentions\.1': 3 tokens, some of which other attentions have among 4"),
-        (in_the_stem, r"module 'attentions\.1': its tokens are made from those that .* 'attentions\.0' have changed"),
-        (between, r"module 'attentions\.0': tokens of 'ids' stand on both sides of others"),
+        (class_attention, r"'attentions\.1': some of its 5 tokens .* go on changing"),
+        (two_states, r"'attentions\.2': some of its 8 tokens are among those of module 'attentions\.1' too"),
         (in_place, r"a skip connection is added in place"),
     ],
 )
