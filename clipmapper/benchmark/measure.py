@@ -18,6 +18,7 @@ from xai.metrics.localisation import chance, mass_accuracy, rank_accuracy
 from xai.metrics.perturbation import Predict, perturb
 from xai.metrics.protocols import DIRECTIONS, Protocol
 from xai.metrics.ranking import mean_floor, random_relevance
+from xai.recording.axis import Positions
 from xai.report.data import Explanation
 
 RANDOM = "random"  # the last row of every table: the mean over random maps
@@ -193,7 +194,7 @@ def location(ground_truth: Tensor, valid: Tensor) -> Scorer:
     return shares
 
 
-def share_of(tokens: slice, valid: Tensor, name: str) -> Scorer:
+def share_of(tokens: Positions, valid: Tensor, name: str) -> Scorer:
     """Scores joint maps [N, tokens] by how much of their positive relevance lies on some of the tokens."""
 
     def share(scores: Tensor) -> dict[str, Tensor]:

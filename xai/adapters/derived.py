@@ -1,5 +1,6 @@
 """An adapter from the model itself: one observed forward pass shows its attentions, skip connections and tokens."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,7 +12,7 @@ from xai.adapters.layout import DerivedLayout, Streams, placeholders_of, settled
 from xai.adapters.skips import Doubt, Found, Graph, attentions, order
 from xai.adapters.trace import call_of, traced
 from xai.recording.adapter import Adapter, Site
-from xai.recording.places import arguments_of
+from xai.recording.places import Places, arguments_of
 
 PAGE = "write an adapter (docs/how-to-explain-your-own-model.md) and give it as `adapter=`"
 _ENDS = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "decoder_start_token_id")
@@ -53,7 +54,10 @@ def _derive(model: nn.Module, inputs: Any) -> tuple[DerivedLayout, Adapter]:
     except Doubt as doubt:
         raise TypeError(f"no adapter for {name}, and none is found from the model itself: {doubt}; {PAGE}") from doubt
     layers = tuple(
-        tuple(_site(found[i].places, streams.name(streams.of[i][0]), streams.name(streams.of[i][1])) for i in layer)
+        tuple(
+            _site(found[i].places, streams.name(streams.of[i][0]), streams.name(streams.of[i][1]), found[i].sample)
+            for i in layer
+        )
         for layer in order(graph, found, streams.of)
     )
     named = tuple((streams.name(i), tuple(modalities)) for i, (_, modalities) in enumerate(streams.streams))
@@ -85,13 +89,18 @@ def _check_starts(graph: Graph, found: list[Found], streams: Streams) -> None:
     Those others must have had their last attention: of tokens that go on changing there would be two states.
     """
     started: set[int] = set()
+    beside = defaultdict[int, set[Places]](set)  # images of one sample are a batch, which streams of their own share
+    for one, (queries, _) in zip(found, streams.of, strict=True):
+        beside[queries].add(one.places)
     for at, one in enumerate(found):
         for stream, steps in zip(streams.of[at], (one.seen.queries, one.seen.keys), strict=True):
             if stream in started:
                 continue
             started.add(stream)
             before, origins = graph.before(set(steps)), streams.origins(stream)
-            allowed = _with_all_before(streams, origins)
+            allowed = _with_all_before(streams, origins) | {
+                streams.of[later][0] for later, other in enumerate(found) if other.places in beside[stream]
+            }
             where = f"module {one.places.attention.module!r}"
             for later, other in enumerate(found):
                 earlier = streams.of[later][0]
@@ -121,9 +130,9 @@ def _with_all_before(streams: Streams, numbers: set[int]) -> set[int]:
     return found
 
 
-def _site(places: Any, queries: tuple[str, ...], keys: tuple[str, ...]) -> Site:
+def _site(places: Any, queries: tuple[str, ...], keys: tuple[str, ...], sample: int | None) -> Site:
     residual = places.residual.module if places.residual is not None else places.output.module
-    return Site(places.attention.module, queries, keys, residual, places.output.module, places)
+    return Site(places.attention.module, queries, keys, residual, places.output.module, places, sample)
 
 
 def _ends(model: nn.Module) -> tuple[int, ...]:

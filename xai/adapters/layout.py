@@ -1,6 +1,6 @@
 """Streams and modalities from the tokens of all attentions: what comes from pixels is image, from ids of words text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xai.adapters.common import text_ends
-from xai.adapters.origins import GIVEN, GRIDS, IMAGE, POSITION, Source, source_of
+from xai.adapters.origins import GIVEN, GRIDS, IMAGE, LEARNED, POSITION, Source, rank_of, source_of, without_image
 from xai.adapters.skips import Doubt, Found
 from xai.recording.adapter import Layout, Stream
 from xai.recording.assemble import RecordingError
@@ -29,6 +29,11 @@ class Modality:
     read: bool = False  # by another stream that it does not read, as an encoder is by its decoder
     origin: "Modality | None" = None  # what its tokens are made from
     parents: list[list[int]] = field(default_factory=list)  # of each token, which of the origin's it is made from
+
+    def add(self, place: int, special: bool = False, parents: Sequence[int] = ()) -> None:
+        self.places.append(place)
+        self.special.append(special)
+        self.parents.append(list(parents))
 
     def order(self) -> None:
         """Puts the cells of a grid row by row, as a model may have them in blocks."""
@@ -71,6 +76,7 @@ class Streams:
         self.of: list[tuple[int, int]] = []  # the numbers of queries' and keys' stream, of each attention
         self.members: dict[int, list[list[int]]] = {}  # of each source, the tokens that its tokens are made from
         self.holders: dict[int, tuple[Modality, int]] = {}  # of each token, where it was last
+        self.before_images: set[int] = set()  # learned tokens of which each image has one
         for one in found:
             where = f"module {one.places.attention.module!r}"
             q, k = self._number(one.asking, where), self._number(one.asked, where)
@@ -97,6 +103,8 @@ class Streams:
         for part in parts:
             for index, place in enumerate(part.places):
                 self.holders[int(tokens[place])] = part, index
+                if rank_of(tokens[place]) == LEARNED and (plain := without_image(int(tokens[place]))) != tokens[place]:
+                    self.before_images.add(plain)
         return len(self.streams) - 1
 
     def origins(self, number: int) -> set[int]:
@@ -115,25 +123,30 @@ class Streams:
         for place, token in enumerate(tokens.tolist()):
             parents = self._parents(token, where)
             source = self.sources[source_of(token)] if token >> 48 >= GIVEN else None
+            if not parents and source is None and token in self.before_images:
+                raise Doubt(f"{where}: among its tokens is a learned one that stands before several images")
             if not parents and source is None:
-                waiting.append(place)
+                if part is not None and part.origin is not None:  # such as the end of a row of patches
+                    part.add(place, special=True)
+                else:
+                    waiting.append(place)
                 continue
             origin = parents[0][0] if parents else None
             key = source if origin is None else id(origin)
-            if key not in parts:
-                name = self._named(source, parts) if origin is None else self._free(f"{origin.name} tokens", parts)
-                parts[key] = Modality(name, source if origin is None else None, origin=origin)
+            if key not in parts and origin is not None:
+                parts[key] = Modality(self._free(f"{origin.name} tokens", parts), None, origin=origin)
+            elif key not in parts and source is not None:
+                parts[key] = Modality(self._named(source, parts), source)
             part = parts[key]
-            part.places += [*waiting, place]
-            part.special += [*(True for _ in waiting), False]
-            part.parents += [*([] for _ in waiting), [index for _, index in parents]]
+            for before in waiting:
+                part.add(before, special=True)
+            part.add(place, parents=[index for _, index in parents])
             part.positions += [token & POSITION] if origin is None else []
             waiting = []
         if part is None:
             part = parts[None] = Modality(self._free("queries", parts), None)
-        part.places += waiting
-        part.special += [True] * len(waiting)
-        part.parents += [[] for _ in waiting]
+        for after in waiting:
+            part.add(after, special=True)
         for modality in parts.values():
             modality.order()
         return list(parts.values())
@@ -190,7 +203,9 @@ class DerivedLayout:
         if not self.fits(inputs):
             names = ", ".join((*self.settled, *self.placeholders))
             raise RecordingError(f"{names} had other values when the adapter was found; {ANEW}")
-        lengths, special, mask, grids, places, links = {}, {}, {}, {}, {}, {}
+        lengths, special, mask, grids = {}, {}, {}, {}
+        places: dict[str, Tensor] = {}
+        links: dict[str, Link] = {}
         for stream, modalities in self.streams:
             length = sum(len(modality.special) for modality in modalities)
             if sizes.get(stream, length) != length:

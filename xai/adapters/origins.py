@@ -16,9 +16,13 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from xai.lrp.operations import MOVES
+from xai.recording.places import samples_of
 
 LEARNED, GIVEN, IMAGE, CLASH = 1, 2, 3, 7  # ranks: the higher one stays where operands meet
 POSITION = (1 << 32) - 1
+IMAGE_SHIFT = (
+    24  # above these bits of a learned token's position is the number of the image that it stands before, from 1
+)
 SAME = (
     "contiguous",
     "clone",
@@ -52,6 +56,7 @@ class Source:
     rank: int
     argument: str  # of the model; "" for parameters
     grid: tuple[int, int] | None = None  # rows and columns that the positions count, of images
+    image: int = 0  # which, of several of the one sample
     members: Callable[[], list[list[int]]] | None = field(default=None, compare=False)  # tokens that each is made from
 
 
@@ -59,8 +64,19 @@ def rank_of(tokens: Tensor) -> Tensor:
     return tokens >> 48
 
 
-def source_of(token: int) -> int:
+def source_of(token: Any) -> Any:
+    """The number of the source, of a token or of each of a tensor."""
     return (token >> 32) & 0xFFFF
+
+
+def before_image(tokens: Tensor, image: int | None) -> Tensor:
+    """Learned tokens of each image as tokens of their own: every image has its class token."""
+    return tokens if image is None else tokens + (rank_of(tokens) == LEARNED) * ((image + 1) << IMAGE_SHIFT)
+
+
+def without_image(token: int) -> int:
+    """A learned token as it is before any image."""
+    return token & ~(POSITION >> IMAGE_SHIFT << IMAGE_SHIFT)
 
 
 class Origins:
@@ -74,6 +90,7 @@ class Origins:
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.is_floating_point() and tensor.dim():
                 self.learned[tensor] = True
+        self.samples = samples_of(inputs)
         for name, value in inputs.items():
             self._seed(name, value, inputs.get(GRIDS.get(name, "")), getattr(model, "config", None))
         self.seeds = self.sources[:]
@@ -88,14 +105,17 @@ class Origins:
             self.table[value] = self._new(Source(GIVEN, name), value.shape[1:2], value)[:, None].expand(value.shape)
         elif value.dim() == 4 and value.is_floating_point():
             size = (value.shape[2], value.shape[3])
-            self.table[value] = self._new(Source(IMAGE, name, size), size, value).expand(value.shape)
+            images = len(value) if self.samples == 1 else 1  # all of the one sample
+            tokens = [self._new(Source(IMAGE, name, size, n), size, value) for n in range(images)]
+            self.table[value] = torch.stack(tokens)[:, None].expand(value.shape)
         elif value.dim() == 2 and grids is not None:
             order, grid = patch_order(grids, getattr(getattr(config, "vision_config", None), "spatial_merge_size", 1))
             first = self._new(Source(IMAGE, name, grid), value.shape[:1], value)
             self.table[value] = first[order.to(value.device), None].expand(value.shape)
-        elif value.dim() == 5 and value.is_floating_point() and value.shape[1] == 1:
+        elif value.dim() == 5 and value.is_floating_point() and 1 in value.shape[:2]:
             size = (value.shape[3], value.shape[4])
-            self.table[value] = self._new(Source(IMAGE, name, size), size, value).expand(value.shape)
+            tokens = [self._new(Source(IMAGE, name, size, n), size, value) for n in range(value.shape[1])]
+            self.table[value] = torch.stack(tokens)[:, None].expand(value.shape)
 
     def _new(self, source: Source, shape: Any, like: Tensor) -> Tensor:
         self.sources.append(source)
@@ -221,14 +241,23 @@ class Origins:
             return (
                 tokens.flatten(1)[:, 0].reshape(-1, *[1] * (y.dim() - 1)).expand(y.shape)
             )  # each is a patch by itself
-        source = self.sources[source_of(int(tokens.max()))]
+        numbers = source_of(tokens.flatten(1).amax(dim=1)).tolist()
+        if len(set(numbers)) > 1:  # images of one sample
+            return torch.cat(
+                [self._cells_of(part[None], number, call, y) for part, number in zip(tokens, numbers, strict=True)]
+            )
+        return self._cells_of(tokens, numbers[0], call, y).expand(y.shape)
+
+    def _cells_of(self, tokens: Tensor, number: int, call: Mapping[str, Any], y: Tensor) -> Tensor:
+        source = self.sources[number]
         size = (y.shape[2], y.shape[3]) if y.dim() == 4 and source.rank == IMAGE else None
         members = (
             None
             if size is None or source in self.seeds
             else partial(_under, tokens[:1].amax(dim=1, keepdim=True), call)
         )
-        return self._new(Source(source.rank, source.argument, size, members), y.shape[2:], y).expand(y.shape)
+        cells = Source(source.rank, source.argument, size, source.image, members)
+        return self._new(cells, y.shape[2:], y).expand(1, *y.shape[1:])
 
     def _elementwise(self, operands: list[Any], y: Tensor) -> Tensor | None:
         """An operand that is repeated along the tokens, such as a bias, does not say which token it is."""

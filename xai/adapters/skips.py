@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xai.adapters.origins import CLASH, PRODUCTS, rank_of
+from xai.adapters.origins import CLASH, GIVEN, PRODUCTS, before_image, rank_of
 from xai.adapters.trace import Seen, Trace, Value
 from xai.lrp.operations import MOVES
 from xai.recording.places import Place, Places
@@ -44,6 +44,7 @@ class Found:
     asked: Tensor
     seen: Seen
     sum: int  # the step after which its result is part of the state
+    sample: int | None = None  # which of the attention's batch, where that is the images of one sample
 
 
 def attentions(trace: Trace) -> tuple[list[Found], frozenset[Place]]:
@@ -63,7 +64,7 @@ def attentions(trace: Trace) -> tuple[list[Found], frozenset[Place]]:
         if mixed not in alive:
             unread.add(place)
             continue
-        found.append(_found(graph, seen, mixed))
+        found += _found(graph, seen, mixed, trace.samples)
     return found, frozenset(unread)
 
 
@@ -104,14 +105,37 @@ class Graph:
         return None
 
 
-def _found(graph: Graph, seen: Seen, mixed: int) -> Found:
+def _found(graph: Graph, seen: Seen, mixed: int, samples: int) -> list[Found]:
+    """One, or of the images of a model's one sample, which are a batch, one each."""
     place = graph.steps[seen.step].place
-    asking, asked = (_alike(tokens, place, which) for tokens, which in ((seen.asking, "queries"), (seen.asked, "keys")))
-    own, state, sum_ = _skip(graph, seen, mixed, asking)
+    asking, asked = seen.asking, seen.asked
+    if samples > 1 or asking is None or asked is None or not (_differ(asking) and _differ(asked)):
+        return [_one(graph, seen, mixed, _alike(asking, place, "queries"), _alike(asked, place, "keys"), None)]
+    return [
+        _one(graph, seen, mixed, _alike(q[None], place, "queries"), _alike(k[None], place, "keys"), n)
+        for n, (q, k) in enumerate(zip(asking, asked, strict=True))
+    ]
+
+
+def _differ(tokens: Tensor) -> bool:
+    """Whether the rows of a batch are other tokens."""
+    return not bool((tokens == tokens[:1]).all())
+
+
+def _one(graph: Graph, seen: Seen, mixed: int, asking: Tensor, asked: Tensor, sample: int | None) -> Found:
+    place = graph.steps[seen.step].place
+    own, state, sum_ = _skip(graph, seen, mixed, asking, sample)
     if state is None and asking.shape == asked.shape and torch.equal(asking, asked):
         raise Doubt(f"{place}: nothing is found to which the result of this self-attention is added as it is")
     residual = None if state is None else place_of(graph, state)
-    return Found(Places(place, residual, place_of(graph, own)), asking, asked, seen, sum_)
+    return Found(
+        Places(place, residual, place_of(graph, own)),
+        before_image(asking, sample),
+        before_image(asked, sample),
+        seen,
+        sum_,
+        sample,
+    )
 
 
 def place_of(graph: Graph, value: Value) -> Place:
@@ -129,7 +153,8 @@ def _alike(tokens: Tensor | None, place: Place, which: str) -> Tensor:
     one = tokens[0]
     if (rank_of(one) == CLASH).any():
         raise Doubt(f"{place}: its {which} are each made of several tokens, such as a word and a patch that are added")
-    if (one == 0).sum() > 1 or len(set(one.tolist())) != len(one):
+    of_inputs = [token for token in one.tolist() if token >> 48 >= GIVEN]  # a parameter may stand in several places
+    if (one == 0).sum() > 1 or len(set(of_inputs)) != len(of_inputs):
         raise Doubt(
             f"{place}: its {which} cannot be told from each other, as they come from no argument or parameter of their own"
         )
@@ -144,7 +169,7 @@ class _Carried:
     alone: bool
 
 
-def _skip(graph: Graph, seen: Seen, mixed: int, asking: Tensor) -> tuple[Value, Value | None, int]:
+def _skip(graph: Graph, seen: Seen, mixed: int, asking: Tensor, sample: int | None) -> tuple[Value, Value | None, int]:
     """What the attention adds, the state to which, and the step of the sum; no state and its own last step if there is none."""
     behind_queries = graph.before(set(seen.queries))
     place = graph.steps[seen.step].place
@@ -164,7 +189,7 @@ def _skip(graph: Graph, seen: Seen, mixed: int, asking: Tensor) -> tuple[Value, 
             if len(brought) > 1:
                 continue
             if others:
-                state = _summand(graph, others[0], behind_queries, own.shape, asking)
+                state = _summand(graph, others[0], behind_queries, own.shape, asking, sample)
                 if state is not None:
                     if step.in_place:
                         raise Doubt(
@@ -196,13 +221,15 @@ def _value(graph: Graph, number: int) -> Value:
     return Value(number, 0, (), None)
 
 
-def _summand(graph: Graph, value: Value, behind: set[int], shape: tuple[int, ...], asking: Tensor) -> Value | None:
+def _summand(
+    graph: Graph, value: Value, behind: set[int], shape: tuple[int, ...], asking: Tensor, sample: int | None
+) -> Value | None:
     """The residual state in `value`: itself, if queries come from it, or one of those that it is a sum of."""
     waiting = [value]
     for _ in range(8):
         following: list[Value] = []
         for one in waiting:
-            if one.shape == shape and one.step in behind and _same_tokens(one, asking):
+            if one.shape == shape and one.step in behind and _same_tokens(one, asking, sample):
                 return one
             step = graph.steps[one.step]
             if step.name == "add" or step.name in BEFORE_A_SUM:
@@ -211,11 +238,12 @@ def _summand(graph: Graph, value: Value, behind: set[int], shape: tuple[int, ...
     return None
 
 
-def _same_tokens(value: Value, asking: Tensor) -> bool:
+def _same_tokens(value: Value, asking: Tensor, sample: int | None) -> bool:
     """Whether its rows are the queries; those of a state that starts from zeros are of no token yet."""
     if value.tokens is None or asking.shape not in (value.tokens.shape, value.tokens.shape[1:]):
         return value.tokens is None
-    return bool((value.tokens == asking).all())
+    tokens = value.tokens if sample is None else value.tokens[sample]
+    return bool((tokens == asking).all())
 
 
 def order(graph: Graph, found: list[Found], streams: list[tuple[int, int]]) -> list[list[int]]:

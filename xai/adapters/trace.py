@@ -14,7 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from xai.adapters.origins import PRODUCTS, Origins, rank_of, tensors
 from xai.lrp.operations import name_of
-from xai.recording.places import ARGUMENT, Calls, Place, arguments_of, drawn_in_order
+from xai.recording.places import ARGUMENT, Calls, Place, arguments_of, drawn_in_order, samples_of
 from xai.recording.record import SOFTMAX
 from xai.recording.unchanged import evaluation, same_random_numbers
 
@@ -60,6 +60,7 @@ class Trace:
     outputs: set[int] = field(default_factory=set)  # steps that give what the model returns
     arguments: dict[str, Any] = field(default_factory=dict)
     origins: Any = None
+    samples: int = 1
 
 
 def call_of(inputs: Any) -> tuple[tuple, dict[str, Any]]:
@@ -72,7 +73,8 @@ def call_of(inputs: Any) -> tuple[tuple, dict[str, Any]]:
 def traced(model: nn.Module, inputs: Any) -> Trace:
     """Observes one call of the model, in evaluation mode; changes nothing of it, also when it raises."""
     args, kwargs = tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, call_of(inputs))
-    trace = Trace(arguments=arguments_of(model, args, kwargs))
+    arguments = arguments_of(model, args, kwargs)
+    trace = Trace(arguments=arguments, samples=samples_of(arguments))
     with ExitStack() as stack:
         stack.enter_context(same_random_numbers(model))
         stack.enter_context(evaluation(model))
@@ -184,8 +186,7 @@ class _Observing(TorchFunctionMode):
         if not products:
             return None
         best = max(products, key=lambda product: _least_rank(product))
-        batch = next(len(x) for x in tensors(self.trace.arguments.values()) if x.dim())
-        asking, asked = (_of_samples(tokens, batch) for tokens in (best.rows, best.columns))
+        asking, asked = (_of_samples(tokens, self.trace.samples) for tokens in (best.rows, best.columns))
         step.rows = best.rows
         queries, keys = best.reads[0].step, best.reads[-1].step
         upper = torch.ones(probabilities.shape[-2:], dtype=torch.bool, device=probabilities.device).triu(1)
@@ -217,6 +218,8 @@ def _of_samples(tokens: Tensor | None, batch: int) -> Tensor | None:
     """[B, T] from [B, H, T] or [B H, T]."""
     if tokens is None:
         return None
+    if tokens.dim() == 3:
+        return tokens.amax(dim=1)
     flat = tokens.flatten(0, -2) if tokens.dim() > 2 else tokens
     return flat.unflatten(0, (batch, -1)).amax(dim=1) if len(flat) % batch == 0 else flat
 

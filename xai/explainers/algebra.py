@@ -61,7 +61,7 @@ def traced_back(recording: Recording, R: Map, through_streams: bool = True) -> M
         through_streams: a token of the earlier stream holds what its row says; False leaves it itself alone in the place of
             its own stream, for maps of one layer without a skip connection.
     """
-    for name, link in reversed(recording.links.items()):
+    for name, link in reversed(list(recording.links.items())):
         tokens, origin = recording.modalities[name], recording.modalities[link.origin]
         rows = R[:, origin].clone()
         if not through_streams:
@@ -77,7 +77,7 @@ def traced_back(recording: Recording, R: Map, through_streams: bool = True) -> M
 def scores_traced_back(recording: Recording, scores: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """Moves scores of tokens that are made from others to those."""
     scores = scores.clone()
-    for name, link in reversed(recording.links.items()):
+    for name, link in reversed(list(recording.links.items())):
         tokens, origin = recording.modalities[name], recording.modalities[link.origin]
         scores[:, origin] += scores[:, tokens] @ link.weights
         scores[:, tokens] = 0

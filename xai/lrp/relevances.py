@@ -39,8 +39,12 @@ def propagate(
         raise ValueError(
             "the recording was recorded without rules: record with lrp='tokens' (or 'pixels') for LRP methods"
         )
-    maps, entries = [event.A for event in recording.events], _entries(recording)
-    wanted = [*maps, *(event.Y for event, _ in entries), *([] if recording.pixels is None else [recording.pixels])]
+    maps, entries = [event.in_graph[0] for event in recording.events], _entries(recording)
+    wanted = [
+        *maps,
+        *(event.in_graph[1] for event, _ in entries),
+        *([] if recording.pixels is None else [recording.pixels]),
+    ]
     with torch.inference_mode(False), torch.enable_grad():
         with Ruling(recording.propagation, "target"):
             score = target(recording.output)
@@ -56,10 +60,11 @@ def propagate(
     for (event, where), relevance in zip(entries, found[len(maps) :], strict=False):
         rows = event.rows(where)
         assert rows is not None
-        tokens[:, where] = relevance[:, rows].sum(dim=-1).to(tokens.dtype)
+        tokens[:, where] = event.part(relevance)[:, rows].sum(dim=-1).to(tokens.dtype)
     pixels = None if recording.pixels is None else found[-1].sum(dim=1)
     start = rules.relevance(score, torch.ones_like(score)).detach()
-    return Relevances(dict(zip(recording.events, found, strict=False)), tokens, pixels), start, ledger
+    by_event = {event: event.part(relevance) for event, relevance in zip(recording.events, found, strict=False)}
+    return Relevances(by_event, tokens, pixels), start, ledger
 
 
 def _entries(recording: Recording) -> list[tuple[Event, Positions]]:

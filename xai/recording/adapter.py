@@ -19,7 +19,8 @@ class Site:
 
     `module` computes exactly one attention a call. The first argument of `residual` is what the skip connection
     carries; the (first) output of `output` is what is added to it. With `places` these are calls of functions instead, and
-    the names are those of the modules around them.
+    the names are those of the modules around them. `sample` says which of an attention's own batch it is, where a model runs
+    the several images of its one sample as a batch.
     """
 
     module: str
@@ -28,6 +29,7 @@ class Site:
     residual: str
     output: str
     places: Places | None = None
+    sample: int | None = None
 
 
 @dataclass(frozen=True)

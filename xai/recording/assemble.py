@@ -33,7 +33,7 @@ def assemble(adapter: Adapter, tensors: list[Caught], inputs: Mapping[str, Any],
     """The recording of one forward pass; raises RecordingError, naming the module that does not fit the adapter."""
     layout = adapter.layout(inputs, _sizes(adapter, tensors))
     spans = _slices(layout.lengths)
-    first = tensors[0][0][0]
+    first = tensors[0][0][0] if adapter.sites[0].sample is None else tensors[0][0][0][:1]
     layers, taken = [], iter(tensors)
     for layer in adapter.layers:
         events = tuple(_event(site, next(taken), spans, len(first)) for site in layer)
@@ -107,6 +107,8 @@ def _positions(adapter: Adapter, layout: Layout, spans: dict[str, slice], device
 
 
 def _event(site: Site, caught: Caught, spans: dict[str, slice], batch: int) -> Event:
+    if site.sample is not None:
+        return _one_of(site, caught, spans)
     (A, qkv), Y, Y_out = caught
     queries, keys = _span(site, site.queries, spans), _span(site, site.keys, spans)
     shape = (batch, queries.stop - queries.start, keys.stop - keys.start)
@@ -130,6 +132,16 @@ def _event(site: Site, caught: Caught, spans: dict[str, slice], batch: int) -> E
     if not A.requires_grad:
         raise RecordingError(f"module {site.module!r}: attention is off the graph; does the model detach its inputs?")
     return Event(site.module, queries, keys, A, Y, Y_out, qkv)
+
+
+def _one_of(site: Site, caught: Caught, spans: dict[str, slice]) -> Event:
+    """The event of one image of those that are a batch of the attention, though they belong to one sample."""
+    (A, qkv), Y, Y_out = caught
+    event, n = _event(replace(site, sample=None), caught, spans, len(A)), site.sample
+    assert n is not None
+    one = slice(n, n + 1)
+    parts = None if qkv is None else replace(qkv, query=qkv.query[one], key=qkv.key[one], value=qkv.value[one])
+    return replace(event, A=A[one], Y=Y[one], Y_out=Y_out[one], qkv=parts, whole=(A, Y, Y_out), sample=n)
 
 
 def _span(site: Site, stream: Stream, spans: dict[str, slice]) -> slice:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from xai.lrp.operations import name_of
 
@@ -56,6 +57,13 @@ def arguments_of(model: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> di
     }
     plain = {n: p for n, p in bound.arguments.items() if n not in rest}
     return plain | {name: value for more in rest.values() for name, value in more.items()}
+
+
+def samples_of(inputs: Mapping[str, Any]) -> int:
+    """Samples of a call: as many as there are texts, or else as its first tensor has. A sample may have several images."""
+    leaves = [value for value in tree_leaves(dict(inputs)) if isinstance(value, Tensor) and value.dim()]
+    texts = (value for value in leaves if value.dim() == 2 and not value.is_floating_point())
+    return len(next(texts, leaves[0]))
 
 
 def drawn_in_order(func: Any, args: tuple, kwargs: dict) -> Any:

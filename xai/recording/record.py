@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from xai.lrp.mode import Ruling
 from xai.lrp.propagation import Propagation
@@ -19,7 +19,7 @@ from xai.recording.adapter import Adapter
 from xai.recording.assemble import Captured, Caught, RecordingError, assemble, by_module
 from xai.recording.attention import multi_head, scaled_dot_product
 from xai.recording.hooks import output_into, residual_into
-from xai.recording.places import Calls, Place, arguments_of, drawn_in_order, placed_of
+from xai.recording.places import Calls, Place, arguments_of, drawn_in_order, placed_of, samples_of
 from xai.recording.recording import QKV, Recording
 from xai.recording.rerun import Call, rerun
 from xai.recording.unchanged import evaluation, same_random_numbers
@@ -277,7 +277,7 @@ class _PlacedPass(_Pass):
     def see_softmax(self, probabilities: Tensor) -> Tensor:
         if probabilities.dim() == 4:
             return super().see_softmax(probabilities)
-        batch = next(len(value) for value in tree_leaves(self.inputs) if isinstance(value, Tensor) and value.dim())
+        batch = samples_of(self.inputs)
         if len(probabilities) % batch:
             raise RecordingError(f"{self.place}: attention of shape {list(probabilities.shape)} in a batch of {batch}")
         apart = probabilities.unflatten(0, (batch, -1))  # [B H, q, k]

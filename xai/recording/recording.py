@@ -39,6 +39,17 @@ class Event:
     Y: Tensor  # what the skip connection carries [B, q, D]
     Y_out: Tensor  # what the attention adds to it, after the output projection [B, q, D]
     qkv: QKV | None = None  # None: the model computes its softmax in plain code, which does not show them
+    whole: tuple[Tensor, Tensor, Tensor] | None = None  # of a batch of its own, of which A, Y and Y_out are one sample
+    sample: int = 0  # which
+
+    @property
+    def in_graph(self) -> tuple[Tensor, Tensor, Tensor]:
+        """A, Y and Y_out as the model has them, for gradients."""
+        return self.whole or (self.A, self.Y, self.Y_out)
+
+    def part(self, values: Tensor) -> Tensor:
+        """The event's own part of what is found for a tensor of the graph."""
+        return values if self.whole is None else values[self.sample : self.sample + 1]
 
     @property
     def is_self(self) -> bool:
@@ -160,10 +171,11 @@ class Recording:
             score = self.score(target)
             if not score.requires_grad:
                 return rows
-            states = [event.Y_out for event in last.values()]
-            gradients = torch.autograd.grad(
+            states = [event.in_graph[2] for event in last.values()]
+            slopes = torch.autograd.grad(
                 score.sum(), states, retain_graph=True, allow_unused=True, materialize_grads=True
             )
+            gradients = tuple(event.part(slope) for event, slope in zip(last.values(), slopes, strict=True))
         for (name, event), gradient in zip(last.items(), gradients, strict=True):
             where = self.modalities[name]
             rows[:, where] = (gradient[:, event.rows(where)] != 0).any(dim=-1)
@@ -189,13 +201,13 @@ class Recording:
             raise ValueError(
                 "the target has no gradient: it must be computed from the model's outputs without detaching them"
             )
-        tensors = [tensor for event in self.events for tensor in (event.A, event.Y, event.Y_out)]
+        tensors = [tensor for event in self.events for tensor in event.in_graph]
         found = iter(torch.autograd.grad(score.sum(), tensors, retain_graph=True, allow_unused=True))
         return {event: _gradient(event, next(found), next(found), next(found)) for event in self.events}
 
 
 def _gradient(event: Event, A: Tensor | None, Y: Tensor | None, Y_out: Tensor | None) -> Gradient:
     def filled(gradient: Tensor | None, like: Tensor) -> Tensor:
-        return torch.zeros_like(like) if gradient is None else gradient
+        return torch.zeros_like(like) if gradient is None else event.part(gradient)
 
     return Gradient(filled(A, event.A), filled(Y, event.Y), filled(Y_out, event.Y_out), reached=A is not None)

@@ -17,7 +17,8 @@ from xai.recording.axis import Positions, counted_from, first_of
 from xai.recording.places import Calls, Place, Placed, arguments_of, drawn_in_order
 from xai.recording.unchanged import evaluation, same_random_numbers
 
-Rows = tuple[Tensor, Positions]  # a residual stream of the run [B, q, D], and a modality's rows in it
+Where = tuple[slice, Positions]  # samples and rows of a residual stream [B, q, D] that are a modality's
+Rows = tuple[Tensor, Where]
 
 
 class Call(NamedTuple):
@@ -42,7 +43,7 @@ class Rerun:
         with torch.inference_mode(False), torch.enable_grad():
             score = target(self.output).sum()
         found = torch.autograd.grad(score, tensors, allow_unused=True, materialize_grads=True)
-        return {name: slope[:, rows] for (name, (_, rows)), slope in zip(self.places.items(), found, strict=True)}
+        return {name: slope[rows] for (name, (_, rows)), slope in zip(self.places.items(), found, strict=True)}
 
 
 class _Graph(TorchFunctionMode):
@@ -63,7 +64,7 @@ def _copy(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
 
-Changes = Mapping[str, tuple[Positions, Tensor]]  # by modality: its rows in a residual state, and what to put there
+Changes = Mapping[str, tuple[Where, Tensor]]  # by modality: its rows in a residual state, and what to put there
 
 
 class _Changing(Placed):
@@ -108,14 +109,15 @@ def rerun(call: Call, adapter: Adapter, modalities: Mapping[str, Positions], emb
 
 def _first(
     adapter: Adapter, modalities: Mapping[str, Positions], embeddings: Mapping[str, Tensor]
-) -> dict[tuple[Any, int], dict[str, tuple[Positions, Tensor]]]:
+) -> dict[tuple[Any, int], dict[str, tuple[Where, Tensor]]]:
     """The residual module and its call that take each modality first, or the place of the state and 0; what changes there."""
-    found: dict[tuple[Any, int], dict[str, tuple[Positions, Tensor]]] = {}
+    found: dict[tuple[Any, int], dict[str, tuple[Where, Tensor]]] = {}
     left, calls = set(embeddings), Counter[str]()
     for site in adapter.sites:
         start = min(first_of(modalities[name]) for name in site.queries)
         for name in left & set(site.queries):
-            rows = counted_from(modalities[name], start)
+            samples = slice(None) if site.sample is None else slice(site.sample, site.sample + 1)
+            rows = samples, counted_from(modalities[name], start)
             at: tuple[Any, int] = (site.residual, calls[site.residual])
             if site.places is not None:
                 at = (site.places.residual or site.places.output, 0)
@@ -144,7 +146,7 @@ def _change(tensor: Tensor, changed: Changes, places: dict[str, Rows]) -> Tensor
     """In place: the skip connection may take the same tensor past a module."""
     data = tensor.detach().clone()
     for rows, values in changed.values():
-        data[:, rows] = values
+        data[rows] = values
     tensor.data = data  # new storage: the old one may be a parameter's
     if not tensor.requires_grad:
         tensor.requires_grad_()

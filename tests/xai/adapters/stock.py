@@ -93,6 +93,21 @@ def qwen(cls: Any, **vision: Any) -> Family:
     )
 
 
+def three_images() -> Tensor:
+    return torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def of_one_sample(model: nn.Module, images: Tensor, counts: tuple[int, ...], **more: Tensor) -> Family:
+    """Several images in one text, or their tiles, of these numbers of tokens, a word after each."""
+    ids = [1, *(token for n in counts for token in (*[IMAGE_TOKEN] * n, 6)), 7, 8, 9]
+    inputs = {
+        "input_ids": torch.tensor([ids]),
+        "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
+        "pixel_values": images,
+    }
+    return Family(model, inputs | more, LAST)
+
+
 SEEING: dict[str, Callable[[], Family]] = {
     "LLaVA": lambda: seeing(
         tf.LlavaForConditionalGeneration(
@@ -185,6 +200,23 @@ SEEING: dict[str, Callable[[], Family]] = {
         ),
         4,
         before=0,
+    ),
+}
+SEEING |= {
+    "InternVL, three images": lambda: of_one_sample(SEEING["InternVL"]().model, three_images(), (4, 4, 4)),
+    "Idefics3, three images": lambda: of_one_sample(SEEING["Idefics3"]().model, three_images()[None], (4, 4, 4)),
+    "LLaVA-NeXT": lambda: of_one_sample(  # the whole and two tiles side by side, whose rows end with a learned token
+        tf.LlavaNextForConditionalGeneration(
+            tf.LlavaNextConfig(
+                vision_config=tf.CLIPVisionConfig(**PATCHES),
+                text_config=tf.LlamaConfig(**LANGUAGE),
+                image_token_index=IMAGE_TOKEN,
+                image_grid_pinpoints=[[16, 32], [32, 16]],
+            )
+        ),
+        three_images()[None],
+        (16 + 4 * (8 + 1),),
+        image_sizes=torch.tensor([[16, 32]]),
     ),
 }
 STOCK: dict[str, Callable[[], Family]] = {

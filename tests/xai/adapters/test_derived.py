@@ -278,24 +278,25 @@ def test_streams_and_grids() -> None:
     assert special == [True] * 3 + [False] * 4
 
 
-def by_hand(weights: Tensor, recording: Recording, family: Family, method: str) -> tuple[Tensor, Tensor]:
-    """Scores of all tokens of a language model and of the patches its image tokens are made from, from attention alone."""
+def by_hand(weights: list[Tensor], recording: Recording, family: Family, method: str) -> tuple[Tensor, list[Tensor]]:
+    """Scores of all tokens of a language model, and of each image the scores of the patches its tokens are made from.
+
+    From attention alone. `weights` are of all image tokens of the text, [tokens, those of the image].
+    """
     gradients = recording.gradients(family.target)
-    towers = [event for event in recording.events if event.keys.stop < recording.mask.shape[1]]
-    held = []
-    for events in (towers, [event for event in recording.events if event not in towers]):
-        R = torch.eye(events[0].A.shape[-1]).double()
-        for event in events:
-            A = (
-                event.A.detach().mean(dim=1)
-                if method == "rollout"
-                else (event.A.detach() * gradients[event].A).clamp(min=0).mean(dim=1)
-            )
-            R = rownorm(A + torch.eye(A.shape[-1])) @ R if method == "rollout" else R + A @ R
-        held.append(R)
-    rows = held[1][:, -1]
-    inside = family.inputs["input_ids"][0] == IMAGE_TOKEN
-    return rows, ((rows[:, inside] @ weights)[:, None] @ held[0])[:, 0]
+    language = recording.mask.shape[1]
+    held: dict[int, Tensor] = {}
+    for event in recording.events:
+        A, last = event.A.detach(), event.queries.stop
+        eye = torch.eye(A.shape[-1]).double()
+        R = held.get(last, eye)
+        if method == "rollout":
+            held[last] = rownorm(A.mean(dim=1) + eye) @ R
+        else:
+            held[last] = R + (A * gradients[event].A).clamp(min=0).mean(dim=1) @ R
+    rows = held.pop(language)[:, -1]
+    inside = rows[:, family.inputs["input_ids"][0] == IMAGE_TOKEN]
+    return rows, [((inside @ made)[:, None] @ R)[:, 0] for made, R in zip(weights, held.values(), strict=True)]
 
 
 BLOCKS = torch.zeros(4, 16).double()  # 2 x 2 of 4 x 4
@@ -320,7 +321,7 @@ BLOCK_BY_BLOCK = [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
 def test_image_tokens_inside_a_text_lead_to_the_patches(name: str, method: str) -> None:
     family = built(name)
     recording = found(family)
-    words, patches = by_hand(MADE[name], recording, family, method)
+    words, (patches,) = by_hand([MADE[name]], recording, family, method)
     relevance = explain_recording(recording, method, family.target)
     assert list(relevance.scores) == ["image", "text"] and relevance["image"].grid == (4, 4)
     torch.testing.assert_close(relevance.scores["text"], words[:, family.inputs["input_ids"][0] != IMAGE_TOKEN])
@@ -328,6 +329,49 @@ def test_image_tokens_inside_a_text_lead_to_the_patches(name: str, method: str) 
     if name in QWEN:
         scores = scores[:, BLOCK_BY_BLOCK]
     torch.testing.assert_close(scores, patches)
+
+
+WITH_CLASS = F.pad(torch.eye(16).double(), (1, 0)).reshape(4, 4, 17)
+NONE = torch.zeros(4, 1, 17).double()  # the learned token at the end of each row of tiles
+TILES = {
+    "InternVL, three images": [F.pad(MADE["InternVL"], (0, 0, 4 * n, 8 - 4 * n)) for n in range(3)],
+    "Idefics3, three images": [F.pad(BLOCKS, (0, 0, 4 * n, 8 - 4 * n)) for n in range(3)],
+    "LLaVA-NeXT": [
+        F.pad(MADE["LLaVA"], (0, 0, 0, 36)),
+        F.pad(torch.cat([WITH_CLASS, 0 * WITH_CLASS, NONE], dim=1).flatten(0, 1), (0, 0, 16, 0)),
+        F.pad(torch.cat([0 * WITH_CLASS, WITH_CLASS, NONE], dim=1).flatten(0, 1), (0, 0, 16, 0)),
+    ],
+}
+
+
+@pytest.mark.parametrize("method", ["rollout", "genatt"])
+@pytest.mark.parametrize("name", list(TILES))
+def test_several_images_of_a_sample_have_a_map_each(name: str, method: str) -> None:
+    family = built(name)
+    words, images = by_hand(TILES[name], found(family), family, method)
+    relevance = explain(family.model, family.inputs, method, family.target)
+    assert list(relevance.scores) == ["image", "image 2", "image 3", "text"]
+    torch.testing.assert_close(relevance.scores["text"], words[:, family.inputs["input_ids"][0] != IMAGE_TOKEN])
+    for modality, wanted in zip(("image", "image 2", "image 3"), images, strict=True):
+        torch.testing.assert_close(relevance.scores[modality], wanted)
+        assert relevance.map(modality).shape == (1, 4, 4)
+
+
+@pytest.mark.parametrize("method", ["input_gradient", "attn_lrp", "integrated_gradients"])
+def test_of_several_images_each_has_its_own_gradient(method: str) -> None:
+    """Exchanging two images of a sample exchanges their maps."""
+    family = built("InternVL, three images")
+    swapped = {**family.inputs, "pixel_values": family.inputs["pixel_values"][[1, 0, 2]]}
+    adapter = derived(family.model, family.inputs)
+
+    def both_alike(outputs: Any) -> Tensor:
+        return outputs.image_hidden_states.square().sum().reshape(1)
+
+    one, other = (explain(family.model, inputs, method, both_alike, adapter) for inputs in (family.inputs, swapped))
+    torch.testing.assert_close(one.scores["image"], other.scores["image 2"])
+    torch.testing.assert_close(one.scores["image 2"], other.scores["image"])
+    torch.testing.assert_close(one.scores["image 3"], other.scores["image 3"])
+    assert not torch.allclose(one.scores["image"], one.scores["image 2"])
 
 
 def test_maps_of_blocks_are_row_by_row() -> None:
@@ -372,7 +416,7 @@ def test_layers_that_share_a_module_are_events_of_their_own() -> None:
 
 
 # TransAtt's positive rule gives nothing on where a layer has no positive contribution; the check of conservation says so
-LOSES = ("BLIP retrieval", "T5", "BART", "DeBERTa v2")
+LOSES = ("BLIP retrieval", "T5", "BART", "DeBERTa v2", "Idefics3, three images")
 
 
 @pytest.mark.parametrize("rules", [TRANSATT, CP_LRP, ATTN_LRP], ids=lambda rules: rules.name)

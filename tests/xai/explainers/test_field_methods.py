@@ -299,7 +299,7 @@ def test_smoothgrad_is_the_mean_over_its_noise() -> None:
         run = recording.rerun(changed)
         grads = torch.autograd.grad(family.target(run.output).sum(), [state for state, _ in run.places.values()])
         for (name, (_, rows)), grad in zip(run.places.items(), grads, strict=True):
-            gradients[name] += grad[:, rows] / 8
+            gradients[name] += grad[rows] / 8
     expected = torch.cat([(gradients[name] * clean[name]).sum(-1) for name in clean], dim=1)
     torch.testing.assert_close(found, expected)
     noise = {name: torch.stack([changed[name] - clean[name] for changed in given_noise]) for name in clean}
