@@ -80,7 +80,7 @@ def qwen(cls: Any, **vision: Any) -> Family:
     sizes = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2, **vision}
     language = {
         **{k: v for k, v in LANGUAGE.items() if k != "head_dim"},
-        "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
+        "rope_scaling": {"rope_type": "default", "mrope_section": [1, 1, 2]},
     }
     config = cls.config_class(vision_config=sizes, text_config=language, image_token_id=IMAGE_TOKEN, video_token_id=38)
     images = torch.randn(16, 3 * 2 * 16, generator=torch.Generator().manual_seed(1))
@@ -187,6 +187,14 @@ SEEING: dict[str, Callable[[], Family]] = {
         window_size=16,
         fullatt_block_indexes=[1],
     ),
+    "Qwen3-VL": lambda: qwen(
+        tf.Qwen3VLForConditionalGeneration,
+        hidden_size=16,
+        out_hidden_size=16,
+        intermediate_size=24,
+        num_position_embeddings=16,
+        deepstack_visual_indexes=[],
+    ),
     "BLIP-2": lambda: seeing(
         tf.Blip2ForConditionalGeneration(
             tf.Blip2Config(
@@ -205,6 +213,19 @@ SEEING: dict[str, Callable[[], Family]] = {
 SEEING |= {
     "InternVL, three images": lambda: of_one_sample(SEEING["InternVL"]().model, three_images(), (4, 4, 4)),
     "Idefics3, three images": lambda: of_one_sample(SEEING["Idefics3"]().model, three_images()[None], (4, 4, 4)),
+    "LLaVA-OneVision": lambda: of_one_sample(
+        tf.LlavaOnevisionForConditionalGeneration(
+            tf.LlavaOnevisionConfig(
+                vision_config=tf.SiglipVisionConfig(**PATCHES),
+                text_config=tf.Qwen2Config(**LANGUAGE),
+                image_token_index=IMAGE_TOKEN,
+                image_grid_pinpoints=[[16, 32], [32, 16]],
+            )
+        ),
+        three_images()[None],
+        (16 + 4 * (8 + 1),),
+        image_sizes=torch.tensor([[16, 32]]),
+    ),
     "LLaVA-NeXT": lambda: of_one_sample(  # the whole and two tiles side by side, whose rows end with a learned token
         tf.LlavaNextForConditionalGeneration(
             tf.LlavaNextConfig(
@@ -298,6 +319,17 @@ STOCK: dict[str, Callable[[], Family]] = {
         tf.SiglipForImageClassification(tf.SiglipConfig(vision_config=VISION, num_labels=4)),
         {"pixel_values": pixels()},
         given(torch.tensor([1, 2])),
+    ),
+    "FLAVA": lambda: pair(
+        tf.FlavaModel(
+            tf.FlavaConfig(
+                text_config={**TEXT, "max_position_embeddings": 16},
+                image_config=VISION,
+                multimodal_config=TINY,
+                projection_dim=8,
+            )
+        ),
+        of("class token", lambda out: out.multimodal_embeddings[:, 0, 1]),
     ),
     "ViLT": lambda: pair(
         tf.ViltForQuestionAnswering(tf.ViltConfig(**{**TEXT, **IMAGE}, num_labels=4)), given(torch.tensor([1, 2]))

@@ -85,7 +85,7 @@ def attentions_of(outputs: Any) -> list[Tensor]:
     return [attention for part in parts for attention in attentions_of(part)] + [a for one in lists for a in one]
 
 
-OTHERS = ("timm", "BLIP", "SigLIP", "GPT-NeoX", "Falcon", "Data2Vec")
+OTHERS = ("timm", "BLIP", "FLAVA", "SigLIP", "GPT-NeoX", "Falcon", "Data2Vec")
 EAGER = [name for name in STOCK if name not in SEEING and not name.startswith(OTHERS)]
 
 
@@ -118,10 +118,10 @@ def test_rollout_and_genatt_are_those_of_the_model_s_own_attentions(name: str, m
     torch.testing.assert_close(EXPLAINERS["genatt"](ours, family.target).double(), genatt, atol=1e-5, rtol=1e-5)
 
 
-QWEN = ("Qwen2-VL", "Qwen2.5-VL")  # put their windows together before they project
+QWEN = ("Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL")  # put their windows together before they project
 # models whose softmax is plain code show no queries and keys; GPT-2 and Falcon project by another function
-PLAIN = ("Gemma 2", "DeBERTa v2", "MPNet", "ViLT", "BLIP retrieval", "BLIP captions")
-REFUSED = {name: {"grad_eclip", "tokentm"} for name in PLAIN} | {
+PLAIN_SOFTMAX = ("Gemma 2", "DeBERTa v2", "MPNet", "FLAVA", "ViLT", "BLIP retrieval", "BLIP captions")
+REFUSED = {name: {"grad_eclip", "tokentm"} for name in PLAIN_SOFTMAX} | {
     name: {"tokentm"} for name in ("GPT-2", "Falcon", *QWEN)
 }
 
@@ -310,8 +310,7 @@ MADE = {
     "InternVL": F.pad(BLOCKS, (1, 0)),
     "Idefics3": BLOCKS,
     "SmolVLM": BLOCKS,
-    "Qwen2-VL": torch.eye(4).double().repeat_interleave(4, dim=1) / 4,  # as its processor has them
-    "Qwen2.5-VL": torch.eye(4).double().repeat_interleave(4, dim=1) / 4,
+    **{name: torch.eye(4).double().repeat_interleave(4, dim=1) / 4 for name in QWEN},  # as their processor has them
 }
 BLOCK_BY_BLOCK = [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
 
@@ -332,10 +331,16 @@ def test_image_tokens_inside_a_text_lead_to_the_patches(name: str, method: str) 
 
 
 WITH_CLASS = F.pad(torch.eye(16).double(), (1, 0)).reshape(4, 4, 17)
+PLAIN = torch.eye(16).double().reshape(4, 4, 16)
 NONE = torch.zeros(4, 1, 17).double()  # the learned token at the end of each row of tiles
 TILES = {
     "InternVL, three images": [F.pad(MADE["InternVL"], (0, 0, 4 * n, 8 - 4 * n)) for n in range(3)],
     "Idefics3, three images": [F.pad(BLOCKS, (0, 0, 4 * n, 8 - 4 * n)) for n in range(3)],
+    "LLaVA-OneVision": [
+        F.pad(torch.eye(16).double(), (0, 0, 0, 36)),
+        F.pad(torch.cat([PLAIN, 0 * PLAIN, NONE[..., :16]], dim=1).flatten(0, 1), (0, 0, 16, 0)),
+        F.pad(torch.cat([0 * PLAIN, PLAIN, NONE[..., :16]], dim=1).flatten(0, 1), (0, 0, 16, 0)),
+    ],
     "LLaVA-NeXT": [
         F.pad(MADE["LLaVA"], (0, 0, 0, 36)),
         F.pad(torch.cat([WITH_CLASS, 0 * WITH_CLASS, NONE], dim=1).flatten(0, 1), (0, 0, 16, 0)),
@@ -428,4 +433,4 @@ def test_no_layer_loses_relevance(name: str, rules: Rules) -> None:
         with pytest.raises(PropagationError, match=r"most by (linear|matmul) in module"):
             kept.check(1e-6)
         return
-    kept.check(1e-6)  # RMSNorm of transformers computes in single precision
+    kept.check(1e-5)  # RMSNorm of transformers computes in single precision
