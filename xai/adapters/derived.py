@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from xai.adapters.layout import DerivedLayout, Streams, placeholders_of, settled
-from xai.adapters.skips import Doubt, Found, Graph, attentions, order
+from xai.adapters.skips import Attention, Doubt, Graph, attentions, order
 from xai.adapters.trace import call_of, traced
 from xai.recording.adapter import Adapter, Site
 from xai.recording.places import Places, arguments_of
@@ -66,7 +66,7 @@ def _derive(model: nn.Module, inputs: Any) -> tuple[DerivedLayout, Adapter]:
     return layout, Adapter(layers, layout, unread, see_padding=True)
 
 
-def _aside(graph: Graph, found: list[Found], streams: Streams) -> list[Found]:
+def _aside(graph: Graph, found: list[Attention], streams: Streams) -> list[Attention]:
     """Attentions of a stream that others are made from, which those others are not made from.
 
     They are after the layer that a language model takes its image tokens from, and end in what is returned beside.
@@ -74,16 +74,16 @@ def _aside(graph: Graph, found: list[Found], streams: Streams) -> list[Found]:
     aside = []
     for number in range(len(streams.streams)):
         first = next(at for at, of in enumerate(streams.of) if number in of)
-        seen = found[first].seen
-        before = graph.before({*seen.queries, *seen.keys})
-        later = graph.before({step for one in found[first:] for step in (*one.seen.queries, *one.seen.keys)})
+        call = found[first].call
+        before = graph.before({*call.query_steps, *call.key_steps})
+        later = graph.before({step for one in found[first:] for step in (*one.call.query_steps, *one.call.key_steps)})
         for one, (queries, _) in zip(found[:first], streams.of, strict=False):
             if queries in streams.origins(number) and one.sum not in before and one.sum not in later:
                 aside.append(one)
     return aside
 
 
-def _check_starts(graph: Graph, found: list[Found], streams: Streams) -> None:
+def _check_starts(graph: Graph, found: list[Attention], streams: Streams) -> None:
     """Raises Doubt for a stream whose tokens come from what attentions made of others, unless it is known from which.
 
     Those others must have had their last attention: of tokens that go on changing there would be two states.
@@ -93,7 +93,7 @@ def _check_starts(graph: Graph, found: list[Found], streams: Streams) -> None:
     for one, (queries, _) in zip(found, streams.of, strict=True):
         beside[queries].add(one.places)
     for at, one in enumerate(found):
-        for stream, steps in zip(streams.of[at], (one.seen.queries, one.seen.keys), strict=True):
+        for stream, steps in zip(streams.of[at], (one.call.query_steps, one.call.key_steps), strict=True):
             if stream in started:
                 continue
             started.add(stream)

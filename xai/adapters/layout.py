@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xai.adapters.common import text_ends
 from xai.adapters.origins import GIVEN, GRIDS, IMAGE, LEARNED, POSITION, Source, rank_of, source_of, without_image
-from xai.adapters.skips import Doubt, Found
+from xai.adapters.skips import Attention, Doubt
 from xai.recording.adapter import Layout, Stream
 from xai.recording.assemble import RecordingError
 from xai.recording.axis import Link
@@ -70,7 +70,7 @@ class Modality:
 class Streams:
     """The streams of some attentions, each a tuple of modalities that stand side by side."""
 
-    def __init__(self, found: list[Found], sources: list[Source]) -> None:
+    def __init__(self, found: list[Attention], sources: list[Source]) -> None:
         self.sources = sources
         self.streams: list[tuple[Tensor, list[Modality]]] = []
         self.of: list[tuple[int, int]] = []  # the numbers of queries' and keys' stream, of each attention
@@ -79,10 +79,10 @@ class Streams:
         self.before_images: set[int] = set()  # learned tokens of which each image has one
         for one in found:
             where = f"module {one.places.attention.module!r}"
-            q, k = self._number(one.asking, where), self._number(one.asked, where)
+            q, k = self._number(one.queries, where), self._number(one.keys, where)
             self.of.append((q, k))
             for modality in self.streams[q][1]:
-                modality.causal |= one.seen.causal and q == k
+                modality.causal |= one.call.causal and q == k
         for q, k in self.of:
             for modality in self.streams[k][1]:
                 modality.read |= q != k and (k, q) not in self.of

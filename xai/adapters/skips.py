@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from xai.adapters.origins import CLASH, GIVEN, PRODUCTS, before_image, rank_of
-from xai.adapters.trace import Seen, Trace, Value
+from xai.adapters.trace import AttentionCall, Trace, Value
 from xai.lrp.operations import MOVES
 from xai.recording.places import Place, Places
 
@@ -36,18 +36,18 @@ class Doubt(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Attention:
     """An attention that the outputs read."""
 
     places: Places
-    asking: Tensor  # tokens [q] of queries and [k] of keys, the same in all samples
-    asked: Tensor
-    seen: Seen
+    queries: Tensor  # tokens [q] of queries and [k] of keys, the same in all samples
+    keys: Tensor
+    call: AttentionCall
     sum: int  # the step after which its result is part of the state
     sample: int | None = None  # which of the attention's batch, where that is the images of one sample
 
 
-def attentions(trace: Trace) -> tuple[list[Found], frozenset[Place]]:
+def attentions(trace: Trace) -> tuple[list[Attention], frozenset[Place]]:
     """Returns the attentions that the outputs read, in their order, and the places of the others.
 
     Raises:
@@ -56,15 +56,15 @@ def attentions(trace: Trace) -> tuple[list[Found], frozenset[Place]]:
     graph = Graph(trace)
     alive = graph.before(trace.outputs)
     found, unread = [], set()
-    for seen in trace.attentions:
-        place = trace.steps[seen.step].place
-        mixed = graph.mixed(seen.step)
+    for call in trace.attentions:
+        place = trace.steps[call.step].place
+        mixed = graph.mixed(call.step)
         if mixed is None:
             continue  # a softmax that weighs no values, such as one over classes
         if mixed not in alive:
             unread.add(place)
             continue
-        found += _found(graph, seen, mixed, trace.samples)
+        found += _found(graph, call, mixed, trace.samples)
     return found, frozenset(unread)
 
 
@@ -105,15 +105,15 @@ class Graph:
         return None
 
 
-def _found(graph: Graph, seen: Seen, mixed: int, samples: int) -> list[Found]:
+def _found(graph: Graph, call: AttentionCall, mixed: int, samples: int) -> list[Attention]:
     """One, or of the images of a model's one sample, which are a batch, one each."""
-    place = graph.steps[seen.step].place
-    asking, asked = seen.asking, seen.asked
-    if samples > 1 or asking is None or asked is None or not (_differ(asking) and _differ(asked)):
-        return [_one(graph, seen, mixed, _alike(asking, place, "queries"), _alike(asked, place, "keys"), None)]
+    place = graph.steps[call.step].place
+    queries, keys = call.queries, call.keys
+    if samples > 1 or queries is None or keys is None or not (_differ(queries) and _differ(keys)):
+        return [_one(graph, call, mixed, _alike(queries, place, "queries"), _alike(keys, place, "keys"), None)]
     return [
-        _one(graph, seen, mixed, _alike(q[None], place, "queries"), _alike(k[None], place, "keys"), n)
-        for n, (q, k) in enumerate(zip(asking, asked, strict=True))
+        _one(graph, call, mixed, _alike(q[None], place, "queries"), _alike(k[None], place, "keys"), n)
+        for n, (q, k) in enumerate(zip(queries, keys, strict=True))
     ]
 
 
@@ -122,17 +122,17 @@ def _differ(tokens: Tensor) -> bool:
     return not bool((tokens == tokens[:1]).all())
 
 
-def _one(graph: Graph, seen: Seen, mixed: int, asking: Tensor, asked: Tensor, sample: int | None) -> Found:
-    place = graph.steps[seen.step].place
-    own, state, sum_ = _skip(graph, seen, mixed, asking, sample)
-    if state is None and asking.shape == asked.shape and torch.equal(asking, asked):
+def _one(graph: Graph, call: AttentionCall, mixed: int, queries: Tensor, keys: Tensor, sample: int | None) -> Attention:
+    place = graph.steps[call.step].place
+    own, state, sum_ = _skip(graph, call, mixed, queries, sample)
+    if state is None and queries.shape == keys.shape and torch.equal(queries, keys):
         raise Doubt(f"{place}: nothing is found to which the result of this self-attention is added as it is")
     residual = None if state is None else place_of(graph, state)
-    return Found(
+    return Attention(
         Places(place, residual, place_of(graph, own)),
-        before_image(asking, sample),
-        before_image(asked, sample),
-        seen,
+        before_image(queries, sample),
+        before_image(keys, sample),
+        call,
         sum_,
         sample,
     )
@@ -169,10 +169,12 @@ class _Carried:
     alone: bool
 
 
-def _skip(graph: Graph, seen: Seen, mixed: int, asking: Tensor, sample: int | None) -> tuple[Value, Value | None, int]:
+def _skip(
+    graph: Graph, call: AttentionCall, mixed: int, queries: Tensor, sample: int | None
+) -> tuple[Value, Value | None, int]:
     """What the attention adds, the state to which, and the step of the sum; no state and its own last step if there is none."""
-    behind_queries = graph.before(set(seen.queries))
-    place = graph.steps[seen.step].place
+    behind_queries = graph.before(set(call.query_steps))
+    place = graph.steps[call.step].place
     start = _value(graph, mixed)
     carried = {mixed: _Carried(start, True)}
     single: Value | None = None  # the last of a way that does not branch
@@ -189,7 +191,7 @@ def _skip(graph: Graph, seen: Seen, mixed: int, asking: Tensor, sample: int | No
             if len(brought) > 1:
                 continue
             if others:
-                state = _summand(graph, others[0], behind_queries, own.shape, asking, sample)
+                state = _summand(graph, others[0], behind_queries, own.shape, queries, sample)
                 if state is not None:
                     if step.in_place:
                         raise Doubt(
@@ -207,7 +209,7 @@ def _skip(graph: Graph, seen: Seen, mixed: int, asking: Tensor, sample: int | No
             unbranched.add(number)
             if len(result.shape) == 3:
                 single = result
-    if single is None or single.shape[1] != len(asking):
+    if single is None or single.shape[1] != len(queries):
         raise Doubt(f"{place}: nothing is found to which its result is added")
     return single, None, single.step
 
@@ -222,14 +224,14 @@ def _value(graph: Graph, number: int) -> Value:
 
 
 def _summand(
-    graph: Graph, value: Value, behind: set[int], shape: tuple[int, ...], asking: Tensor, sample: int | None
+    graph: Graph, value: Value, behind: set[int], shape: tuple[int, ...], queries: Tensor, sample: int | None
 ) -> Value | None:
     """The residual state in `value`: itself, if queries come from it, or one of those that it is a sum of."""
     waiting = [value]
     for _ in range(8):
         following: list[Value] = []
         for one in waiting:
-            if one.shape == shape and one.step in behind and _same_tokens(one, asking, sample):
+            if one.shape == shape and one.step in behind and _same_tokens(one, queries, sample):
                 return one
             step = graph.steps[one.step]
             if step.name == "add" or step.name in BEFORE_A_SUM:
@@ -238,15 +240,15 @@ def _summand(
     return None
 
 
-def _same_tokens(value: Value, asking: Tensor, sample: int | None) -> bool:
+def _same_tokens(value: Value, queries: Tensor, sample: int | None) -> bool:
     """Whether its rows are the queries; those of a state that starts from zeros are of no token yet."""
-    if value.tokens is None or asking.shape not in (value.tokens.shape, value.tokens.shape[1:]):
+    if value.tokens is None or queries.shape not in (value.tokens.shape, value.tokens.shape[1:]):
         return value.tokens is None
     tokens = value.tokens if sample is None else value.tokens[sample]
-    return bool((tokens == asking).all())
+    return bool((tokens == queries).all())
 
 
-def order(graph: Graph, found: list[Found], streams: list[tuple[int, int]]) -> list[list[int]]:
+def order(graph: Graph, found: list[Attention], streams: list[tuple[int, int]]) -> list[list[int]]:
     """Layers of simultaneous attentions, as late as the later ones allow: two towers end together.
 
     `streams` are the numbers of the streams of queries and keys of each. A stream that is read by others, and reads none of
@@ -262,6 +264,8 @@ def order(graph: Graph, found: list[Found], streams: list[tuple[int, int]]) -> l
         for later in range(one + 1, len(found)):
             q, other = streams[one][0], streams[later][0]
             encoder = (other, q) in reads and (q, other) not in reads
-            if encoder or found[one].sum in graph.before({*found[later].seen.queries, *found[later].seen.keys}):
+            if encoder or found[one].sum in graph.before(
+                {*found[later].call.query_steps, *found[later].call.key_steps}
+            ):
                 level[one] = max(level[one], level[later] + 1)
     return [[i for i in range(len(found)) if level[i] == height] for height in range(max(level), -1, -1)]

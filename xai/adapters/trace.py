@@ -42,21 +42,21 @@ class Step:
 
 
 @dataclass(eq=False)
-class Seen:
-    """An attention: the step of its softmax, what asks and what is asked."""
+class AttentionCall:
+    """An attention: the step of its softmax, and the tokens and steps of its queries and keys."""
 
     step: int
-    queries: tuple[int, ...]  # steps that queries come from
-    keys: tuple[int, ...]
-    asking: Tensor | None  # tokens, [B, q] and [B, k]
-    asked: Tensor | None
+    query_steps: tuple[int, ...]  # that queries come from
+    key_steps: tuple[int, ...]
+    queries: Tensor | None  # tokens, [B, q] and [B, k]
+    keys: Tensor | None
     causal: bool
 
 
 @dataclass(eq=False)
 class Trace:
     steps: list[Step] = field(default_factory=list)
-    attentions: list[Seen] = field(default_factory=list)
+    attentions: list[AttentionCall] = field(default_factory=list)
     outputs: set[int] = field(default_factory=set)  # steps that give what the model returns
     arguments: dict[str, Any] = field(default_factory=dict)
     origins: Any = None
@@ -126,7 +126,7 @@ class _Observing(TorchFunctionMode):
         if attention is not None:
             attention.step = len(self.trace.steps) - 1
             self.trace.attentions.append(attention)
-            if attention.asking is not None and func in SOFTMAX:
+            if attention.queries is not None and func in SOFTMAX:
                 shape = (*result.shape[:-1], 1)
                 rows = step.rows
                 if rows is not None and rows.numel() == result[..., 0].numel():
@@ -152,7 +152,7 @@ class _Observing(TorchFunctionMode):
         if name == "einsum":
             step.columns = self.trace.origins.rows(right)
 
-    def _attention(self, func: Any, args: tuple, kwargs: dict) -> Seen | None:
+    def _attention(self, func: Any, args: tuple, kwargs: dict) -> AttentionCall | None:
         """That of a function with a softmax inside."""
         names: tuple[str, ...]
         if func is F.scaled_dot_product_attention:
@@ -169,9 +169,9 @@ class _Observing(TorchFunctionMode):
             rows = [None if row is None else row.amax(dim=1) for row in rows]
         steps = [(self.known[call[name]].step,) if call[name] in self.known else () for name in ("query", "key")]
         causal = bool(call.get("is_causal")) or _hides_later(call.get("attn_mask"))
-        return Seen(-1, steps[0], steps[1], rows[0], rows[1], causal)
+        return AttentionCall(-1, steps[0], steps[1], rows[0], rows[1], causal)
 
-    def _softmax(self, step: Step, scores: Tensor, probabilities: Tensor) -> Seen | None:
+    def _softmax(self, step: Step, scores: Tensor, probabilities: Tensor) -> AttentionCall | None:
         """A softmax over the last axis of what comes from a product of tokens."""
         if probabilities.dim() not in (3, 4) or not step.reads:
             return None
@@ -186,12 +186,12 @@ class _Observing(TorchFunctionMode):
         if not products:
             return None
         best = max(products, key=lambda product: _least_rank(product))
-        asking, asked = (_of_samples(tokens, self.trace.samples) for tokens in (best.rows, best.columns))
+        rows, columns = (_of_samples(tokens, self.trace.samples) for tokens in (best.rows, best.columns))
         step.rows = best.rows
         queries, keys = best.reads[0].step, best.reads[-1].step
         upper = torch.ones(probabilities.shape[-2:], dtype=torch.bool, device=probabilities.device).triu(1)
         causal = bool(upper.any()) and not bool((probabilities != 0)[..., upper].any())
-        return Seen(-1, (queries,), (keys,), asking, asked, causal)
+        return AttentionCall(-1, (queries,), (keys,), rows, columns, causal)
 
     def _products_before(self, step: Step) -> list[Step]:
         """The nearest products on every way back; a linear map is none."""

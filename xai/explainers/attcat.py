@@ -14,7 +14,7 @@ def attcat(recording: Recording, target: Score, last: int | None = None) -> Floa
 
     The activation is ∇h ⊙ h summed over the width, h what enters the layer (as in the published code); the attention
     received is the mean over heads and real queries. With several streams, which the paper has not, every attention that
-    asks a token adds its part, with the token's last residual input on the recording.
+    reads a token adds its part, with the token's last residual input on the recording.
 
     Args:
         recording: one forward pass.
@@ -43,5 +43,5 @@ def attcat(recording: Recording, target: Score, last: int | None = None) -> Floa
 
 def received(recording: Recording, event: Event) -> Float[Tensor, "B k"]:
     """Returns the mean attention that each key gets from the real queries."""
-    asking = recording.mask[:, event.queries].sum(dim=1, keepdim=True).clamp(min=1)
-    return mean_attention(recording, event).sum(dim=1) / asking
+    queries = recording.mask[:, event.queries].sum(dim=1, keepdim=True).clamp(min=1)
+    return mean_attention(recording, event).sum(dim=1) / queries

@@ -86,5 +86,5 @@ def _is_defined(R: Tensor) -> Tensor:
 
 
 def _is_answered(recording: Recording, event: Event) -> bool:
-    """Returns whether the keys also ask the queries: co-attention, and not an encoder that never sees its decoder."""
+    """Returns whether the keys also read the queries: co-attention, and not an encoder that never sees its decoder."""
     return any(other.queries == event.keys and other.keys == event.queries for other in recording.events)

@@ -13,31 +13,33 @@ State = dict[str, tuple[Event, Positions]]  # by modality, the event whose resid
 
 
 def embedding(recording: Recording) -> State:
-    """Finds where each modality asks for the first time; raises ValueError if one never does.
+    """Finds the first event whose queries are a modality, of each; raises ValueError if there is none.
 
     Tokens that are made from others and only read have none.
     """
     state: State = {}
     for name, where in recording.modalities.items():
-        asking = ((event, event.rows(where)) for event in recording.events)
-        first = next(((event, rows) for event, rows in asking if rows is not None), None)
+        events = ((event, event.rows(where)) for event in recording.events)
+        first = next(((event, rows) for event, rows in events if rows is not None), None)
         if first is not None:
             state[name] = first
         elif name in recording.inputs:
-            raise ValueError(f"modality {name!r} asks nothing in any attention: the recording has no embedding of it")
+            raise ValueError(
+                f"modality {name!r} is never the queries of an attention: the recording has no embedding of it"
+            )
     return state
 
 
 def states(recording: Recording) -> list[State]:
     """Returns for each layer the last state of every modality: the residual input of its last event up to and with that layer.
 
-    A modality that has not asked yet has its embedding.
+    One that has not been queries yet has its embedding.
     """
     current, by_layer = embedding(recording), []
     for layer in recording.layers:
         for event in layer:
-            asking = ((name, event.rows(where)) for name, where in recording.modalities.items())
-            current |= {name: (event, rows) for name, rows in asking if rows is not None}
+            events = ((name, event.rows(where)) for name, where in recording.modalities.items())
+            current |= {name: (event, rows) for name, rows in events if rows is not None}
         by_layer.append(dict(current))
     return by_layer
 

@@ -68,9 +68,9 @@ def propagate(
 
 
 def _entries(recording: Recording) -> list[tuple[Event, Positions]]:
-    """For each modality that asks and is made from no other, the first event in which it does, and its positions."""
+    """The first event of each modality that is made from no other, and its positions."""
     found = []
     for where in recording.inputs.values():
-        asked = (event for event in recording.events if event.rows(where) is not None)
-        found += [(event, where) for event in list(asked)[:1]]
+        events = (event for event in recording.events if event.rows(where) is not None)
+        found += [(event, where) for event in list(events)[:1]]
     return found

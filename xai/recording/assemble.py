@@ -74,7 +74,7 @@ def by_module(adapter: Adapter, captured: Captured) -> list[Caught]:
 
 
 def _sizes(adapter: Adapter, tensors: list[Caught]) -> dict[Stream, int]:
-    """Tokens of each stream that asks or is asked."""
+    """Tokens of each stream."""
     sizes: dict[Stream, int] = {}
     for site, ((A, _), _, _) in zip(adapter.sites, tensors, strict=True):
         if A.dim() != 4:
@@ -166,12 +166,12 @@ def _check_grids(layout: Layout) -> None:
 
 def _attended(layers: list[tuple[Event, ...]], mask: Tensor) -> Tensor:
     """Tokens [B, T] to which a real token attends in any layer; of those that are never keys, all."""
-    attended, asked = torch.zeros_like(mask), torch.zeros_like(mask)
+    attended, read = torch.zeros_like(mask), torch.zeros_like(mask)
     for event in (event for layer in layers for event in layer):
         real = (event.A.detach() > 0).any(dim=1) & mask[:, event.queries, None]
         attended[:, event.keys] |= real.any(dim=1)
-        asked[:, event.keys] = True
-    return attended | ~asked
+        read[:, event.keys] = True
+    return attended | ~read
 
 
 def _axis(layout: Layout, modalities: dict[str, Positions], batch: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:

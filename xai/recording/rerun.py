@@ -126,7 +126,7 @@ def _first(
         calls[site.residual] += 1
     if left:
         raise ValueError(
-            f"modality {', '.join(sorted(left))} asks nothing in any attention: the model has no embedding of it"
+            f"modality {', '.join(sorted(left))} is never the queries of an attention: the model has no embedding of it"
         )
     return found
 

@@ -183,10 +183,10 @@ def test_words_that_enter_later() -> None:
 def test_a_modality_that_never_asks_has_no_embedding() -> None:
     recording = recorded_pass(build("detr"))
     silent = replace(recording, modalities={**recording.modalities, "other": slice(90, 95)})
-    with pytest.raises(ValueError, match="'other' asks nothing"):
+    with pytest.raises(ValueError, match="'other' is never the queries"):
         embedding(silent)
     assert recording.rerun is not None
-    with pytest.raises(ValueError, match="modality other asks nothing"):
+    with pytest.raises(ValueError, match="modality other is never the queries"):
         recording.rerun({"other": torch.zeros(2, 5, 16)})
 
 
