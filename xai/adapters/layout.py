@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from xai.adapters.common import text_ends
-from xai.adapters.origins import GIVEN, GRIDS, IMAGE, LEARNED, POSITION, Source, rank_of, source_of, without_image
 from xai.adapters.skips import Attention, Doubt
+from xai.adapters.tokens import GIVEN, GRIDS, IMAGE, LEARNED, POSITION, Source, rank_of, source_of, without_image
 from xai.recording.adapter import Layout, Stream
 from xai.recording.assemble import RecordingError
 from xai.recording.axis import Link

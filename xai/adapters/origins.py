@@ -1,12 +1,11 @@
 """Which token each entry of a tensor belongs to: every tensor of a pass has a companion of the same shape that says it.
 
-A companion is int64, `rank << 48 | source << 32 | position`, 0 where an entry is of no token (a constant, a position).
+A companion holds tokens' numbers (tokens.py), 0 where an entry is of no token (a constant, a position).
 Where data is moved, so is the companion; where numbers are computed, the tokens of the operands stay with them.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,14 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from xai.adapters.tokens import (
+    CLASH,
+    GIVEN,
+    GRIDS,
+    IMAGE,
+    LEARNED,
+    Source,
+    cells_under,
+    lean,
+    met,
+    patch_order,
+    rank_of,
+    source_of,
+)
 from xai.lrp.operations import MOVES
 from xai.recording.places import samples_of
 
-LEARNED, GIVEN, IMAGE, CLASH = 1, 2, 3, 7  # ranks: the higher one stays where operands meet
-POSITION = (1 << 32) - 1
-IMAGE_SHIFT = (
-    24  # above these bits of a learned token's position is the number of the image that it stands before, from 1
-)
 SAME = (
     "contiguous",
     "clone",
@@ -41,42 +49,11 @@ REDUCING = ("mean", "sum", "var", "std", "norm", "logsumexp", "prod", "vector_no
 SPATIAL = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate")
 CREATING = ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli")
 MORE_MOVES = ("masked_select", "scatter", "index_copy", "unfold", "pixel_unshuffle", "rot90", "tril", "triu", "take")
-GRIDS = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_thw"}  # the argument with their sizes
 PRODUCTS = ("matmul", "einsum", "baddbmm")
 _ARGUMENTS = {  # in their order, of poolings and of convolutions
     False: ("input", "kernel_size", "stride", "padding"),
     True: ("input", "weight", "bias", "stride", "padding", "dilation"),
 }
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where tokens come from: an argument of the model, the cells of a convolution of an image, or a parameter."""
-
-    rank: int
-    argument: str  # of the model; "" for parameters
-    grid: tuple[int, int] | None = None  # rows and columns that the positions count, of images
-    image: int = 0  # which, of several of the one sample
-    members: Callable[[], list[list[int]]] | None = field(default=None, compare=False)  # tokens that each is made from
-
-
-def rank_of(tokens: Tensor) -> Tensor:
-    return tokens >> 48
-
-
-def source_of(token: Any) -> Any:
-    """The number of the source, of a token or of each of a tensor."""
-    return (token >> 32) & 0xFFFF
-
-
-def before_image(tokens: Tensor, image: int | None) -> Tensor:
-    """Learned tokens of each image as tokens of their own: every image has its class token."""
-    return tokens if image is None else tokens + (rank_of(tokens) == LEARNED) * ((image + 1) << IMAGE_SHIFT)
-
-
-def without_image(token: int) -> int:
-    """A learned token as it is before any image."""
-    return token & ~(POSITION >> IMAGE_SHIFT << IMAGE_SHIFT)
 
 
 class Origins:
@@ -254,7 +231,7 @@ class Origins:
         members = (
             None
             if size is None or source in self.seeds
-            else partial(_under, tokens[:1].amax(dim=1, keepdim=True), call)
+            else partial(cells_under, tokens[:1].amax(dim=1, keepdim=True), call)
         )
         cells = Source(source.rank, source.argument, size, source.image, members)
         return self._new(cells, y.shape[2:], y).expand(1, *y.shape[1:])
@@ -311,51 +288,6 @@ class Origins:
         tokens = self._or_zeros(target).clone()
         tokens[index] = self._or_zeros(value) if isinstance(value, Tensor) else 0
         self.set(target, tokens)
-
-
-def _under(tokens: Tensor, call: Mapping[str, Any]) -> list[list[int]]:
-    """Tokens [1, 1, rows, columns] under each cell of what a convolution or a pooling with a kernel makes."""
-    kernel = call["weight"].shape[2:] if "weight" in call else call["kernel_size"]
-    stride = call.get("stride") or kernel
-    cells = F.unfold(tokens.double(), kernel, call.get("dilation", 1), call.get("padding", 0), stride)[0].long()
-    return [sorted(set(cell) - {0}) for cell in cells.T.tolist()]
-
-
-def patch_order(grids: Tensor, merge: int) -> tuple[Tensor, tuple[int, int] | None]:
-    """The place, row by row, of each of the patches that Qwen's processors give block by block, of merge x merge patches.
-
-    And their rows and columns, of one image; None of several or of a video, whose patches are numbered on.
-    """
-    order, start = [], 0
-    for frames, rows, columns in grids.tolist():
-        cells = (
-            torch.arange(rows * columns)
-            .reshape(rows // merge, merge, columns // merge, merge)
-            .transpose(1, 2)
-            .flatten()
-        )
-        for _ in range(frames):
-            order.append(start + cells)
-            start += rows * columns
-    frames, rows, columns = grids[0].tolist()
-    return torch.cat(order), (rows, columns) if len(grids) == 1 and frames == 1 else None
-
-
-def met(a: Tensor, b: Tensor) -> Tensor:
-    """Of the tokens of two operands the ones of higher rank; CLASH where two tokens are made one."""
-    if a is b or (a.shape == b.shape and torch.equal(a, b)):
-        return a
-    one, other = rank_of(a), rank_of(b)
-    higher = torch.where(one >= other, a, b)
-    # the arguments of one model say different things of one token, such as its word and its type
-    same = (one == GIVEN) & (other == GIVEN) & ((a & POSITION) == (b & POSITION))
-    clash = (one >= GIVEN) & (other >= GIVEN) & (a != b) & ~same
-    return torch.where(same, torch.minimum(a, b), higher).masked_fill(clash, CLASH << 48)
-
-
-def lean(tokens: Tensor) -> Tensor:
-    """With one entry on the last axis where all are alike by construction."""
-    return tokens[..., :1] if tokens.dim() and tokens.stride(-1) == 0 else tokens
 
 
 def tensors(values: Any) -> Iterator[Tensor]:

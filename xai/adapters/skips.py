@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xai.adapters.origins import CLASH, GIVEN, PRODUCTS, before_image, rank_of
+from xai.adapters.origins import PRODUCTS
+from xai.adapters.tokens import CLASH, GIVEN, before_image, rank_of
 from xai.adapters.trace import AttentionCall, Trace, Value
 from xai.lrp.operations import MOVES
 from xai.recording.places import Place, Places
