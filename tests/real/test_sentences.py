@@ -31,7 +31,7 @@ MARKED = [sentence for pair in PARAPHRASES for sentence in pair]
 FUNCTION = (
     "a an at because by for had he him in is it last most of on our so that the there they this to until was we where"
 )
-METHODS = ("raw_attention", "genatt", "wra", "legrad", "tokentm", "transatt", "attn_lrp", "cp_lrp")
+METHODS = ("raw_attention", "genatt", "wra", "legrad", "tokentm", "partial_lrp", "transatt", "attn_lrp", "cp_lrp")
 RANDOM = 20
 
 
