@@ -54,7 +54,7 @@ BART = {f"{part}_{what}": 2 for part in ("encoder", "decoder") for what in ("lay
 GPT_2 = {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "bos_token_id": 1, "eos_token_id": 2}
 OPT = {**{k: v for k, v in TEXT.items() if k != "intermediate_size"}, "ffn_dim": 24, "word_embed_proj_dim": 16}
 ROTARY = {"num_key_value_heads": 1}
-STOCK: dict[str, Callable[[], Family]] = {
+TEXTS: dict[str, Callable[[], Family]] = {
     "GPT-2": lambda: text(tf.GPT2LMHeadModel, NEXT, GPT_2),
     "OPT": lambda: text(tf.OPTForCausalLM, NEXT, OPT),
     "GPT-NeoX": lambda: text(tf.GPTNeoXForCausalLM, NEXT),
@@ -84,6 +84,11 @@ STOCK: dict[str, Callable[[], Family]] = {
     ),
     "ALBERT": lambda: text(tf.AlbertForSequenceClassification, embedding_size=8),
     "MPNet": lambda: text(tf.MPNetForSequenceClassification),
+    "CLIP's text tower": lambda: text(
+        tf.CLIPTextModelWithProjection, of("embedding", lambda out: out.text_embeds[:, 1]), projection_dim=8
+    ),
+}
+STOCK: dict[str, Callable[[], Family]] = TEXTS | {
     "BEiT": lambda: image(tf.BeitForImageClassification, num_labels=4, use_relative_position_bias=True),
     "DINOv3": lambda: Family(
         tf.DINOv3ViTModel(tf.DINOv3ViTConfig(**VISION, num_register_tokens=2)),
@@ -120,9 +125,6 @@ STOCK: dict[str, Callable[[], Family]] = {
         tf.CLIPVisionModelWithProjection(tf.CLIPVisionConfig(**VISION, projection_dim=8)),
         {"pixel_values": pixels()},
         of("embedding", lambda out: out.image_embeds[:, 1]),
-    ),
-    "CLIP's text tower": lambda: text(
-        tf.CLIPTextModelWithProjection, of("embedding", lambda out: out.text_embeds[:, 1]), projection_dim=8
     ),
     "SigLIP": lambda: Family(
         tf.SiglipModel(towers(tf.SiglipConfig)),
