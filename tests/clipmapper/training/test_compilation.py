@@ -21,7 +21,6 @@ from .test_run import EPOCH, last, logged, same
 
 MakeSettings = Callable[..., Settings]
 EXPLAINED = ("--explain.every=1", "--explain.methods=[wra]", "--explain.samples=2", "--explain.pictures=0")
-PLAIN = ("--model.dropout=0", "--trainer.max_epochs=1", "--run.examples=0")
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +79,7 @@ def test_only_training_steps_run_compiled(settings: MakeSettings, monkeypatch: p
 
     monkeypatch.setattr(nn.Module, "compile", lambda self: compiling(self, backend=counting))
     monkeypatch.setattr(VQATask, "training_step", watched)
-    made = settings("run", "--run.compile=true", *EXPLAINED)
+    made = settings("run", "--run.compile=true", "--run.examples=2", *EXPLAINED)
     train(made, load_records(made.data))
     assert ran == {"step": 2 * 2 * EPOCH}, "mapper and head, in both epochs, so also after a validation"
     assert torch.compiler.set_stance("default").prev.stance == "default"
@@ -92,7 +91,7 @@ def test_resumed_compiled_run_is_as_if_never_interrupted(
 ) -> None:
     compiling = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda self: compiling(self, backend="eager"))
-    options = ("--run.compile=true", "--run.examples=0", "--trainer.max_epochs=-1")
+    options = ("--run.compile=true", "--trainer.max_epochs=-1")
     ended = {}
     for name, steps in (("whole", (6,)), ("cut", (3, 6))):
         for count in steps:

@@ -183,7 +183,11 @@ def test_wrapped_models() -> None:
     family = build("vit")
     wanted = explain(family.model, family.inputs, "wra", given(0)).scores["image"]
     averaged = torch.optim.swa_utils.AveragedModel(family.model)
-    for wrapper in (nn.DataParallel(family.model), torch.compile(family.model, backend="eager"), nn.DataParallel(averaged)):
+    for wrapper in (
+        nn.DataParallel(family.model),
+        torch.compile(family.model, backend="eager"),
+        nn.DataParallel(averaged),
+    ):
         assert torch.equal(explain(wrapper, family.inputs, "wra", given(0)).scores["image"], wanted)
     with pytest.raises(
         TypeError, match=r"DataParallel wraps the model to explain: give the model inside, `model\.module`"
