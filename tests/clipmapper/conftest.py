@@ -18,6 +18,7 @@ from clipmapper.config import ShapesConfig
 from clipmapper.data.shapes.write import write_shapes
 from clipmapper.models import clip
 from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
+from clipmapper.training.run import run
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -108,6 +109,15 @@ def tiny_config(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
     return folder / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny run of one epoch; treat it as read-only."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    arguments = [f"--config={tiny_config}", f"--run.dir={folder}", "--trainer.max_epochs=1"]
+    run(parse_training(arguments, tiny_config.parent))
+    return folder
 
 
 @pytest.fixture

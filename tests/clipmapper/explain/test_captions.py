@@ -129,8 +129,7 @@ def test_steps_are_explained_as_each_alone(
 ) -> None:
     found = explain_recording(recording, method, steps.target, **FEW.get(method, {}))
     labels = [token for caption in steps.tokens for token in caption]
-    some = (3, 6) if method in (*FEW, *LRP) else range(len(labels))
-    for row in some:
+    for row in (3, 6) if method in (*FEW, *LRP) else (0, 4, 6):
         expected = explain_recording(alone[row], method, given(labels[row]), **FEW.get(method, {})).scores
         torch.testing.assert_close(found.scores["image"][row], expected["image"][0])
         length = expected["text"].shape[1]
