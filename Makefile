@@ -14,8 +14,9 @@ demo: .venv/installed
 
 test: .venv/real
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not fuzz" -n 2 --dist loadfile
+	@$(BIN)/mypy > .venv/types 2>&1 & types=$$!; \
+	$(BIN)/python -m pytest -m "not fuzz" -n 2 --dist loadfile --no-loadscope-reorder; tests=$$?; \
+	wait $$types; types=$$?; cat .venv/types; exit $$((tests || types))
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

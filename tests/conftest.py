@@ -26,6 +26,13 @@ SHAPES += [
 ]
 install_import_hook(SHAPES, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that none is left over when all others have run."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,9 @@ def know_shapes(name: str) -> None:
         open_clip.add_model_config(ASSETS / "shapes-clip")
 
 
+@lru_cache(maxsize=4)
 def clip_tokenizer(name: str) -> Any:
-    """Returns open_clip's tokenizer of a model."""
+    """Returns open_clip's tokenizer of a model, made once: reading its merges takes as long as making a small model."""
     know_shapes(name)
     return open_clip.get_tokenizer(name)
 

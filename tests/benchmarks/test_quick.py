@@ -1,8 +1,11 @@
 """Every benchmark runs, at its tiniest size."""
 
+import subprocess
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +13,8 @@ import torch
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.peers import PEERS
 from benchmarks.peers.contest import contests, held
+
+from ..commands import call
 
 MODULES = {"by_hand": "transformers", "with_captum": "captum", "with_grad_cam": "pytorch_grad_cam"}
 MODULES |= {"with_lxt": "lxt", "with_torchcam": "torchcam"}
@@ -52,7 +57,20 @@ def test_peer_says_the_same(name: str) -> None:
 @pytest.mark.slow
 def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.peers.PEERS", {"by_hand": "transformers"})  # each is a process: one will do
+    run, ran = subprocess.run, list[str]()
+
+    def forked(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        """Runs `python -m MODULE ...` in a process that has imported what it needs."""
+        if command[:2] != [sys.executable, "-m"]:
+            return run(command, **options)
+        _, _, module, *arguments = command
+        ran.append(module)
+        printed = call(tmp_path, f"{module.replace('.', '/')}.py", *arguments)
+        return subprocess.CompletedProcess(command, 0, printed, "")
+
+    monkeypatch.setattr(subprocess, "run", forked)
     assert main(["data_loading", "peers", "--quick", "--output", str(tmp_path)]) == 0
+    assert set(ran) == {"benchmarks.data_loading", "benchmarks.peers.contest"}
     assert "first conversion" in (shown := capfd.readouterr().out)
     assert "transformers: ViT-B/32, genatt" in shown
     assert (tmp_path / "results.json").is_file()

@@ -1,7 +1,9 @@
 """A tiny data set, a small CLIP with random weights, and settings of runs that last a second."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,32 @@ from PIL import Image
 from clipmapper.cli import Settings, parse_training
 from clipmapper.config import ShapesConfig
 from clipmapper.data.shapes.write import write_shapes
+from clipmapper.models import clip
 from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
+from clipmapper.training.run import run
 
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+
+
+create_clip = cache(clip.create_clip)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def copied_clip(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Most tests make several CLIPs of Shapes: copies of one that was made, but where the making is tested."""
+
+    def copied(name: str, pretrained: str | None) -> Any:
+        if name != SHAPES_CLIP or pretrained not in (None, "shapes"):
+            return create_clip.__wrapped__(name, pretrained)
+        return deepcopy(create_clip(name, pretrained))
+
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.stem != "test_clip":
+            patch.setattr(clip, "create_clip", copied)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +98,7 @@ def tiny_config(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         "model": {"clip": SHAPES_CLIP, "pretrained": None, "width": 16, "heads": 2, "layers": 1, "dropout": 0.1},
         "data": {"root": str(shapes_root), "cache": str(folder / "features"), "batch_size": 8, "workers": 0},
         "optimizer": {"lr": 3e-3, "warmup_steps": 3, "decay_from": 6},
-        "run": {"loggers": ["csv"], "examples": 2, "checkpoint_every": 3},
+        "run": {"loggers": ["csv"], "examples": 0, "checkpoint_every": 3},
         "trainer": {
             "accelerator": "cpu",
             "max_epochs": 2,
@@ -87,6 +109,15 @@ def tiny_config(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
     return folder / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny run of one epoch; treat it as read-only."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    arguments = [f"--config={tiny_config}", f"--run.dir={folder}", "--trainer.max_epochs=1"]
+    run(parse_training(arguments, tiny_config.parent))
+    return folder
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
+import atexit
 import csv
 import json
 import os
 import pty
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from clipmapper import logs
 from clipmapper.logs import log_examples, log_table, make_loggers
 
-from ..commands import call
+from ..commands import FORKS, call
 
 REPOSITORY = Path(__file__).parents[2]
 RUN = """
@@ -52,13 +52,31 @@ def test_wandb_without_a_login_is_offline_and_complete(tmp_path: Path) -> None:
     assert json.loads(table.read_text())["data"] == [["rollout", 0.25]]
 
 
+def run_at_terminal(terminal: str, environment: dict[str, str], folder: Path) -> None:
+    """Does RUN in a session of its own whose terminal this is."""
+    os.setsid()
+    number = os.open(terminal, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(number, stream)
+    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(stream, mode, 1) for stream, mode in enumerate("rww"))
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["log.py", str(folder)]
+    print("it starts")
+    assert sys.stdin.isatty() and sys.stdout.isatty()
+    try:
+        exec(RUN, {})
+    finally:
+        atexit._run_exitfuncs()  # which a process of multiprocessing leaves without
+
+
 def test_wandb_never_prompts_at_a_terminal(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
-    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
     variables = environment(tmp_path, WANDB_MODE="online")  # even where it was asked for
-    process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path / "logs")], env=variables, **streams)
+    process = FORKS.Process(target=run_at_terminal, args=(os.ttyname(theirs), variables, tmp_path / "logs"))
+    process.start()
+    shown = os.read(ours, 4096)  # it has opened the other end: ours need not be
     os.close(theirs)
-    shown = b""
     try:
         while chunk := os.read(ours, 4096):
             shown += chunk
@@ -68,7 +86,8 @@ def test_wandb_never_prompts_at_a_terminal(tmp_path: Path) -> None:
     finally:
         if b"Enter your choice" in shown:
             process.kill()
-    assert process.wait(60) == 0, shown.decode()
+    process.join(60)
+    assert process.exitcode == 0, shown.decode()
     assert b"W&B logs offline" in shown
 
 

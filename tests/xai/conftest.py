@@ -12,7 +12,7 @@ import torchvision
 import transformers as tf
 from torch import Tensor, nn
 
-from xai import Relevance, Target, detection, given, similarity
+from xai import METHODS, Relevance, Target, detection, given, similarity
 from xai.results.relevance import ModalityRelevance
 
 TINY: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
@@ -194,6 +194,12 @@ def prepared(make: Callable[[], Family]) -> Family:
     family.model.double().eval()
     family.inputs = {name: t.double() if t.is_floating_point() else t for name, t in family.inputs.items()}
     return family
+
+
+def few_passes(method: str) -> dict[str, int]:
+    """Options by which a method of many passes runs two of them, where their number does not matter."""
+    counted = METHODS[method].counted
+    return {counted: 2} if counted else {}
 
 
 def relevance_of(

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -116,13 +117,22 @@ def yes_to_everything(annotations: list[dict]) -> float:
     return round(100 * sum(scores) / len(scores), 2)
 
 
-def test_figures_of_the_balanced_subset(annotations: list[dict]) -> None:
+def test_figures_of_the_balanced_subset(annotations: list[dict], shared_data: Path) -> None:
     by_type = {
         kind: yes_to_everything([entry for entry in annotations if entry["answer_type"] == kind])
         for kind in ("yes/no", "number", "other")
     }
     assert by_type == {"yes/no": 62.54, "number": 0.21, "other": 1.01}
     assert yes_to_everything(annotations) == 21.25
+    assert Counter(entry["answer_type"] for entry in annotations) == {
+        "yes/no": 20_000,
+        "number": 20_000,
+        "other": 20_000,
+    }
+    vocabulary = AnswerVocabulary.from_file(shared_data / "vqa/trainval_label2ans.json")
+    answers = {*vocabulary.answers}
+    known = sum(normalise(entry["multiple_choice_answer"]) in answers for entry in annotations)
+    assert known / 60_000 == pytest.approx(0.9394, abs=5e-5)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from datasets import Dataset
 
 from clipmapper.data import official
-from clipmapper.data.answers import AnswerVocabulary, vqa_accuracy
+from clipmapper.data.answers import AnswerVocabulary, normalise, vqa_accuracy
 from clipmapper.data.files import BadData, MissingData, missing_images, renamed_images
 from clipmapper.data.official import (
     FEATURES,
@@ -92,19 +92,17 @@ def test_smallval(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_balanced_subset(shared_data: Path, tmp_path: Path) -> None:
+    """Its validation part; tests/clipmapper/data/test_answers.py has figures of the whole."""
     for source, target in zip(("questions", "annotations"), SPLITS["train"].paths(tmp_path), strict=True):
-        files = sorted((shared_data / "vqa/nlp1_subset").glob(f"{source}_*.json.gz"))
-        entries = [entry for file in files for entry in json.loads(gzip.decompress(file.read_bytes()))[source]]
-        target.write_text(json.dumps({source: entries}))
-    train = read(tmp_path, "train")
-    assert Counter(train["answer_type"]) == {"yes/no": 20_000, "number": 20_000, "other": 20_000}
+        content = gzip.decompress((shared_data / f"vqa/nlp1_subset/{source}_valid.json.gz").read_bytes())
+        target.write_bytes(content)
+    train, given = read(tmp_path, "train"), json.loads(content)["annotations"]
+    assert Counter(train["answer_type"]) == Counter(entry["answer_type"] for entry in given)
     vocabulary = AnswerVocabulary.from_file(shared_data / "vqa/trainval_label2ans.json")
-    counts = answer_counts(train)
-    assert counts.total() == 60_000
-    assert sum(counts[answer] for answer in vocabulary.answers) / 60_000 == pytest.approx(0.9394, abs=5e-5)
+    assert answer_counts(train) == Counter(normalise(entry["multiple_choice_answer"]) for entry in given)
     labelled = with_labels(train, vocabulary)
-    assert len(labelled) == 60_000
-    for row in labelled.select(range(0, 60_000, 997)):
+    assert len(labelled) == len(given) > 5000
+    for row in labelled.select(range(0, len(labelled), 97)):
         for label, score in zip(row["labels"], row["scores"], strict=True):
             given = next(a for a in row["answers"] if vocabulary.encode([a])[0] == [label])
             assert score == pytest.approx(vqa_accuracy(given, row["answers"]))

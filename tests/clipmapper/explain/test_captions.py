@@ -1,6 +1,5 @@
 """Explaining captions: a batch of all steps against one truncated caption at a time, and the public call."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +129,7 @@ def test_steps_are_explained_as_each_alone(
 ) -> None:
     found = explain_recording(recording, method, steps.target, **FEW.get(method, {}))
     labels = [token for caption in steps.tokens for token in caption]
-    some = (3, 6) if method in (*FEW, *LRP) else range(len(labels))
-    for row in some:
+    for row in (3, 6) if method in (*FEW, *LRP) else (0, 4, 6):
         expected = explain_recording(alone[row], method, given(labels[row]), **FEW.get(method, {})).scores
         torch.testing.assert_close(found.scores["image"][row], expected["image"][0])
         length = expected["text"].shape[1]
@@ -207,13 +205,6 @@ def check_drops(model: CLIPMapper, tokens: Tokens, references: list[list[str]], 
 @pytest.mark.parametrize("name", ["bleu4", "cider"])
 def test_drops_equal_a_loop(model: CLIPMapper, steps: Steps, name: str) -> None:
     check_drops(model, steps.tokens, REFERENCES, name)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("java") is None, reason="METEOR needs Java")
-def test_drops_of_meteor_equal_a_loop() -> None:
-    model = make()
-    check_drops(model, [tokens_of(model, "small dog")], REFERENCES[1:], "meteor")
 
 
 def test_cider_counts_images_not_captions() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from pycocoevalcap.spice import get_stanford_models
 
+from clipmapper.explain.captions import tokens_of
 from clipmapper.metrics import captions as caption_metrics
 from clipmapper.metrics.captions import (
     CHEAP,
@@ -25,6 +27,8 @@ from clipmapper.metrics.captions import (
     score,
 )
 from clipmapper.models.clip import FrozenCLIP
+
+from ..explain import test_captions as explained
 
 java = pytest.mark.skipif(shutil.which("java") is None, reason="java is not installed")
 QUICK = [name for name in METRICS if name not in ("METEOR", "SPICE")]  # METEOR reads its tables for seconds
@@ -95,8 +99,20 @@ def test_figures_of_the_coco_caption_demo(demo: Corpus) -> None:
     assert sum(scores.each["CIDEr"]) / 126 == pytest.approx(scores.corpus["CIDEr"])
 
 
+@pytest.fixture(scope="module")
+def foreign_meteor() -> Iterator[None]:
+    """METEOR's program on a machine of another language; one for all its tests, as it takes seconds to start."""
+    caption_metrics._meteor_process.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAVA_TOOL_OPTIONS", "-Dfile.encoding=US-ASCII -Duser.language=de -Duser.country=DE")
+        caption_metrics._meteor_process(caption_metrics._require_java())
+    yield
+    caption_metrics._meteor_process.cache_clear()
+
+
 @java
 @pytest.mark.slow
+@pytest.mark.usefixtures("foreign_meteor")
 def test_published_figures_of_meteor(checks: Path, demo: Corpus) -> None:
     for corpus, ptb, expected, digits in (
         (clipscore_example(checks, "good"), True, 0.3444, 5e-5),
@@ -107,6 +123,25 @@ def test_published_figures_of_meteor(checks: Path, demo: Corpus) -> None:
         scores = score(*corpus, ("METEOR",), ptb)
         assert scores.corpus["METEOR"] == pytest.approx(expected, abs=digits)
         assert len(scores.each["METEOR"]) == len(corpus[0])
+
+
+@java
+@pytest.mark.slow
+@pytest.mark.usefixtures("foreign_meteor")
+def test_meteor_of_any_script() -> None:
+    captions, references = ["a red circle", "ein Bär", ""], [["a circle"], ["ein Bär", "kein Bär"], ["a dog"]]
+    found = score(captions, references, ("METEOR",), ptb=False)
+    assert 0 < found.each["METEOR"][0] < 1 and found.each["METEOR"][1:] == [1, 0]
+    assert score(["ein Bär"], [["ein Bär"]], ("METEOR",), ptb=False).corpus["METEOR"] == pytest.approx(1)
+    assert score(["ein Bär"], [["ein Bör"]], ("METEOR",), ptb=False).corpus["METEOR"] < 1  # type: ignore[operator]
+
+
+@java
+@pytest.mark.slow
+@pytest.mark.usefixtures("foreign_meteor")
+def test_drops_of_meteor_equal_a_loop() -> None:
+    model = explained.make()
+    explained.check_drops(model, [tokens_of(model, "small dog")], explained.REFERENCES[1:], "meteor")
 
 
 @java
@@ -197,19 +232,6 @@ def test_words_of_any_script_by_ptb_on_a_machine_of_any_language(monkeypatch: py
     monkeypatch.setenv("LC_ALL", "C")
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Dfile.encoding=ISO-8859-1 -Duser.language=de")
     assert caption_metrics.ptb_words(SCRIPTS) == SCRIPTS
-
-
-@java
-@pytest.mark.slow
-def test_meteor_on_a_machine_of_another_language(monkeypatch: pytest.MonkeyPatch) -> None:
-    captions, references = ["a red circle", "ein Bär", ""], [["a circle"], ["ein Bär", "kein Bär"], ["a dog"]]
-    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Dfile.encoding=US-ASCII -Duser.language=de -Duser.country=DE")
-    caption_metrics._meteor_process.cache_clear()
-    found = score(captions, references, ("METEOR",), ptb=False)
-    caption_metrics._meteor_process.cache_clear()
-    assert 0 < found.each["METEOR"][0] < 1 and found.each["METEOR"][1:] == [1, 0]
-    assert score(["ein Bär"], [["ein Bär"]], ("METEOR",), ptb=False).corpus["METEOR"] == pytest.approx(1)
-    assert score(["ein Bär"], [["ein Bör"]], ("METEOR",), ptb=False).corpus["METEOR"] < 1  # type: ignore[operator]
 
 
 def test_without_java(monkeypatch: pytest.MonkeyPatch) -> None:

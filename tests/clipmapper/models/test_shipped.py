@@ -17,7 +17,7 @@ from clipmapper.models.clip import ASSETS
 from clipmapper.models.decoding import captions
 
 NAMES = ("shapes-a-vqa", "shapes-b-vqa")
-UNSEEN = ShapesConfig(train=1, val=50, test=0, questions=6, seed=77)  # training had seed 0
+UNSEEN = ShapesConfig(train=1, val=25, test=0, questions=6, seed=77)  # training had seed 0
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -45,7 +45,7 @@ def test_a_shipped_mapper_answers_unseen_questions(name: str, data: DataConfig) 
     with torch.inference_mode():
         predicted = model(model.clip.image_tokens(batch["image"]), batch["ids"], batch["mask"]).argmax(dim=1)
     right = batch["scores"].gather(1, predicted[:, None]) > 0
-    assert len(right) > 250 and right.float().mean() > 0.9
+    assert len(right) > 125 and right.float().mean() > 0.9
 
 
 def test_a_shipped_mapper_answers_a_picture(data: DataConfig) -> None:

@@ -89,7 +89,7 @@ def test_tokens_the_head_lacks_are_left_out_of_the_loss(caption: MakeSettings) -
 
 
 def test_run_logs_and_resumes(caption: MakeSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    whole = go(caption("whole"))
+    whole = go(caption("whole", "--run.examples=2"))
     folder = tmp_path / "whole"
     for name in ("val/loss", "val/CIDEr", "val/BLEU-4", "val/skipped"):
         assert list(logged(folder, name)) == [EPOCH - 1, 2 * EPOCH - 1], name
@@ -126,7 +126,7 @@ def test_validation_scores_what_the_model_writes(
         return [data.val.references(row)[0] for row in batch["row"].tolist()]
 
     monkeypatch.setattr(CaptionTask, "captions", copied)
-    go(caption("run", "--trainer.max_epochs=1", "--run.examples=0"))
+    go(caption("run", "--trainer.max_epochs=1"))
     assert logged(tmp_path / "run", "val/BLEU-4")[EPOCH - 1] == pytest.approx(1)
 
 

@@ -4,6 +4,7 @@ import errno
 import os
 import pickle
 import resource
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -134,8 +135,8 @@ def files(folder: Path) -> dict[Path, tuple[int, int]]:
 
 
 @pytest.fixture
-def finished(settings: MakeSettings, tmp_path: Path) -> Path:
-    run(settings("run", "--trainer.max_epochs=1"))
+def finished(finished_run: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished_run, tmp_path / "run")
     return tmp_path / "run" / "checkpoints" / "last.ckpt"
 
 
@@ -232,9 +233,7 @@ def without(content: dict[str, Any], *path: str, **change: Any) -> dict[str, Any
         (("state_dict", "model.image_projection.weight"), {"to": torch.tensor(1.0)}),
     ],
 )
-def test_a_checkpoint_of_other_types_is_named(
-    finished: Path, settings: MakeSettings, path: tuple[str, ...], change: dict[str, Any]
-) -> None:
+def test_a_checkpoint_of_other_types_is_named(finished: Path, path: tuple[str, ...], change: dict[str, Any]) -> None:
     torch.save(without(read_checkpoint(finished), *path, **change), finished)
     with pytest.raises(ValueError, match=r"\.ckpt"):
         CLIPMapper.from_pretrained(finished)

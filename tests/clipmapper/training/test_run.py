@@ -91,7 +91,7 @@ def test_each_epoch_has_each_question_once_in_another_order(settings: MakeSettin
 
 
 def test_logs_and_examples(settings: MakeSettings, tmp_path: Path) -> None:
-    go(settings("run"))
+    go(settings("run", "--run.examples=2"))
     folder = tmp_path / "run"
     assert len(logged(folder, "train/loss")) == 2 * EPOCH
     # 3 steps of warm-up, constant until step 6, cosine to 0 at step 16; the rate logged is that of the step to come
@@ -123,7 +123,7 @@ def interrupted(settings: MakeSettings, name: str, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("killed", "resumed", "options"),
     [
-        (4, 3, ()),  # in mid-epoch, after the checkpoint of step 3
+        (4, 3, ("--run.examples=2",)),  # in mid-epoch, after the checkpoint of step 3
         (8, 8, ()),  # after the validation of the first epoch
         (14, 12, ("--data.workers=1",)),
         (8, 8, ("--run.checkpoint_every=8",)),  # a step's checkpoint falls on the end of an epoch
@@ -217,7 +217,7 @@ def test_early_stop(settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(
         "clipmapper.metrics.answers.VQAAccuracy.compute", lambda self: {"overall": torch.tensor(next(values))}
     )
-    stopped = go(settings("run", "--trainer.max_epochs=9", "--run.patience=2", "--run.examples=0"))
+    stopped = go(settings("run", "--trainer.max_epochs=9", "--run.patience=2"))
     assert stopped["global_step"] == 4 * EPOCH, "two validations without a better one"
     best = read_checkpoint(settings("run").run.dir / "checkpoints" / "best.ckpt")
     assert best["global_step"] == 2 * EPOCH

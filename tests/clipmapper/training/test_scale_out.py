@@ -1,10 +1,7 @@
 """Several processes: one cache filled by all of them, and training on two machines, as two launchers start it."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +12,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+import torch.distributed.run
 from torch import distributed
 
 from clipmapper.cli import Settings
@@ -116,10 +114,9 @@ def free_port() -> int:
 
 def torchrun(folder: Path, node: int, port: int, *arguments: str) -> Callable[[float], int]:
     """Starts torchrun's process of one of two machines; returns what waits for its exit code."""
-    module = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", f"--node-rank={node}"]
-    meeting = ["--master-addr=127.0.0.1", f"--master-port={port}", str(REPOSITORY / "train.py")]
-    environment = os.environ | {"HF_DATASETS_CACHE": str(folder / "datasets"), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, *module, *meeting, *arguments], env=environment, cwd=folder).wait
+    machine = ["--nnodes=2", "--nproc-per-node=1", f"--node-rank={node}"]
+    meeting = ["--master-addr=127.0.0.1", f"--master-port={port}", REPOSITORY / "train.py"]
+    return start(folder, distributed.run.__file__, *machine, *meeting, *arguments).wait
 
 
 def srun(folder: Path, node: int, port: int, *arguments: str) -> Callable[[float], int]:
@@ -136,7 +133,7 @@ def test_two_machines_train_what_one_process_does(
     launch: Callable[..., Any], settings: Callable[..., Settings], tiny_config: Path, tmp_path: Path
 ) -> None:
     """They start at once, with a cache that is not there yet."""
-    common = ["--model.dropout=0", "--trainer.max_epochs=1", "--run.resume=auto", "--run.examples=0"]
+    common = ["--model.dropout=0", "--trainer.max_epochs=1", "--run.resume=auto"]
     options = [*common, f"--data.cache={tmp_path / 'features'}"]
     cluster = [f"--config={tiny_config}", f"--run.dir={tmp_path / 'two'}", *options, "--data.batch_size=13"]
     port = free_port()  # devices and machines are those of the launcher

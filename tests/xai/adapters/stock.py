@@ -240,7 +240,7 @@ SEEING |= {
         image_sizes=torch.tensor([[16, 32]]),
     ),
 }
-STOCK: dict[str, Callable[[], Family]] = {
+TEXTS: dict[str, Callable[[], Family]] = {
     "GPT-2": lambda: text(tf.GPT2LMHeadModel, NEXT, GPT_2),
     "OPT": lambda: text(tf.OPTForCausalLM, NEXT, OPT),
     "GPT-NeoX": lambda: text(tf.GPTNeoXForCausalLM, NEXT),
@@ -270,6 +270,11 @@ STOCK: dict[str, Callable[[], Family]] = {
     ),
     "ALBERT": lambda: text(tf.AlbertForSequenceClassification, embedding_size=8),
     "MPNet": lambda: text(tf.MPNetForSequenceClassification),
+    "CLIP's text tower": lambda: text(
+        tf.CLIPTextModelWithProjection, of("embedding", lambda out: out.text_embeds[:, 1]), projection_dim=8
+    ),
+}
+STOCK: dict[str, Callable[[], Family]] = TEXTS | {
     "BEiT": lambda: image(tf.BeitForImageClassification, num_labels=4, use_relative_position_bias=True),
     "DINOv3": lambda: Family(
         tf.DINOv3ViTModel(tf.DINOv3ViTConfig(**VISION, num_register_tokens=2)),
@@ -306,9 +311,6 @@ STOCK: dict[str, Callable[[], Family]] = {
         tf.CLIPVisionModelWithProjection(tf.CLIPVisionConfig(**VISION, projection_dim=8)),
         {"pixel_values": pixels()},
         of("embedding", lambda out: out.image_embeds[:, 1]),
-    ),
-    "CLIP's text tower": lambda: text(
-        tf.CLIPTextModelWithProjection, of("embedding", lambda out: out.text_embeds[:, 1]), projection_dim=8
     ),
     "SigLIP": lambda: Family(
         tf.SiglipModel(towers(tf.SiglipConfig)),

@@ -23,7 +23,7 @@ from xai.recording.recording import Recording
 from xai.recording.rerun import Rerun
 from xai.targets import decided
 
-from ..conftest import Family, build
+from ..conftest import Family, build, few_passes
 from ..toys import TWO, adapter_of, blocks, model_of, snapshot, x
 
 FIELD = ["legrad", "grad_eclip", "attcat", "tokentm", "input_gradient", "integrated_gradients", "smoothgrad"]
@@ -353,8 +353,8 @@ def test_permuting_the_batch_permutes_the_result(name: str, method: str) -> None
     family = build(name)
     flipped = {name: tensor.flip(0) for name, tensor in family.inputs.items()}
     target = {"clip": family.target, "detr": detection(1, 0)}.get(name, predicted())
-    expected = explain(family.model, family.inputs, method, target).scores
-    found = explain(family.model, flipped, method, target).scores
+    expected = explain(family.model, family.inputs, method, target, **few_passes(method)).scores
+    found = explain(family.model, flipped, method, target, **few_passes(method)).scores
     for modality in expected:
         torch.testing.assert_close(found[modality].flip(0), expected[modality])
 
@@ -362,7 +362,8 @@ def test_permuting_the_batch_permutes_the_result(name: str, method: str) -> None
 @pytest.mark.parametrize("method", FIELD)
 def test_a_target_that_the_model_ignores(method: str) -> None:
     family = build("bert")
-    scores = explain(family.model, family.inputs, method, lambda output: 0 * output.logits[:, 0]).scores["text"]
+    ignoring = lambda output: 0 * output.logits[:, 0]  # noqa: E731
+    scores = explain(family.model, family.inputs, method, ignoring, **few_passes(method)).scores["text"]
     assert scores.isfinite().all()
     own = scores[:, :1] if method == "tokentm" else scores[:, :0]  # what TokenTM starts from: the length of the token
     assert torch.equal(scores.abs().sum(1), own.sum(1))
@@ -388,9 +389,13 @@ def test_methods_differ(name: str) -> None:
 def test_signed_methods_change_sign_with_the_target(method: str) -> None:
     family = build("bert")
     plus, minus = (
-        explain(family.model, family.inputs, method, lambda output, sign=sign: sign * output.logits[:, 0]).scores[
-            "text"
-        ]
+        explain(
+            family.model,
+            family.inputs,
+            method,
+            lambda output, sign=sign: sign * output.logits[:, 0],
+            **few_passes(method),
+        ).scores["text"]
         for sign in (1, -1)
     )
     torch.testing.assert_close(plus, -minus)
