@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -244,6 +245,13 @@ def write_eraser(folder: Path) -> None:
     (folder / "test.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
 
 
+def write_packed_eraser(folder: Path) -> None:
+    write_eraser(folder)
+    documents = [{"docid": path.name, "document": path.read_text()} for path in sorted((folder / "docs").iterdir())]
+    (folder / "docs.jsonl").write_text("".join(json.dumps(document) + "\n" for document in documents))
+    shutil.rmtree(folder / "docs")
+
+
 def write_names(folder: Path) -> None:
     dump(folder / "label2ans.json", ["yes", "no", "a red ball"])
     dump(folder / "ans2label.json", {"yes": 0, "no": 2, "a red ball": 1})
@@ -461,6 +469,9 @@ READERS = {
     ),
     "rationales": Reader(
         write_eraser, lambda folder: read_eraser(folder, "test"), {"test.jsonl": "json lines", "docs/a": "fields"}
+    ),
+    "rationales, documents in one file": Reader(
+        write_packed_eraser, lambda folder: read_eraser(folder, "test"), {"docs.jsonl": "json lines"}
     ),
     "answers": Reader(
         write_names,
