@@ -34,6 +34,7 @@ from clipmapper.config import ModelConfig, ShapesConfig
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.data.coco import read_captions
 from clipmapper.data.features import FeatureCache
+from clipmapper.data.hub import read_hub
 from clipmapper.data.official import answer_counts, read_official, with_labels
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.data.shapes.write import write_shapes
@@ -366,6 +367,15 @@ def read_transformer(folder: Path) -> Any:
     return model.state_dict()
 
 
+def hub_questions() -> Dataset:
+    questions = {"question": ["What colour?", "Is it red?"], "answer": ["red", "no"], "question_id": [4, 7]}
+    return Dataset.from_dict({**questions, "image": ["a.png", "b.png"]})
+
+
+def read_hub_folder(folder: Path) -> Any:
+    return list(read_hub(str(folder), "train", {}, cache_dir=folder.parent / "cache"))
+
+
 def write_relevance(folder: Path) -> None:
     mask = torch.ones(1, 5, dtype=torch.bool)
     special = torch.tensor([[True, False, False, False, False]])
@@ -499,7 +509,27 @@ READERS = {
         {"saved/config.json": "json", "saved/model.safetensors": "bytes"},
         ("saved/model.safetensors",),
     ),
-    "model of transformers": Reader(write_transformer, read_transformer, {"model.safetensors": "bytes"}, folder=True),
+    "model of transformers": Reader(
+        write_transformer, read_transformer, {"model.safetensors": "bytes", "config.json": "json"}, folder=True
+    ),
+    "saved data set": Reader(
+        lambda folder: hub_questions().save_to_disk(folder),
+        read_hub_folder,
+        {"data-00000-of-00001.arrow": "bytes", "state.json": "json", "dataset_info.json": "json"},
+        folder=True,
+    ),
+    "data set of the Hub, lines": Reader(
+        lambda folder: hub_questions().to_json(folder / "train.jsonl"),
+        read_hub_folder,
+        {"train.jsonl": "json lines"},
+        folder=True,
+    ),
+    "data set of the Hub, Parquet": Reader(
+        lambda folder: hub_questions().to_parquet(folder / "train.parquet"),
+        read_hub_folder,
+        {"train.parquet": "bytes"},
+        folder=True,
+    ),
     "log of a run": Reader(write_log, read_log, {METRICS: "fields"}),
     "features": Reader(write_features, read_features, {SHARD: "bytes"}, (SHARD,)),
     "relevance": Reader(
