@@ -11,7 +11,7 @@ def decoded(source: str | Path | bytes) -> Image.Image:
 
     def opened() -> Image.Image:
         try:
-            return Image.open(BytesIO(source) if isinstance(source, bytes) else source)
+            return Image.open(BytesIO(source) if isinstance(source, bytes) else Path(source))
         except UnidentifiedImageError as error:
             if _start(source)[4:8] == b"ftyp":
                 raise ValueError("it is HEIC, AVIF or a film, whatever its suffix; save it as JPEG or PNG") from error

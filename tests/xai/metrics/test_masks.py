@@ -263,7 +263,7 @@ def damaged_png() -> bytes:
 
 def test_images_of_16_bits_are_not_clipped(tmp_path: Path) -> None:
     Image.fromarray(LABELS.astype(np.uint16) * 300).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match=r"deep\.png: its mode is I;16"):
+    with pytest.raises(ValueError, match=r"deep\.png: its mode is I"):
         read_image(tmp_path / "deep.png")
 
 
