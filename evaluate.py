@@ -11,14 +11,17 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if __name__ == "__main__":  # imports too: the processes that draw Shapes import this file, and need none of it
-    if sys.argv[1:] and not sys.argv[1].startswith("-"):
-        from clipmapper.evaluation.papers import main
+    from clipmapper.errors import messages
 
-        main(sys.argv[1:])
-    else:
-        from clipmapper.evaluation.command import parse_evaluation
+    with messages():  # Ctrl-C may come while the rest is imported
+        if sys.argv[1:] and not sys.argv[1].startswith("-"):
+            from clipmapper.evaluation.papers import main
 
-        settings = parse_evaluation(sys.argv[1:], Path(__file__).parent / "configs")
-        from clipmapper.evaluation.run import run  # slow, and not needed to say what is wrong with the command line
+            main(sys.argv[1:])
+        else:
+            from clipmapper.evaluation.command import parse_evaluation
 
-        run(settings)
+            settings = parse_evaluation(sys.argv[1:], Path(__file__).parent / "configs")
+            from clipmapper.evaluation.run import run  # slow, and not needed to say what is wrong with the command line
+
+            run(settings)

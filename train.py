@@ -4,9 +4,12 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":  # imports too: the processes that draw Shapes import this file, and need none of it
-    from clipmapper.cli import parse_training
+    from clipmapper.errors import messages
 
-    settings = parse_training(sys.argv[1:], Path(__file__).parent / "configs")
-    from clipmapper.training.run import run  # slow, and not needed to say what is wrong with the command line
+    with messages():  # Ctrl-C may come while the rest is imported
+        from clipmapper.cli import parse_training
 
-    run(settings)
+        settings = parse_training(sys.argv[1:], Path(__file__).parent / "configs")
+        from clipmapper.training.run import run  # slow, and not needed to say what is wrong with the command line
+
+        run(settings)

@@ -1,5 +1,6 @@
 """CLIPmapper: mappers over a frozen CLIP for vision-language tasks."""
 
+from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,11 @@ def _check_xai() -> None:
     source = getattr(spec and spec.loader, "get_source", lambda name: None)("xai") or ""
     if "xai.recording.record" not in source:  # what ours names: files of both may lie in one folder
         found = spec and (spec.origin or list(spec.submodule_search_locations or ()))
+        owners = sorted({*packages_distributions().get("xai", ["xai"])} - {"clipmapper"}) or ["xai"]
         raise ImportError(
             f"clipmapper needs the xai that it is installed with, and finds {found or 'none'}. PyPI has another package "
-            "of this name: pip uninstall xai, then install clipmapper anew (pip install --force-reinstall --no-deps, "
-            "from its checkout); if it lies elsewhere on PYTHONPATH, take it out there"
+            f"of this name: pip uninstall {' '.join(owners)}, then install clipmapper anew (pip install --force-reinstall "
+            "--no-deps, from its checkout); if it lies elsewhere on PYTHONPATH, take it out there"
         )
 
 

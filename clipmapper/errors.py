@@ -2,6 +2,7 @@
 
 import difflib
 import dis
+import os
 import re
 import signal
 import sys
@@ -59,24 +60,24 @@ def messages(saved: Path | None = None) -> Iterator[None]:
     """Ends the program with one line, exit code 1, on an error that our own code raises to be read.
 
     Any other error keeps its traceback: it is a bug, here or elsewhere. Ctrl-C and a scheduler's SIGTERM end the program with
-    one line too, exit code 130 or 143, after temporary files are cleared away.
+    one line too, exit code 130 or 143, after temporary files are cleared away. Inside another one, the inner one tells.
 
     Args:
         saved: folder of what has been written so far, which is named after the traceback.
     """
+    interrupt = _Interrupt(saved)
     try:
-        with _terminable():
+        with interrupt.handling():
             yield
-    except (KeyboardInterrupt, Terminated, SystemExit) as error:
-        if (number := _signal_of(error)) is None:
-            raise
-        kept = f"; what was written lies in {saved}" if saved is not None and saved.is_dir() else ""
-        print(f"\n{number.name}: stopped{kept}; start it again to go on", file=sys.stderr)
-        sys.exit(128 + number)
-    except Exception as error:
-        if is_told(error):
+    except (Exception, KeyboardInterrupt, Terminated, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code in (130, 143):
+            raise  # it has been told
+        if interrupt.number is not None:  # whatever libraries made of its exception
+            interrupt.tell()
+            sys.exit(128 + interrupt.number)
+        if isinstance(error, Exception) and is_told(error):
             sys.exit(f"error: {told(error)}")
-        if saved is not None and saved.is_dir():
+        if isinstance(error, Exception) and saved is not None and saved.is_dir():
             error.add_note(f"What was written before this error lies in {saved}")
         raise
 
@@ -85,29 +86,50 @@ class Terminated(BaseException):
     """What SIGTERM raises, as Ctrl-C raises KeyboardInterrupt."""
 
 
-def _signal_of(error: BaseException) -> signal.Signals | None:
-    """Returns the signal that ended the program; Lightning's Trainer makes exit code 1 of Ctrl-C."""
-    cause = error.__context__ if isinstance(error, SystemExit) else error
-    if isinstance(cause, Terminated):
-        return signal.SIGTERM
-    return signal.SIGINT if isinstance(cause, KeyboardInterrupt) else None
+class _Interrupt:
+    """What Ctrl-C and SIGTERM do: they raise KeyboardInterrupt and Terminated.
+
+    In the middle of an import the program ends at once: libraries go on half imported after an exception.
+    """
+
+    def __init__(self, saved: Path | None) -> None:
+        self.saved = saved
+        self.number: signal.Signals | None = None  # that came
+
+    def __call__(self, number: int, frame: FrameType | None) -> NoReturn:
+        self.number = signal.Signals(number)
+        if _imports(frame):
+            self.tell()
+            os._exit(128 + number)
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+    @contextmanager
+    def handling(self) -> Iterator[None]:
+        """Sets itself where nobody else handles a signal; inside another block of ours in the other's place."""
+        before = {}
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        free = (signal.default_int_handler, signal.SIG_DFL)
+        before = {number: old for number, old in before.items() if old in free or isinstance(old, _Interrupt)}
+        for number in before:
+            signal.signal(number, self)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def tell(self) -> None:
+        """Says in one line which signal came."""
+        assert self.number is not None
+        kept = f"; what was written lies in {self.saved}" if self.saved is not None and self.saved.is_dir() else ""
+        print(f"\n{self.number.name}: stopped{kept}; start it again to go on", file=sys.stderr, flush=True)
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Lets SIGTERM raise Terminated where nobody else handles it."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield  # no other thread may set handlers
-        return
-
-    def terminate(number: int, frame: FrameType | None) -> NoReturn:
-        raise Terminated
-
-    signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _imports(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 def is_told(error: Exception) -> bool:

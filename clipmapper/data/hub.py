@@ -5,13 +5,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, Image, Value, concatenate_datasets, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, Features, Image, Value, concatenate_datasets, load_dataset, load_from_disk
 from datasets.config import HF_DATASETS_CACHE
 from datasets.fingerprint import Hasher
 
 from clipmapper.data.answers import normalise, unanimous
 from clipmapper.data.files import BadData
 from clipmapper.data.official import FEATURES
+from xai.metrics.coco import repeated
 
 IDS = ("question_id", "image_id")
 
@@ -42,21 +43,40 @@ def read_hub(name: str, split: str, columns: Mapping[str, str], cache_dir: str |
         cache_file_name=str(cache / f"records-{fingerprint}.arrow"),  # a saved data set may lie in a read-only folder
         desc="Reading questions",
     )
+    if (twice := repeated(rows["question_id"][:])) is not None:
+        raise BadData(f"{name}: several rows have the question_id {twice}; give each its own, or rename that column")
     # Side by side, so that the images, often gigabytes, are not copied.
     return concatenate_datasets([rows, images], axis=1).select_columns(list(FEATURES))
 
 
 def open_hub(name: str, split: str, cache_dir: Path) -> Dataset:
-    """One split of a Hub data set or of a saved one. Raises ValueError for a split that a saved one lacks."""
-    folder = Path(name)
-    if not any((folder / marker).is_file() for marker in ("state.json", "dataset_dict.json")):
+    """One split of a Hub data set or of a local folder.
+
+    Raises:
+        ValueError: a split that the folder lacks.
+        BadData: a folder that cannot be read; names it.
+    """
+    if not Path(name).exists():
         return load_dataset(name, split=split, cache_dir=str(cache_dir))
-    saved = load_from_disk(name)
-    if isinstance(saved, Dataset):
-        return saved
-    if split not in saved:
-        raise ValueError(f"{name}: no split {split!r}; it has {', '.join(saved)}")
-    return saved[split]
+    try:
+        source = _open_folder(name, cache_dir)
+        if isinstance(source, Dataset):
+            source.data.table.validate(full=True)  # a damaged table may crash whoever reads it
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise BadData(
+            f"{name}: the data set in this folder cannot be read ({reason}); fetch it or save it anew"
+        ) from error
+    if isinstance(source, Dataset):
+        return source
+    if split not in source:
+        raise ValueError(f"{name}: no split {split!r}; it has {', '.join(source)}")
+    return source[split]
+
+
+def _open_folder(name: str, cache_dir: Path) -> Dataset | DatasetDict:
+    saved = any((Path(name) / marker).is_file() for marker in ("state.json", "dataset_dict.json"))
+    return load_from_disk(name) if saved else load_dataset(name, cache_dir=str(cache_dir))
 
 
 def image_column(source: Dataset, column: str, name: str) -> Dataset:

@@ -3,6 +3,7 @@
 What needs Java or a download and does not get it reports why, in the place of its figure; the others report all the same.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from functools import cache
 from io import StringIO
 from pathlib import Path
 from subprocess import PIPE, CalledProcessError
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,8 +26,8 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 from pycocoevalcap.meteor import meteor as meteor_files
 from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.spice import spice as spice_files
 from pycocoevalcap.spice.get_stanford_models import get_stanford_models
-from pycocoevalcap.spice.spice import Spice
 from pycocoevalcap.tokenizer import ptbtokenizer
 from torch import Tensor
 
@@ -208,14 +210,25 @@ def images_by_ngram(references: Sequence[Sequence[str]]) -> Mapping[tuple[str, .
 
 
 def _spice(truth: Texts, candidates: Texts) -> Scored:
-    _require_java()
+    """pycocoevalcap's, whose program reads and writes English whatever the machine's language."""
+    java = _require_java()
     if reason := _spice_lacks():
         raise Unavailable(reason)
-    try:
-        corpus, each = Spice().compute_score(truth, candidates)
-    except (OSError, ValueError, CalledProcessError) as error:
-        raise Unavailable(f"SPICE's Java program failed ({error}); it needs Java 8 and 8 GB of memory") from error
-    return {"SPICE": (float(corpus), [scores["All"]["f"] for scores in each])}
+    entries = [{"image_id": i, "test": texts[0], "refs": truth[i]} for i, texts in candidates.items()]
+    home = Path(spice_files.__file__).parent
+    with TemporaryDirectory() as folder:
+        texts, scores = Path(folder, "captions.json"), Path(folder, "scores.json")
+        texts.write_text(json.dumps(entries))
+        command = [java, *LANGUAGE, "-Xmx8G", "-jar", spice_files.SPICE_JAR, str(texts)]
+        command += ["-cache", str(home / spice_files.CACHE_DIR), "-out", str(scores), "-subset", "-silent"]
+        try:
+            (home / spice_files.CACHE_DIR).mkdir(exist_ok=True)
+            subprocess.run(command, cwd=home, capture_output=True, check=True)
+            overall = {entry["image_id"]: entry["scores"]["All"]["f"] for entry in json.loads(scores.read_bytes())}
+            each = [float("nan") if overall[i] is None else float(overall[i]) for i in candidates]
+        except (OSError, ValueError, TypeError, KeyError, CalledProcessError) as error:
+            raise Unavailable(f"SPICE's Java program failed ({error}); it needs Java 8 and 8 GB of memory") from error
+    return {"SPICE": (float(np.mean(each)), each)}
 
 
 SCORERS: dict[tuple[str, ...], Callable[[Texts, Texts], Scored]] = {

@@ -8,9 +8,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from clipmapper.models.hub import require_hub
+from xai.files import read_json
 
 UNUSED = {"VisualBertForQuestionAnswering": ("visual_bert.pooler.",)}  # by class: parts that its logits do not read
 NAMED = 3  # tensors that an error names
+MOST_LAYERS = 10_000
 
 
 def from_transformers(auto: Any, source: str, purpose: str) -> Any:
@@ -28,6 +30,8 @@ def from_transformers(auto: Any, source: str, purpose: str) -> Any:
     """
     if Path(source).exists() and not (Path(source) / "config.json").is_file():
         raise ValueError(f"{source} has no config.json; give a folder of save_pretrained")
+    if Path(source).exists():
+        _refuse_countless_layers(read_json(Path(source) / "config.json"), source)
     if not Path(source).exists() and (source.startswith(("/", ".")) or source.count("/") > 1):
         raise ValueError(
             f"there is no folder {source}; give a folder of save_pretrained, or a hub id such as owner/name"
@@ -42,6 +46,14 @@ def from_transformers(auto: Any, source: str, purpose: str) -> Any:
         raise ValueError(
             f"{source}: its weights are truncated or no safetensors file ({error}): fetch them anew"
         ) from error
+    except Exception as error:
+        if not Path(source).exists():
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"{source}: transformers makes no model for {purpose} of its config.json ({reason}); fetch the folder anew, or "
+            "give another model"
+        ) from error
     kind = type(model).__name__
     remedy = f"it was not trained for {purpose}; give a folder of {kind}.save_pretrained after training"
     if other := sorted(loading["mismatched_keys"]):
@@ -49,8 +61,35 @@ def from_transformers(auto: Any, source: str, purpose: str) -> Any:
         raise ValueError(f"{source} has weights of another shape: {some(shapes)}; {remedy}")
     if missing := sorted(name for name in loading["missing_keys"] if _needed(name, model)):
         raise ValueError(f"{source} lacks weights of {kind}: {some(missing)}; {remedy}")
+    if extra := _layers_left_out(sorted(loading["unexpected_keys"]), model):
+        raise ValueError(
+            f"{source} has layers that its config.json leaves out: {some(extra)}; correct their number there"
+        )
     require_finite(model.state_dict(), source)
     return model
+
+
+def _refuse_countless_layers(config: Any, source: str, name: str = "") -> None:
+    """Raises ValueError for a number of layers that would take hours to make before anything can be compared."""
+    if isinstance(config, Mapping | list):
+        for key, value in config.items() if isinstance(config, Mapping) else ((name, value) for value in config):
+            _refuse_countless_layers(value, source, str(key))
+    elif isinstance(config, int) and config > MOST_LAYERS and ("layers" in name or "depth" in name):
+        raise ValueError(f"{source}: its config.json says {name} {config}; correct it, or fetch the folder anew")
+
+
+def _layers_left_out(names: list[str], model: nn.Module) -> list[str]:
+    """Returns tensors of a list of layers that is shorter in the model."""
+    lists = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.ModuleList)]
+    beyond = [(f"{name}.", len(part)) for name, part in lists]
+    return [
+        name
+        for name in names
+        for prefix, count in beyond
+        if name.startswith(prefix)
+        and (number := name[len(prefix) :].partition(".")[0]).isdecimal()
+        and int(number) >= count
+    ]
 
 
 def _needed(name: str, model: nn.Module) -> bool:

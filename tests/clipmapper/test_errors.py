@@ -1,7 +1,9 @@
 """How errors become messages, and the name that is suggested."""
 
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,19 +38,24 @@ def test_a_bug_keeps_its_traceback_and_says_what_is_saved(tmp_path: Path) -> Non
     assert not hasattr(missing.value, "__notes__")
 
 
+@pytest.fixture
+def default_sigint() -> Iterator[None]:
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    yield
+    signal.signal(signal.SIGINT, ignored)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("trainer", [False, True])
 def test_a_signal_is_one_line(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    request: pytest.FixtureRequest,
+    default_sigint: None,
     number: signal.Signals,
     code: int,
     trainer: bool,
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, ignored))
     with pytest.raises(SystemExit) as left, messages(tmp_path):
         try:
             signal.raise_signal(number)
@@ -60,6 +67,29 @@ def test_a_signal_is_one_line(
         capsys.readouterr().err
         == f"\n{number.name}: stopped; what was written lies in {tmp_path}; start it again to go on\n"
     )
+
+
+def test_whatever_a_library_makes_of_a_signal_is_one_line(
+    capsys: pytest.CaptureFixture[str], default_sigint: None
+) -> None:
+    with pytest.raises(SystemExit) as left, messages(), messages():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise AttributeError("module 'numpy' has no attribute 'minimum'") from None
+    assert left.value.code == 130 and capsys.readouterr().err == "\nSIGINT: stopped; start it again to go on\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_the_middle_of_an_import_is_one_line(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    (tmp_path / "slow.py").write_text(
+        f"import signal\ntry:\n    signal.raise_signal({int(number)})\nexcept BaseException: pass"
+    )
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program += "from clipmapper.errors import messages\nwith messages():\n    import slow\n    print('on')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    expected = f"\n{number.name}: stopped; start it again to go on\n"
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", expected)
 
 
 @pytest.mark.parametrize("code", [0, 2, "error: this"])

@@ -115,6 +115,14 @@ def test_broken_file_is_named(tmp_path: Path, content: bytes | None, complaint: 
         load_image(path)
 
 
+@pytest.mark.parametrize("source", [bytes, Path])
+def test_a_photo_of_a_phone_by_the_name_of_jpeg(tmp_path: Path, source: type) -> None:
+    content = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(500)
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(BadImage, match="it is HEIC, AVIF or a film, whatever its suffix; save it as JPEG"):
+        load_image(content if source is bytes else tmp_path / "a.jpg")
+
+
 @pytest.mark.parametrize("form", ["jpeg", "png", "gif", "webp", "bmp"])
 def test_truncated(form: str) -> None:
     content = io.BytesIO()

@@ -30,6 +30,19 @@ def test_another_package_called_xai_is_named_before_it_runs(tmp_path: Path, besi
     assert str(init) in last and "pip uninstall xai" in last and "a_module_that_nobody_has" not in done.stderr
 
 
+@pytest.mark.parametrize("other", ["xai", "xai-toolbox"])
+def test_whoever_installed_its_files_over_ours_is_named(tmp_path: Path, other: str) -> None:
+    (tmp_path / "xai").mkdir()
+    (tmp_path / "xai" / "__init__.py").write_text("explain = None\n")
+    for name in ("clipmapper", other):
+        folder = tmp_path / f"{name.replace('-', '_')}-0.1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n")
+        (folder / "top_level.txt").write_text("xai\n")
+        (folder / "RECORD").write_text("xai/__init__.py,,\n")
+    assert f"pip uninstall {other}, then" in import_with(tmp_path).stderr.splitlines()[-1]
+
+
 def test_what_an_uninstalled_xai_leaves_is_named(tmp_path: Path) -> None:
     """Uninstalling the other package takes our `__init__.py` along, where both were installed in one folder."""
     (tmp_path / "xai").mkdir()

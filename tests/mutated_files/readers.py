@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -33,6 +34,7 @@ from clipmapper.config import ModelConfig, ShapesConfig
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.data.coco import read_captions
 from clipmapper.data.features import FeatureCache
+from clipmapper.data.hub import read_hub
 from clipmapper.data.official import answer_counts, read_official, with_labels
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.data.shapes.write import write_shapes
@@ -244,6 +246,13 @@ def write_eraser(folder: Path) -> None:
     (folder / "test.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
 
 
+def write_packed_eraser(folder: Path) -> None:
+    write_eraser(folder)
+    documents = [{"docid": path.name, "document": path.read_text()} for path in sorted((folder / "docs").iterdir())]
+    (folder / "docs.jsonl").write_text("".join(json.dumps(document) + "\n" for document in documents))
+    shutil.rmtree(folder / "docs")
+
+
 def write_names(folder: Path) -> None:
     dump(folder / "label2ans.json", ["yes", "no", "a red ball"])
     dump(folder / "ans2label.json", {"yes": 0, "no": 2, "a red ball": 1})
@@ -358,6 +367,15 @@ def read_transformer(folder: Path) -> Any:
     return model.state_dict()
 
 
+def hub_questions() -> Dataset:
+    questions = {"question": ["What colour?", "Is it red?"], "answer": ["red", "no"], "question_id": [4, 7]}
+    return Dataset.from_dict({**questions, "image": ["a.png", "b.png"]})
+
+
+def read_hub_folder(folder: Path) -> Any:
+    return list(read_hub(str(folder), "train", {}, cache_dir=folder.parent / "cache"))
+
+
 def write_relevance(folder: Path) -> None:
     mask = torch.ones(1, 5, dtype=torch.bool)
     special = torch.tensor([[True, False, False, False, False]])
@@ -462,6 +480,9 @@ READERS = {
     "rationales": Reader(
         write_eraser, lambda folder: read_eraser(folder, "test"), {"test.jsonl": "json lines", "docs/a": "fields"}
     ),
+    "rationales, documents in one file": Reader(
+        write_packed_eraser, lambda folder: read_eraser(folder, "test"), {"docs.jsonl": "json lines"}
+    ),
     "answers": Reader(
         write_names,
         lambda folder: [AnswerVocabulary.from_file(folder / f"{name}.json") for name in ("label2ans", "ans2label")],
@@ -488,7 +509,27 @@ READERS = {
         {"saved/config.json": "json", "saved/model.safetensors": "bytes"},
         ("saved/model.safetensors",),
     ),
-    "model of transformers": Reader(write_transformer, read_transformer, {"model.safetensors": "bytes"}, folder=True),
+    "model of transformers": Reader(
+        write_transformer, read_transformer, {"model.safetensors": "bytes", "config.json": "json"}, folder=True
+    ),
+    "saved data set": Reader(
+        lambda folder: hub_questions().save_to_disk(folder),
+        read_hub_folder,
+        {"data-00000-of-00001.arrow": "bytes", "state.json": "json", "dataset_info.json": "json"},
+        folder=True,
+    ),
+    "data set of the Hub, lines": Reader(
+        lambda folder: hub_questions().to_json(folder / "train.jsonl"),
+        read_hub_folder,
+        {"train.jsonl": "json lines"},
+        folder=True,
+    ),
+    "data set of the Hub, Parquet": Reader(
+        lambda folder: hub_questions().to_parquet(folder / "train.parquet"),
+        read_hub_folder,
+        {"train.parquet": "bytes"},
+        folder=True,
+    ),
     "log of a run": Reader(write_log, read_log, {METRICS: "fields"}),
     "features": Reader(write_features, read_features, {SHARD: "bytes"}, (SHARD,)),
     "relevance": Reader(

@@ -205,7 +205,7 @@ def require_fit(size: tuple[int, int], what: str, image: Image.Image, path: Path
     Where a photo is to be turned and has the same size then, it stays open which way `what` lies: refused too.
     """
     with _naming(path), Image.open(path) as header:
-        orientation = header.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = _orientation(header)
     turned = f"{path} is stored turned (EXIF orientation {orientation}): save it as it is shown"
     if size != image.size:
         remedy = turned if orientation > 1 else "make their sizes the same"
@@ -249,6 +249,22 @@ def _opened(path: Path) -> Image.Image:
         return decoded(path)
 
 
+def _opened_mask(path: Path) -> Image.Image:
+    """Raises OSError or ValueError, naming the file, for a damaged one, several pages, or one that is to be turned."""
+    with _naming(path), Image.open(path) as header:
+        pages, orientation = getattr(header, "n_frames", 1), _orientation(header)
+    if pages > 1:
+        raise ValueError(f"{path} has {pages} pages; a mask is one picture: save its labels in one")
+    if orientation > 1:
+        raise ValueError(f"{path} is stored turned (EXIF orientation {orientation}): save the mask as it is shown")
+    return _opened(path)
+
+
+def _orientation(header: Image.Image) -> int:
+    """Returns how a photo is to be turned before it is shown; 1 for not at all."""
+    return header.getexif().get(ExifTags.Base.Orientation, 1)
+
+
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
     try:
@@ -270,7 +286,7 @@ def _by_stem(paths: Sequence[Path]) -> dict[str, Path]:
 
 def _labels(path: Path) -> Tensor:
     """Reads the label of each pixel [H, W]; of a palette image its index."""
-    image = _opened(path)
+    image = _opened_mask(path)
     labels = np.asarray(image)
     if labels.ndim != 2:
         raise ValueError(
@@ -320,7 +336,7 @@ def _things(described: dict[str, Any]) -> set[int]:
 def _segments(entry: dict[str, Any], folder: Path) -> Tensor:
     """Reads the segment's id of each pixel [H, W]; raises ValueError unless they are the entry's segments."""
     path = folder / entry["file_name"]
-    rgb = torch.from_numpy(np.array(_opened(path).convert("RGB"))).long()
+    rgb = torch.from_numpy(np.array(_opened_mask(path).convert("RGB"))).long()
     ids = rgb @ torch.tensor([1, 256, 256**2])
     unlike = {int(i) for i in ids.unique() if i} ^ {segment["id"] for segment in entry["segments_info"]}
     if unlike:

@@ -1,7 +1,8 @@
 """Reads human rationales in the ERASER format, and compares the most relevant words with them (TransAtt §4)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def read_eraser(folder: Path, split: str) -> list[Review]:
     """Reads reviews in the format of ERASER; words are what blanks and ends of lines part, as spans count them.
 
     Args:
-        folder: with `split`.jsonl and `docs`.
+        folder: with `split`.jsonl, and the documents: a file each in `docs`, or all in `docs.jsonl`.
         split: such as "test".
 
     Raises:
@@ -47,8 +48,8 @@ def read_eraser(folder: Path, split: str) -> list[Review]:
         FileNotFoundError: a document that is missing.
     """
     path = Path(folder) / f"{split}.jsonl"
-    lines = read_text(path).split("\n")  # other ends of lines may stand in a text
-    reviews = [_review(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    words = _words_of(Path(folder))
+    reviews = [_review(path, line, entry, words) for line, entry in _entries(path)]
     if (twice := repeated([review.name for review in reviews])) is not None:
         raise ValueError(f"{path}: several entries have the annotation_id {twice!r}; take one out")
     return reviews
@@ -123,19 +124,30 @@ def token_f1(
     return (2 * hits / (chosen + gold)).where(defined, torch.nan)
 
 
-def _review(path: Path, number: int, line: str) -> Review:
-    entry = parsed_json(line, f"{path}: line {number}", "fetch the file anew")
+def _entries(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yields what the lines of a file of JSON say, with each line's name for messages."""
+    for number, line in enumerate(read_text(path).split("\n"), 1):  # other ends of lines may stand in a text
+        if line.strip():
+            what = f"{path}: line {number}"
+            yield what, parsed_json(line, what, "fetch the file anew")
+
+
+def _review(path: Path, line: str, entry: Any, words_of: Callable[[str, str], tuple[list[str], str]]) -> Review:
     name = entry.get("annotation_id") if isinstance(entry, dict) else None
-    what = f"{path}: ERASER entry {name!r}" if name else f"{path}: line {number}"
+    what = f"{path}: ERASER entry {name!r}" if name else line
     evidence = _evidence(entry, what)
     sources = _documents(entry, evidence, what)
     if len(sources) > 1:
         raise ValueError(f"{what} has reasons in several documents: {', '.join(sorted(sources))}; leave it out")
-    words = _words(path.parent / "docs" / sources.pop(), what)
+    words, document = words_of(sources.pop(), what)
+    if not any(words):
+        raise ValueError(f"{what}: the document {document} has no word; fetch it anew or leave the entry out")
     spans = [(part["start_token"], part["end_token"]) for part in evidence]
     for start, end in spans:
         if not 0 <= start <= end <= len(words):
-            raise ValueError(f"{what}: words {start} to {end} of a document of {len(words)} words; correct the span")
+            raise ValueError(
+                f"{what}: words {start} to {end} of the {len(words)} words of {document}; correct the span"
+            )
     return Review(entry["annotation_id"], words, entry["classification"], spans)
 
 
@@ -168,11 +180,40 @@ def _documents(entry: dict[str, Any], evidence: Sequence[dict[str, Any]], what: 
     return set(sources)
 
 
-def _words(document: Path, what: str) -> list[str]:
-    """Splits a document as ERASER does: each line at single blanks, so that a no-break space is part of a word."""
+def _words_of(folder: Path) -> Callable[[str, str], tuple[list[str], str]]:
+    """Returns the function from a document and the name of its entry to the document's words and its name for messages."""
+    one, several = folder / "docs.jsonl", folder / "docs"
+    if one.exists() and several.exists():
+        raise ValueError(f"{folder}: has both docs.jsonl and docs, whose words count differently; take one away")
+    return partial(_words_in_file, one, _texts(one)) if one.exists() else partial(_words_in_folder, several)
+
+
+def _words_in_folder(folder: Path, name: str, what: str) -> tuple[list[str], str]:
+    document = folder / name
     if not document.is_file():
         raise FileNotFoundError(f"{what}: no document {document}; fetch it, or name it in the entry's 'docids'")
-    words = [word for line in read_text(document).split("\n") for word in line.strip().split(" ") if word]
-    if not words:
-        raise ValueError(f"{what}: the document {document} has no word; fetch it anew or leave the entry out")
-    return words
+    return [word for word in _parted(read_text(document)) if word], str(document)
+
+
+def _words_in_file(path: Path, texts: dict[str, str], name: str, what: str) -> tuple[list[str], str]:
+    """Gives the words as ERASER counts them in `docs.jsonl`: what is between two blanks, or an empty line, is one too."""
+    if name not in texts:
+        raise FileNotFoundError(f"{what}: no document {name!r} in {path}; add it, or name another in 'docids'")
+    return _parted(texts[name]), f"{name!r} of {path}"
+
+
+def _parted(text: str) -> list[str]:
+    """Splits a document as ERASER does: each line at single blanks, so that a no-break space is part of a word."""
+    return [word for line in text.split("\n") for word in line.strip().split(" ")]
+
+
+def _texts(path: Path) -> dict[str, str]:
+    """Returns the documents of `docs.jsonl` by name."""
+    texts: dict[str, str] = {}
+    for what, entry in _entries(path):
+        name, text = (entry.get(key) if isinstance(entry, dict) else None for key in ("docid", "document"))
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise ValueError(f"{what}: has no texts 'docid' and 'document'; expected a document of ERASER")
+        if texts.setdefault(name, text) != text:
+            raise ValueError(f"{what}: another text of the document {name!r} is there before; take one out")
+    return texts

@@ -87,7 +87,8 @@ class RationalesTask(Task):
     def __init__(self, settings: RationalesSettings, config: BenchmarkConfig) -> None:
         self.settings, self.config = settings, config
         required(settings.data / f"{settings.split}.jsonl", "data")
-        required(settings.data / "docs", "data", folder=True)
+        if not (settings.data / "docs.jsonl").is_file():
+            required(settings.data / "docs", "data", folder=True)
         self.reviews = read_eraser(settings.data, settings.split)
         self.reader = load_reader(settings, self.reviews)
         self.module = self.reader.model

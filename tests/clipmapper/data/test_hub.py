@@ -150,3 +150,20 @@ def test_unusable_columns(tmp_path: Path, columns: dict[str, str], complaint: st
 )
 def test_answer_type(answer: str, kind: str) -> None:
     assert answer_type(answer) == kind
+
+
+def test_ids_of_questions_are_each_there_once(tmp_path: Path) -> None:
+    name = saved(tmp_path, img=IMAGES, question=QUESTIONS, answer=["red", "no", "3"], question_id=[7, 4, 7])
+    with pytest.raises(BadData, match=r"saved: several rows have the question_id 7; give each its own"):
+        read(name, tmp_path, image="img")
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    name = saved(tmp_path, img=IMAGES, question=QUESTIONS, answer=["red", "no", "3"])
+    (Path(name) / "data-00000-of-00001.arrow").write_bytes(b"<html>404</html>")
+    with pytest.raises(BadData, match=r"saved: the data set in this folder cannot be read \(Arrow.*\); fetch it"):
+        read(name, tmp_path, image="img")
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines" / "train.jsonl").write_text('{"question": ')
+    with pytest.raises(BadData, match=r"lines: the data set in this folder cannot be read \(DatasetGeneration"):
+        read(str(tmp_path / "lines"), tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from pycocoevalcap.spice import get_stanford_models
+from pycocoevalcap.spice import spice as spice_files
 
 from clipmapper.explain.captions import tokens_of
 from clipmapper.metrics import captions as caption_metrics
@@ -253,6 +255,39 @@ def test_spice_without_its_download(monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = score(["a dog"], [["a dog"]], ("SPICE", "ROUGE-L"), ptb=False).corpus
     caption_metrics._spice_lacks.cache_clear()
     assert "could not be downloaded: no route to host" in str(corpus["SPICE"]) and corpus["ROUGE-L"] == 1
+
+
+# Scores of whoever is asked: how many of the candidate's words a reference has.
+JAVA_OF_SPICE = """#!{python}
+import json, sys
+
+jar, options = sys.argv.index("-jar"), dict(zip(sys.argv[:-1], sys.argv[1:]))
+assert "-Duser.language=en" in sys.argv[:jar] and "-Dfile.encoding=UTF-8" in sys.argv[:jar], sys.argv
+score = lambda entry: sum(word in entry["refs"][0].split() for word in entry["test"].split())
+entries = json.load(open(sys.argv[jar + 2]))
+scores = [dict(image_id=entry["image_id"], scores=dict(All=dict(f=score(entry)))) for entry in reversed(entries)]
+json.dump(scores{cut}, open(options["-out"], "w"))
+"""
+
+
+def stand_in_for_java(monkeypatch: pytest.MonkeyPatch, folder: Path, cut: str = "") -> None:
+    (folder / "java").write_text(JAVA_OF_SPICE.format(python=sys.executable, cut=cut))
+    (folder / "java").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.setattr(spice_files, "CACHE_DIR", str(folder / "cache"))
+    monkeypatch.setattr(caption_metrics, "_spice_lacks", lambda: "")
+
+
+def test_spice_is_told_to_speak_english(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stand_in_for_java(monkeypatch, tmp_path)
+    found = score(["ein Bär", "a b c"], [["ein Bär"], ["b", "a"]], ("SPICE",), ptb=False)
+    assert found.each["SPICE"] == [2, 1] and found.corpus["SPICE"] == 1.5
+
+
+def test_scores_that_spice_does_not_give_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stand_in_for_java(monkeypatch, tmp_path, cut="[1:]")
+    found = score(["a dog", "a cat"], [["a dog"], ["a cat"]], ("SPICE", "ROUGE-L"), ptb=False)
+    assert "SPICE's Java program failed" in str(found.corpus["SPICE"]) and found.corpus["ROUGE-L"] == 1
 
 
 @java

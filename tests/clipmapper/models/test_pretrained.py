@@ -35,7 +35,7 @@ def test_whole_weights_are_loaded(tmp_path: Path) -> None:
 def test_a_backbone_is_no_classifier(tmp_path: Path) -> None:
     tf.ViTModel(VIT).save_pretrained(tmp_path)
     message = (
-        rf"{tmp_path.name} lacks weights of ViTForImageClassification: classifier.bias, classifier.weight; it was not"
+        rf"{tmp_path.name} lacks weights of ViTForImageClassification: classifier.bias, classifier.weight.*; it was not"
     )
     with pytest.raises(
         ValueError, match=message + r" trained for image classification; give a folder of .*save_pretrained"
@@ -50,6 +50,31 @@ def test_a_head_of_another_size(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"another shape: classifier.bias \[3\] where config.json asks for \[5\], classifier.w"
     ):
+        vit(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 0}, "has layers that its config.json leaves out: vit.layers.0.* and 13 more; correct"),
+        ({"num_hidden_layers": 2**31}, "its config.json says num_hidden_layers 2147483648; correct it"),
+        (
+            {"hidden_size": "16"},
+            r"transformers makes no model for image classification of its config.json \(.*hidden_size",
+        ),
+        (
+            {"hidden_act": "gelo"},
+            r"transformers makes no model .*config.json \(KeyError: 'gelo'\); fetch the folder anew",
+        ),
+        ({"model_type": "bert"}, r"transformers makes no model .*config.json \(ValueError: Unrecognized"),
+        (None, "config.json: truncated or not JSON"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_named(tmp_path: Path, changes: dict | None, message: str) -> None:
+    tf.ViTForImageClassification(VIT).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text("{" if changes is None else json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ValueError, match=message):
         vit(tmp_path)
 
 

@@ -177,6 +177,20 @@ def test_masks_that_were_compressed_with_loss_are_refused(pair: tuple[Path, Path
         mask_folder(*pair)[0]
 
 
+def test_masks_of_several_pages_or_to_be_turned_are_refused(pair: tuple[Path, Path]) -> None:
+    images, masks = pair
+    mask = Image.fromarray(np.ones((4, 6), dtype=np.uint8))
+    mask.save(masks / "a.tif", save_all=True, append_images=[mask])
+    with pytest.raises(ValueError, match=r"a\.tif has 2 pages; a mask is one picture"):
+        mask_folder(images, masks)[0]
+    (masks / "a.tif").unlink()
+    turned = Image.Exif()
+    turned[0x112] = 3
+    mask.save(masks / "a.png", exif=turned)
+    with pytest.raises(ValueError, match=r"a\.png is stored turned \(EXIF orientation 3\)"):
+        mask_folder(images, masks)[0]
+
+
 def test_a_mask_has_the_size_of_its_image(pair: tuple[Path, Path]) -> None:
     Image.fromarray(LABELS).resize((6, 4)).save(pair[1] / "a.png")
     with pytest.raises(
@@ -249,7 +263,7 @@ def damaged_png() -> bytes:
 
 def test_images_of_16_bits_are_not_clipped(tmp_path: Path) -> None:
     Image.fromarray(LABELS.astype(np.uint16) * 300).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match=r"deep\.png: its mode is I;16"):
+    with pytest.raises(ValueError, match=r"deep\.png: its mode is I"):
         read_image(tmp_path / "deep.png")
 
 

@@ -57,7 +57,7 @@ def test_a_word_has_the_relevance_of_its_best_piece() -> None:
     ("evidences", "message"),
     [
         ([("a", 0, 2), ("b", 0, 1)], "'a' has reasons in several documents: a, b"),
-        ([("a", 2, 9)], "'a': words 2 to 9 of a document of 3 words"),
+        ([("a", 2, 9)], "'a': words 2 to 9 of the 3 words of .*docs/a"),
         ([("a", -1, 2)], "words -1 to 2"),
     ],
 )
@@ -130,3 +130,45 @@ def test_what_does_not_fit_is_named(tmp_path: Path, bad: dict | str, message: st
     texts = {"a": b"one two", "empty": b" \n", "latin": "voil\xe0".encode("latin-1")}
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         read_eraser(eraser(tmp_path, texts, entry("a", (0, 1)), bad), "val")
+
+
+def packed(folder: Path, documents: list[Any], *entries: dict) -> Path:
+    for name, lines in (("docs.jsonl", documents), ("val.jsonl", entries)):
+        text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+        (folder / name).write_text(f"{text}\n", encoding="utf-8")
+    return folder
+
+
+def document(name: Any, text: Any) -> dict:
+    return {"docid": name, "document": text}
+
+
+def test_documents_of_one_file(tmp_path: Path) -> None:
+    """As in e-SNLI and CoS-E: the same words as those of files, but empty ones, which ERASER counts here alone."""
+    text = "a\u00a0b  good\u2028\n\nfilm"
+    documents = [document("a", text), document("b", "other"), document("a", text)]
+    (review,) = read_eraser(packed(tmp_path, documents, entry("a", (2, 3))), "val")
+    assert review.words == ["a\u00a0b", "", "good", "", "film"]
+    assert review.rationale.tolist() == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        ([document("b", "one two")], r"entry 'a': no document 'a' in .*docs\.jsonl; add it"),
+        ([document("a", " \n")], r"entry 'a': the document 'a' of .*docs\.jsonl has no word"),
+        ([document("a", "one"), document("a", "two")], r"docs\.jsonl: line 2: another text of the document 'a'"),
+        ([document(3, "one")], r"docs\.jsonl: line 1: has no texts 'docid' and 'document'"),
+        ([document("a", ["one"])], r"docs\.jsonl: line 1: has no texts 'docid' and 'document'"),
+        (["a"], r"docs\.jsonl: line 1: has no texts 'docid' and 'document'"),
+    ],
+)
+def test_documents_of_one_file_that_do_not_fit_are_named(tmp_path: Path, documents: list, message: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_eraser(packed(tmp_path, documents, entry("a", (0, 1))), "val")
+
+
+def test_documents_in_a_file_and_in_a_folder_are_refused(tmp_path: Path) -> None:
+    folder = eraser(packed(tmp_path, [document("a", "one two")]), {"a": b"one two"}, entry("a", (0, 1)))
+    with pytest.raises(ValueError, match=r"has both docs\.jsonl and docs"):
+        read_eraser(folder, "val")

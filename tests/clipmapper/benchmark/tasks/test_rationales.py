@@ -126,7 +126,6 @@ def test_classes_of_the_data_are_those_of_the_model() -> None:
 
 def test_a_folder_without_docs_is_named(tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").touch()
-    (tmp_path / "docs.jsonl").touch()
     with pytest.raises(MissingData, match=r"--data: .*docs is no folder"):
         task(tmp_path / "no model", tmp_path)
 
