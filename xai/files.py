@@ -6,7 +6,8 @@ import os
 import struct
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,3 +65,8 @@ def parsed_json(text: str, what: str, remedy: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{what}: truncated or not JSON ({error}); {remedy}") from error
+
+
+def repeated(values: Sequence[Any]) -> Any:
+    """Returns the first value that is there twice; None if each is there once."""
+    return next((value for value, count in Counter(values).items() if count > 1), None)

@@ -12,7 +12,7 @@ from datasets.fingerprint import Hasher
 from clipmapper.data.answers import normalise, unanimous
 from clipmapper.data.files import BadData
 from clipmapper.data.official import FEATURES
-from xai.metrics.coco import repeated
+from xai.files import repeated
 
 IDS = ("question_id", "image_id")
 

@@ -52,7 +52,8 @@ from xai import Relevance
 from xai.adapters.regions import RegionTable, read_npz
 from xai.lrp.conservation import Conservation, LayerFlow
 from xai.metrics.instances import read_instances
-from xai.metrics.masks import imagenet_segmentation, mask_folder, panoptic_images, panoptic_instances
+from xai.metrics.masks import imagenet_segmentation, mask_folder
+from xai.metrics.panoptic import panoptic_images, panoptic_instances
 from xai.metrics.rationales import read_eraser
 from xai.report.data import Explanation, Step
 from xai.results.relevance import ModalityRelevance

@@ -1,12 +1,11 @@
 """Reads COCO's annotation files and checks them: whatever refers to something must find it."""
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from xai.files import PICTURES, read_json, visible
+from xai.files import PICTURES, read_json, repeated, visible
 
 FARTHEST = 100_000.0  # in pixels: pycocotools walks along every edge of a polygon, and crashes on far longer ones
 MOST_PIXELS = 2**28  # of an image; more than Pillow decodes
@@ -58,11 +57,6 @@ def annotations(path: Path, described: dict[str, Any]) -> Iterator[tuple[dict[st
         if image not in known:
             raise ValueError(f"{what}: the file has no image {image}; add it to its images or take the annotation out")
         yield {**entry, "image_id": image}, what
-
-
-def repeated(values: Sequence[Any]) -> Any:
-    """Returns the first value that is there twice; None if each is there once."""
-    return next((value for value, count in Counter(values).items() if count > 1), None)
 
 
 def labelled(entry: dict[str, Any], what: str, kinds: set[int]) -> dict[str, Any]:

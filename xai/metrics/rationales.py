@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from xai.files import parsed_json, read_text
-from xai.metrics.coco import repeated
+from xai.files import parsed_json, read_text, repeated
 from xai.metrics.ranking import expected_hits
 
 TOP = tuple(range(10, 81, 10))

@@ -33,7 +33,8 @@ from xai.metrics.coco import image_finder
 from xai.metrics.detection import coco_matches, coco_summary
 from xai.metrics.detection_resampling import resampled_figures
 from xai.metrics.instances import read_instances
-from xai.metrics.masks import panoptic_instances, require_fit
+from xai.metrics.masks import require_fit
+from xai.metrics.panoptic import panoptic_instances
 from xai.metrics.resampling import resampled_counts
 from xai.recording.record import record
 from xai.report.data import Column, Explanation, Sample

@@ -16,7 +16,8 @@ from clipmapper.benchmark.task import Batch, Explained, Maps, Records
 from clipmapper.benchmark.tasks.images import ClassifiedImages, grid_scores
 from clipmapper.benchmark.tasks.source import PaperSettings, readable, required, spread
 from clipmapper.images import load_image
-from xai.metrics.masks import MaskedImages, as_seen, imagenet_segmentation, mask_folder, panoptic_images
+from xai.metrics.masks import MaskedImages, as_seen, imagenet_segmentation, mask_folder
+from xai.metrics.panoptic import panoptic_images
 from xai.metrics.resampling import resampled_counts
 from xai.metrics.segmentation import SegmentationScores, segmentation_scores, segmentation_summary
 from xai.report.data import Column

@@ -8,8 +8,8 @@ from pycocotools import mask as coco_mask
 
 from clipmapper.data.files import BadData, require
 from clipmapper.data.shapes.scene import SIDE
-from xai.files import read_json
-from xai.metrics.coco import annotations, is_polygon, read_described, repeated, whole
+from xai.files import read_json, repeated
+from xai.metrics.coco import annotations, is_polygon, read_described, whole
 
 REMEDY = "write Shapes anew: python -m clipmapper.data.shapes --root DIR"
 

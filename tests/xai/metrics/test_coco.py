@@ -10,7 +10,7 @@ from pycocotools import mask as rle
 
 from xai.metrics.coco import image_finder
 from xai.metrics.instances import read_instances
-from xai.metrics.masks import panoptic_images
+from xai.metrics.panoptic import panoptic_images
 
 SQUARE = [1, 1, 4, 1, 4, 3, 1, 3]  # three columns of two rows
 

@@ -12,16 +12,15 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from xai.figures.geometry import Geometry, shortest, squash
+from xai.metrics.coco import image_finder
 from xai.metrics.detection import coco_matches, coco_results, coco_summary
 from xai.metrics.masks import (
     as_seen,
-    image_finder,
     imagenet_segmentation,
     mask_folder,
-    panoptic_images,
-    panoptic_instances,
     read_image,
 )
+from xai.metrics.panoptic import panoptic_images, panoptic_instances
 from xai.metrics.segmentation import segmentation_scores, segmentation_summary
 
 
