@@ -1,5 +1,6 @@
 """Files of our own, which are there whole or not at all; and files of others, which may be anything."""
 
+import errno
 import hashlib
 import json
 import os
@@ -17,12 +18,17 @@ PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  
 # What Pillow's decoders raise on broken files of one format or another, beside its own DecompressionBombError.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on a disk, for a user, or in a file
+
 _OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` to write to; it becomes `path` if the block ends well, and goes away if not."""
+    """Yields a temporary path beside `path` to write to; it becomes `path` if the block ends well, and goes away if not.
+
+    Raises OSError, naming `path`, where the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
@@ -30,6 +36,12 @@ def replacing(path: Path) -> Iterator[Path]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OSError(
+            error.errno, f"{path} could not be written: {error.strerror or error}; make room there"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,13 +1,15 @@
 """What every reader reads with: JSON and pictures, whole or refused by name."""
 
+import errno
 import io
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from xai.files import read_json
+from xai.files import read_json, replacing
 from xai.pictures import decoded
 
 
@@ -37,3 +39,13 @@ def test_a_flipped_bit_of_a_png_is_found() -> None:
     content[content.index(b"IDAT") - 4 + 8 + 60] ^= 1
     with pytest.raises(SyntaxError, match=r"bad header checksum|broken PNG"):
         decoded(bytes(content))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path: Path, number: int) -> None:
+    with (
+        pytest.raises(OSError, match=r"a\.json could not be written: .*; make room there"),
+        replacing(tmp_path / "a.json"),
+    ):
+        raise OSError(number, os.strerror(number))
+    assert not list(tmp_path.iterdir())
