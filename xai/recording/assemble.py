@@ -44,7 +44,7 @@ def assemble(adapter: Adapter, tensors: list[Caught], inputs: Mapping[str, Any],
     if adapter.see_padding:
         mask = mask & _attended(layers, mask)
     links = {name: replace(link, weights=link.weights.to(first)) for name, link in layout.links.items()}
-    return Recording(tuple(layers), modalities, readout, mask, special, layout.grids, output, links)
+    return Recording(tuple(layers), modalities, readout, mask, special, layout.grids, output, links=links)
 
 
 def _check_calls(adapter: Adapter, captured: Captured) -> None:

@@ -88,12 +88,12 @@ class Recording:
     special: Tensor  # [B, T], True at tokens that are no content
     grids: dict[str, tuple[int, int]]  # rows and columns of the tokens of image modalities that are not special
     output: Any
-    links: Mapping[str, Link] = field(
-        default_factory=dict
-    )  # of modalities made from others, in the order of their streams
     rerun: Callable[[Mapping[str, Tensor]], Rerun] | None = field(default=None, repr=False)
     propagation: Propagation | None = field(default=None, repr=False)  # None: recorded without rules for relevance
     pixels: Tensor | None = field(default=None, repr=False)  # [B, C, rows, columns] if the graph starts at them
+    links: Mapping[str, Link] = field(
+        default_factory=dict
+    )  # of modalities made from others, in the order of their streams
     relevances: dict[Any, Any] = field(default_factory=dict, repr=False)  # found so far, for xai.lrp.relevances
     _gradients: dict[Score, Gradients] = field(default_factory=dict, repr=False)
     _rows: dict[Score, Tensor] = field(default_factory=dict, repr=False)
