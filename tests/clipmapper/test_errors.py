@@ -39,10 +39,13 @@ def test_a_bug_keeps_its_traceback_and_says_what_is_saved(tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def default_sigint() -> Iterator[None]:
-    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+def default_signals() -> Iterator[None]:
+    """As a program starts: a shell's background jobs ignore SIGINT, and a Trainer that fails may leave its own handler."""
+    default = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in default.items()}
     yield
-    signal.signal(signal.SIGINT, ignored)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -50,7 +53,7 @@ def default_sigint() -> Iterator[None]:
 def test_a_signal_is_one_line(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    default_sigint: None,
+    default_signals: None,
     number: signal.Signals,
     code: int,
     trainer: bool,
@@ -70,7 +73,7 @@ def test_a_signal_is_one_line(
 
 
 def test_whatever_a_library_makes_of_a_signal_is_one_line(
-    capsys: pytest.CaptureFixture[str], default_sigint: None
+    capsys: pytest.CaptureFixture[str], default_signals: None
 ) -> None:
     with pytest.raises(SystemExit) as left, messages(), messages():
         try:
