@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -47,7 +48,9 @@ class Modality:
         self.parents = [self.parents[i] for i in index]
         self.positions.sort()
 
+    @cached_property
     def link(self) -> Link | None:
+        """Of tokens made from others, once they are all there."""
         if self.origin is None:
             return None
         weights = torch.zeros(len(self.special), len(self.origin.special))
@@ -214,7 +217,7 @@ class DerivedLayout:
                 )
             if [place for modality in modalities for place in modality.places] != list(range(length)):
                 places |= {modality.name: torch.tensor(modality.places) for modality in modalities}
-            links |= {modality.name: link for modality in modalities if (link := modality.link()) is not None}
+            links |= {modality.name: modality.link for modality in modalities if modality.link is not None}
             for modality in modalities:
                 name = modality.name
                 lengths[name] = len(modality.special)
@@ -243,8 +246,8 @@ def placeholders_of(streams: Streams, inputs: Mapping[str, Any]) -> dict[str, tu
     """Ids in whose places tokens made from others stand, and those places: where ids are given as long as a stream is."""
     found: dict[str, tuple[frozenset[int], tuple[int, ...]]] = {}
     for tokens, parts in streams.streams:
-        ids = next((inputs.get(part.source.argument) for part in parts if part.source is not None), None)
         name = next((part.source.argument for part in parts if part.source is not None), "")
+        ids = inputs.get(name)
         places = sorted(place for part in parts if part.origin is not None for place in part.places)
         if places and isinstance(ids, Tensor) and not ids.is_floating_point() and ids.shape[1:] == tokens.shape:
             kinds = frozenset(ids[:, places].flatten().tolist())
@@ -290,8 +293,6 @@ def _mask(modality: Modality, inputs: Mapping[str, Any]) -> Tensor | None:
         if name in fitting:
             return fitting[name][:, modality.positions]
     others = [value for name, value in fitting.items() if name in ("attention_mask", "mask", "padding_mask")]
-    return (
-        others[0][:, modality.positions]
-        if len(others) == 1 and not argument.startswith(("decoder_", "labels"))
-        else None
-    )
+    if len(others) != 1 or argument.startswith(("decoder_", "labels")):
+        return None
+    return others[0][:, modality.positions]

@@ -80,19 +80,20 @@ class Origins:
             self.table[value] = self._new(Source(GIVEN, name), value.shape[1:], value).expand(value.shape)
         elif value.dim() == 3 and value.is_floating_point():
             self.table[value] = self._new(Source(GIVEN, name), value.shape[1:2], value)[:, None].expand(value.shape)
-        elif value.dim() == 4 and value.is_floating_point():
-            size = (value.shape[2], value.shape[3])
-            images = len(value) if self.samples == 1 else 1  # all of the one sample
+        elif (images := self._images(value)) and value.is_floating_point():
+            size = (value.shape[-2], value.shape[-1])
             tokens = [self._new(Source(IMAGE, name, size, n), size, value) for n in range(images)]
             self.table[value] = torch.stack(tokens)[:, None].expand(value.shape)
         elif value.dim() == 2 and grids is not None:
             order, grid = patch_order(grids, getattr(getattr(config, "vision_config", None), "spatial_merge_size", 1))
             first = self._new(Source(IMAGE, name, grid), value.shape[:1], value)
             self.table[value] = first[order.to(value.device), None].expand(value.shape)
-        elif value.dim() == 5 and value.is_floating_point() and 1 in value.shape[:2]:
-            size = (value.shape[3], value.shape[4])
-            tokens = [self._new(Source(IMAGE, name, size, n), size, value) for n in range(value.shape[1])]
-            self.table[value] = torch.stack(tokens)[:, None].expand(value.shape)
+
+    def _images(self, value: Tensor) -> int:
+        """Images of each sample in [B, C, H, W], [images, C, H, W] or [B, images, C, H, W]; 0 if it cannot be told whose."""
+        if value.dim() == 4:
+            return len(value) if self.samples == 1 else 1
+        return value.shape[1] if value.dim() == 5 and 1 in value.shape[:2] else 0
 
     def _new(self, source: Source, shape: Any, like: Tensor) -> Tensor:
         self.sources.append(source)

@@ -63,10 +63,10 @@ def traced_back(recording: Recording, R: Map, through_streams: bool = True) -> M
     """
     for name, link in reversed(list(recording.links.items())):
         tokens, origin = recording.modalities[name], recording.modalities[link.origin]
-        rows = R[:, origin].clone()
-        if not through_streams:
-            own = next(e.queries for e in recording.events if e.rows(origin) is not None)
-            rows[:, :, own] = identity(recording)[:, origin][:, :, own]
+        rows, first = R[:, origin], recording.first_event(origin)
+        if not through_streams and first is not None:
+            rows = rows.clone()
+            rows[:, :, first.queries] = identity(recording)[:, origin][:, :, first.queries]
         held = R[:, :, tokens] @ (link.weights @ rows)
         R = R.clone()
         R[:, :, tokens] = 0

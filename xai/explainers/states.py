@@ -19,10 +19,10 @@ def embedding(recording: Recording) -> State:
     """
     state: State = {}
     for name, where in recording.modalities.items():
-        events = ((event, event.rows(where)) for event in recording.events)
-        first = next(((event, rows) for event, rows in events if rows is not None), None)
-        if first is not None:
-            state[name] = first
+        event = recording.first_event(where)
+        rows = None if event is None else event.rows(where)
+        if event is not None and rows is not None:
+            state[name] = event, rows
         elif name in recording.inputs:
             raise ValueError(
                 f"modality {name!r} is never the queries of an attention: the recording has no embedding of it"

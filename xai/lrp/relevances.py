@@ -69,8 +69,5 @@ def propagate(
 
 def _entries(recording: Recording) -> list[tuple[Event, Positions]]:
     """The first event of each modality that is made from no other, and its positions."""
-    found = []
-    for where in recording.inputs.values():
-        events = (event for event in recording.events if event.rows(where) is not None)
-        found += [(event, where) for event in list(events)[:1]]
-    return found
+    firsts = ((recording.first_event(where), where) for where in recording.inputs.values())
+    return [(event, where) for event, where in firsts if event is not None]

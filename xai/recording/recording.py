@@ -107,6 +107,10 @@ class Recording:
         """The modalities whose tokens are made from no other ones: those that have scores in the end."""
         return {name: where for name, where in self.modalities.items() if name not in self.links}
 
+    def first_event(self, tokens: Positions) -> Event | None:
+        """The first event whose queries these tokens are."""
+        return next((event for event in self.events if event.rows(tokens) is not None), None)
+
     def last(self, count: int | None) -> tuple[tuple[Event, ...], ...]:
         """The last `count` layers, all if None; raises ValueError if there are not so many.
 

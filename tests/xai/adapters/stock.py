@@ -108,6 +108,18 @@ def of_one_sample(model: nn.Module, images: Tensor, counts: tuple[int, ...], **m
     return Family(model, inputs | more, LAST)
 
 
+def tiled(cls: Any, vision: Any, language: Any) -> Family:
+    """The whole image and two tiles side by side, whose rows end with a learned token."""
+    config = cls.config_class(
+        vision_config=vision,
+        text_config=language,
+        image_token_index=IMAGE_TOKEN,
+        image_grid_pinpoints=[[16, 32], [32, 16]],
+    )
+    sizes = torch.tensor([[16, 32]])
+    return of_one_sample(cls(config), three_images()[None], (16 + 4 * (8 + 1),), image_sizes=sizes)
+
+
 SEEING: dict[str, Callable[[], Family]] = {
     "LLaVA": lambda: seeing(
         tf.LlavaForConditionalGeneration(
@@ -213,31 +225,11 @@ SEEING: dict[str, Callable[[], Family]] = {
 SEEING |= {
     "InternVL, three images": lambda: of_one_sample(SEEING["InternVL"]().model, three_images(), (4, 4, 4)),
     "Idefics3, three images": lambda: of_one_sample(SEEING["Idefics3"]().model, three_images()[None], (4, 4, 4)),
-    "LLaVA-OneVision": lambda: of_one_sample(
-        tf.LlavaOnevisionForConditionalGeneration(
-            tf.LlavaOnevisionConfig(
-                vision_config=tf.SiglipVisionConfig(**PATCHES),
-                text_config=tf.Qwen2Config(**LANGUAGE),
-                image_token_index=IMAGE_TOKEN,
-                image_grid_pinpoints=[[16, 32], [32, 16]],
-            )
-        ),
-        three_images()[None],
-        (16 + 4 * (8 + 1),),
-        image_sizes=torch.tensor([[16, 32]]),
+    "LLaVA-OneVision": lambda: tiled(
+        tf.LlavaOnevisionForConditionalGeneration, tf.SiglipVisionConfig(**PATCHES), tf.Qwen2Config(**LANGUAGE)
     ),
-    "LLaVA-NeXT": lambda: of_one_sample(  # the whole and two tiles side by side, whose rows end with a learned token
-        tf.LlavaNextForConditionalGeneration(
-            tf.LlavaNextConfig(
-                vision_config=tf.CLIPVisionConfig(**PATCHES),
-                text_config=tf.LlamaConfig(**LANGUAGE),
-                image_token_index=IMAGE_TOKEN,
-                image_grid_pinpoints=[[16, 32], [32, 16]],
-            )
-        ),
-        three_images()[None],
-        (16 + 4 * (8 + 1),),
-        image_sizes=torch.tensor([[16, 32]]),
+    "LLaVA-NeXT": lambda: tiled(
+        tf.LlavaNextForConditionalGeneration, tf.CLIPVisionConfig(**PATCHES), tf.LlamaConfig(**LANGUAGE)
     ),
 }
 TEXTS: dict[str, Callable[[], Family]] = {
