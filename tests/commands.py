@@ -10,7 +10,9 @@ import os
 import runpy
 import sys
 import time
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -86,7 +88,21 @@ def _run(script: Path, arguments: list[str], folder: Path, log: Path, environmen
             os.dup2(source.fileno(), number)
     sys.argv = [str(script), *arguments]
     sys.path.insert(0, str(REPOSITORY))
-    try:
+    with exit_functions():
         runpy.run_path(str(script), run_name="__main__")
+
+
+@contextmanager
+def exit_functions() -> Iterator[None]:
+    """Runs in a fork what a program runs at its end, which a process of multiprocessing leaves without.
+
+    What the process that it comes from has made, such as W&B's folder for pictures, is not the fork's to clear away.
+    """
+    atexit._clear()
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]  # the next one registers itself anew
+    for inherited in weakref.finalize._registry.values():  # type: ignore[attr-defined]
+        inherited.atexit = False
+    try:
+        yield
     finally:
-        atexit._run_exitfuncs()  # which a process of multiprocessing leaves without
+        atexit._run_exitfuncs()

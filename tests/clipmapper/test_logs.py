@@ -1,4 +1,3 @@
-import atexit
 import csv
 import json
 import os
@@ -16,7 +15,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from clipmapper import logs
 from clipmapper.logs import log_examples, log_table, make_loggers
 
-from ..commands import FORKS, call
+from ..commands import FORKS, call, exit_functions
 
 REPOSITORY = Path(__file__).parents[2]
 RUN = """
@@ -69,10 +68,8 @@ def run_at_terminal(terminal: str, environment: dict[str, str], folder: Path) ->
     sys.argv = ["log.py", str(folder)]
     print("it starts")
     assert sys.stdin.isatty() and sys.stdout.isatty()
-    try:
+    with exit_functions():
         exec(RUN, {})
-    finally:
-        atexit._run_exitfuncs()  # which a process of multiprocessing leaves without
 
 
 def test_wandb_never_prompts_at_a_terminal(tmp_path: Path) -> None:
