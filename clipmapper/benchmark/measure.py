@@ -17,7 +17,7 @@ from xai.explanation import record_for
 from xai.metrics.localisation import chance, mass_accuracy, rank_accuracy
 from xai.metrics.perturbation import Predict, perturb
 from xai.metrics.protocols import DIRECTIONS, Protocol
-from xai.metrics.ranking import mean_floor, random_relevance
+from xai.metrics.ranking import mean_baseline, random_relevance
 from xai.recording.axis import Positions
 from xai.report.data import Explanation
 
@@ -130,7 +130,7 @@ def score(maps: Maps, samples: int, random_seeds: int) -> dict[str, Tensor]:
     by_metric = {}
     for scorer in maps.scorers:
         for metric, values in scorer(scores).items():
-            by_metric[metric] = by_sample(mean_floor(values.double(), rows), maps.samples, samples)
+            by_metric[metric] = by_sample(mean_baseline(values.double(), rows), maps.samples, samples)
     return by_metric
 
 

@@ -117,7 +117,7 @@ def _row(name: str, entry: Mapping[str, Any], values: Mapping[str, Any], metrics
     shown |= {f"sanity/{group}": Figure(**v) for group, v in entry["sanity"].items()}
     baseline = name == RANDOM or name.endswith(INVERTED)
     text = "the same maps turned around" if name.endswith(INVERTED) else table.note(name, entry, metrics)
-    return Row(name, shown, entry["class_agnostic"], text, "floor" if baseline else "explainer")
+    return Row(name, shown, entry["class_agnostic"], text, "baseline" if baseline else "explainer")
 
 
 def _charts(task: Task, results: Results) -> list[Chart]:

@@ -1,4 +1,4 @@
-"""Random scores: the floor under every table."""
+"""Random scores: the baseline of every table."""
 
 import torch
 from jaxtyping import Float
@@ -19,7 +19,7 @@ def random(recording: Recording, target: Score, seed: int = 0) -> Float[Tensor, 
         Scores [B, T], in [0, 1).
 
     Source:
-        None: the floor of a table.
+        None: the baseline of a table.
     """
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(recording.mask.shape, generator=generator).to(recording.mask.device)

@@ -92,7 +92,7 @@ def token_noise(samples: Int[Tensor, " B"], tokens: int, seed: int = 0) -> Int[T
 
 
 def random_relevance(samples: Int[Tensor, " B"], tokens: int, seeds: Sequence[int]) -> Float[Tensor, "seeds B T"]:
-    """Draws uniform scores: the floor of a table is the mean of their figures over the seeds.
+    """Draws uniform scores: the baseline of a table is the mean of their metrics over the seeds.
 
     Args:
         samples: [B], the samples' ids.
@@ -112,8 +112,8 @@ def random_relevance(samples: Int[Tensor, " B"], tokens: int, seeds: Sequence[in
     return _shift(_mix(noise), 40).float() / 2**24
 
 
-def mean_floor(values: Float[Tensor, "rows ..."], methods: int) -> Float[Tensor, "_ ..."]:
-    """Replaces the figures of the random scores by their mean.
+def mean_baseline(values: Float[Tensor, "rows ..."], methods: int) -> Float[Tensor, "_ ..."]:
+    """Replaces the metrics of the random scores by their mean.
 
     Args:
         values: [methods + seeds, ...].
@@ -124,8 +124,8 @@ def mean_floor(values: Float[Tensor, "rows ..."], methods: int) -> Float[Tensor,
 
     Example:
         >>> import torch
-        >>> from xai.metrics.ranking import mean_floor
-        >>> mean_floor(torch.tensor([0.5, 0.25, 0.75]), methods=1).tolist()
+        >>> from xai.metrics.ranking import mean_baseline
+        >>> mean_baseline(torch.tensor([0.5, 0.25, 0.75]), methods=1).tolist()
         [0.5, 0.5]
     """
     return torch.cat([values[:methods], values[methods:].mean(dim=0, keepdim=True)])

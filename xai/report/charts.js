@@ -30,12 +30,12 @@ function showCurves(host, report) {
 
 /** The classes by which the style sheet tells methods apart. */
 function seriesStyles(methods, report) {
-  const floors = new Set(report.tables[0].rows.filter((row) => row.kind === "floor").map((row) => row.method));
+  const baselines = new Set(report.tables[0].rows.filter((row) => row.kind === "baseline").map((row) => row.method));
   const styles = new Map();
-  for (const method of methods.filter((name) => !floors.has(name))) {
+  for (const method of methods.filter((name) => !baselines.has(name))) {
     styles.set(method, `hue-${styles.size % HUES} dash-${Math.floor(styles.size / HUES)}`);
   }
-  methods.filter((name) => floors.has(name)).forEach((name, i) => styles.set(name, `grey dash-${i}`));
+  methods.filter((name) => baselines.has(name)).forEach((name, i) => styles.set(name, `grey dash-${i}`));
   return styles;
 }
 

@@ -41,7 +41,7 @@ class Row:
     figures: Mapping[str, Figure]
     class_agnostic: bool = False  # the method ignores which answer is explained
     note: str = ""  # such as why it failed, or for how many samples it is undefined
-    kind: Literal["explainer", "floor"] = "explainer"  # floors are random and inverted maps
+    kind: Literal["explainer", "baseline"] = "explainer"  # baselines are random and inverted maps
 
 
 @dataclass(frozen=True)

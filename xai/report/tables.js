@@ -1,6 +1,6 @@
 const PARTS = [
   ["explainer", null],
-  ["floor", "floors: what any explainer must beat"],
+  ["baseline", "baselines: what any explainer must beat"],
 ];
 const BAR = { width: 96, height: 14 };
 const NO_FIGURE = { mean: null, low: null, high: null };

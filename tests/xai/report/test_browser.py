@@ -88,11 +88,11 @@ def tick(page: Page, group: str, label: str) -> None:
     page.get_by_role("group", name=group).get_by_label(label, exact=True).click()
 
 
-def test_the_table_opens_with_the_best_first_and_floors_apart(page: Page) -> None:
+def test_the_table_opens_with_the_best_first_and_baselines_apart(page: Page) -> None:
     assert [name.split("\n")[0] for name in methods(page)] == ["wra", "genatt", "rollout", "broken"]
-    assert methods(page, "floor") == ["random", "inverted"]
+    assert methods(page, "baseline") == ["random", "inverted"]
     assert head(page, "SRG").get_attribute("aria-sort") == "descending"
-    assert page.locator("#figures td.best").all_text_contents() == ["0.300[0.250, 0.350]", "0.350"]  # no floor
+    assert page.locator("#figures td.best").all_text_contents() == ["0.300[0.250, 0.350]", "0.350"]  # no baseline
     assert page.locator("tr", has=page.locator(".tag")).locator(".name").all_text_contents() == [
         "rolloutclass-agnostic"
     ]
@@ -112,7 +112,7 @@ def test_a_click_on_a_head_sorts_and_a_second_one_turns_it_around(page: Page) ->
         "wra",
         "broken",
     ]  # unknown stays last
-    assert methods(page, "floor") == ["inverted", "random"]
+    assert methods(page, "baseline") == ["inverted", "random"]
     head(page, "method").locator("button").click()
     assert [name.split("\n")[0] for name in methods(page)] == ["broken", "genatt", "rollout", "wra"]
 
@@ -181,7 +181,7 @@ def test_filters_by_verdict_type_and_text(page: Page) -> None:
 
 
 def test_explainers_are_chosen_side_by_side(page: Page) -> None:
-    assert cards(page) == ["wra", "genatt"]  # the best first, of those that explained samples; no floors
+    assert cards(page) == ["wra", "genatt"]  # the best first, of those that explained samples; no baselines
     tick(page, "explainers", "random")
     assert cards(page) == ["wra", "genatt", "random"]
     tick(page, "explainers", "wra")

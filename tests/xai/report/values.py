@@ -57,7 +57,7 @@ def rows(sign: float) -> tuple[Row, ...]:
 
 
 def row(method: str, gain: float | None, sign: float) -> Row:
-    kind = "floor" if method in ("random", "inverted") else "explainer"
+    kind = "baseline" if method in ("random", "inverted") else "explainer"
     if gain is None:
         return Row(method, {"srg": Figure(None)}, note=f"failed {HOSTILE}", kind=kind)
     mean = sign * gain
