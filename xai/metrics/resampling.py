@@ -43,7 +43,7 @@ def interval_of(
         confidence: share of the resamples that the interval holds.
 
     Returns:
-        An interval [...].
+        An interval [...]; without ends where it is of one sample.
 
     Example:
         >>> import torch
@@ -56,6 +56,7 @@ def interval_of(
     tail = (1 - confidence) / 2
     known = np.where(np.isfinite(values).any(axis=-1, keepdims=True), values, 0.0)
     low, high = np.nanquantile(known[..., 1:], [tail, 1 - tail], axis=-1)
-    low, high = (np.where(np.isfinite(values[..., 0]), end, np.nan) for end in (low, high))
     missing = np.broadcast_to(torch.as_tensor(undefined).long().cpu().numpy(), values.shape[:-1])
+    sized = np.isfinite(values[..., 0]) & (samples - missing > 1)
+    low, high = (np.where(sized, end, np.nan) for end in (low, high))
     return Interval(*map(np.asarray, (values[..., 0], low, high, samples - missing, missing)))  # of one figure too

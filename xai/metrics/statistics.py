@@ -47,7 +47,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95, resamples: int = 
         seed: of the resampling.
 
     Returns:
-        An interval [...].
+        An interval [...]; of one sample its value without ends, as nothing tells how much others would differ.
 
     Source:
         Efron 1979.
@@ -68,6 +68,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95, resamples: int = 
         means = _resampled_means(filled[known], defined[known], resamples, seed)
         tail = (1 - confidence) / 2
         low[known], high[known] = np.nanquantile(means, [tail, 1 - tail], axis=0)
+        low[counts < 2] = high[counts < 2] = np.nan
     undefined = values.shape[-1] - counts
     return Interval(*(array.reshape(shape) for array in (mean, low, high, counts, undefined)))
 

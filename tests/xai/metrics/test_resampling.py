@@ -15,12 +15,14 @@ def test_each_resample_draws_as_many_samples_as_there_are() -> None:
 
 
 def test_intervals_by_hand() -> None:
-    figures = torch.tensor([[0.5, *np.linspace(0, 1, 101)], [torch.nan] * 102, [0.2, 0.4, *[torch.nan] * 100]])
-    found = interval_of(figures, samples=7, undefined=torch.tensor([0, 7, 2]))
-    assert found.mean.tolist() == pytest.approx([0.5, np.nan, 0.2], nan_ok=True)
-    assert found.low.tolist() == pytest.approx([0.025, np.nan, 0.4], nan_ok=True)
-    assert found.high.tolist() == pytest.approx([0.975, np.nan, 0.4], nan_ok=True)
-    assert found.samples.tolist() == [7, 0, 5] and found.undefined.tolist() == [0, 7, 2]
+    figures = torch.tensor(
+        [[0.5, *np.linspace(0, 1, 101)], [torch.nan] * 102, [0.2, 0.4, *[torch.nan] * 100], [0.3] * 102]
+    )
+    found = interval_of(figures, samples=7, undefined=torch.tensor([0, 7, 2, 6]))
+    assert found.mean.tolist() == pytest.approx([0.5, np.nan, 0.2, 0.3], nan_ok=True)
+    assert found.low.tolist() == pytest.approx([0.025, np.nan, 0.4, np.nan], nan_ok=True)
+    assert found.high.tolist() == pytest.approx([0.975, np.nan, 0.4, np.nan], nan_ok=True)  # one sample has no ends
+    assert found.samples.tolist() == [7, 0, 5, 1] and found.undefined.tolist() == [0, 7, 2, 6]
 
 
 def test_of_a_mean_it_is_the_usual_bootstrap() -> None:

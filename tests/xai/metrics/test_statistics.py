@@ -57,11 +57,13 @@ def test_what_is_undefined_stays_in_its_own_row() -> None:
     assert p[1] == pytest.approx(paired_test(values[1, 10:]), abs=0.02)
 
 
-def test_one_defined_sample_among_many_has_an_interval() -> None:
-    values = np.full((1, 30), np.nan)
+def test_one_defined_sample_has_a_mean_without_ends() -> None:
+    values = np.full((2, 30), np.nan)
     values[0, 4] = 2.0
-    found = mean_interval(values)
-    assert found.low[0] == found.high[0] == found.mean[0] == 2.0
+    values[1, :2] = 1.0, 3.0
+    interval = mean_interval(values)
+    assert interval.mean.tolist() == [2.0, 2.0] and interval.samples.tolist() == [1, 2]
+    assert np.isnan([interval.low[0], interval.high[0]]).all() and [interval.low[1], interval.high[1]] == [1.0, 3.0]
 
 
 def test_no_samples_at_all() -> None:
