@@ -1,4 +1,7 @@
-"""The model families xai knows, by library and class name, so that none of the libraries need be there."""
+"""The model families that have a table, by library and class name, so that none of the libraries need be there.
+
+A table needs no inputs and no observed pass; every other model is found from itself (`derived`), and tests hold that both agree.
+"""
 
 from collections.abc import Callable
 from typing import Any
