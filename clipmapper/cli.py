@@ -50,17 +50,17 @@ class Parser(ArgumentParser):
                 message += f"\nunknown: {wanted}; did you mean {near}?"
         if self.files:
             message += f"\nthe settings are those of {' and '.join(self.files)} and of the command line"
-        print(f"error: {message}\nfor all keys and their meaning: python {self.prog} --help", file=sys.stderr)
+        print(f"error: {message}\nfor all keys and their meaning: {self.prog} --help", file=sys.stderr)
         sys.exit(2)
 
     def known_keys(self) -> list[str]:
         return [action.dest for action in self._actions]
 
 
-def training_parser(configs: Path) -> Parser:
-    """The parser of `train.py`; `configs` is the folder of named configurations."""
+def training_parser(configs: Path, program: str = "python train.py") -> Parser:
+    """The parser of training; `configs` is the folder of named configurations."""
     description = f"Trains a mapper. Configurations: {', '.join(named(configs))}."
-    parser = Parser(prog="train.py", description=description, allow_abbrev=False)
+    parser = Parser(prog=program, description=description, allow_abbrev=False)
     parser.add_argument("--config", action=ActionConfigFile, help="name below configs/, or a YAML file")
     for name, kind in (
         ("model", ModelConfig),
@@ -88,9 +88,9 @@ class Settings:
     plain: dict[str, Any]
 
 
-def parse_training(arguments: Sequence[str], configs: Path) -> Settings:
+def parse_training(arguments: Sequence[str], configs: Path, program: str = "python train.py") -> Settings:
     """Returns what the command line asks for; leaves with a message if it asks for something that is not."""
-    parser = training_parser(configs)
+    parser = training_parser(configs, program)
     try:
         arguments = with_config_paths(arguments, configs)
     except ValueError as error:

@@ -4,12 +4,11 @@ The same as `python evaluate.py --model MODEL --data.root data/shapes --benchmar
 `why.png` shows some questions under the methods whose relevance falls most on the deciding objects.
 """
 
-import os
 import sys
-from pathlib import Path
 
 from clipmapper.cli import renamed
-from clipmapper.evaluation.command import parse_evaluation
+from clipmapper.commands import evaluate
+from clipmapper.errors import messages
 
 DEFAULTS = {  # the options of the benchmark, and their values here
     "--data.root": "data/shapes",
@@ -24,14 +23,11 @@ ALIASES |= {"--seed": "--benchmark.seed", "--batch_size": "--benchmark.batch_siz
 
 def main() -> None:
     """Runs the benchmark."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in evaluate.py
     words = renamed(sys.argv[1:], ALIASES)
     present = {word.partition("=")[0] for word in words}
     words += [f"{name}={value}" for name, value in DEFAULTS.items() if name not in present]
-    settings = parse_evaluation([*words, "--data.shapes", "{}"], Path(__file__).parents[1] / "configs")
-    from clipmapper.evaluation.run import run
-
-    run(settings)
+    with messages():
+        evaluate([*words, "--data.shapes", "{}"], "python -m clipmapper.truth")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ PACKAGES = [
     "logs",
     "explain",
 ]
-PACKAGES += ["benchmark", "training", "evaluation", "published", "truth", "export", "pretrain"]
+PACKAGES += ["benchmark", "training", "evaluation", "commands", "published", "truth", "export", "pretrain", "__main__"]
 
 
 def test_no_package_imports_one_above_it() -> None:

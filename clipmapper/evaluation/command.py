@@ -66,9 +66,9 @@ class EvaluationSettings:
     given: frozenset[str]
 
 
-def evaluation_parser() -> Parser:
-    """Returns the parser of `evaluate.py`."""
-    parser = Parser(prog="evaluate.py", description=DESCRIPTION, allow_abbrev=False)
+def evaluation_parser(program: str = "python evaluate.py") -> Parser:
+    """Returns the parser of evaluation."""
+    parser = Parser(prog=program, description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--config", type=str, help="name below configs/, or a YAML file, whose data is taken")
     what = "what to evaluate: a checkpoint, a shipped name (shapes-b-vqa), a saved folder, a hub id, or open_clip's MODEL:WEIGHTS"
     more = "; a mapping {name: DIR, regions: FILE, answers: FILE} says more. May be given several times"
@@ -83,14 +83,17 @@ def evaluation_parser() -> Parser:
     return parser
 
 
-def parse_evaluation(arguments: Sequence[str], configs: Path) -> EvaluationSettings:
+def parse_evaluation(
+    arguments: Sequence[str], configs: Path, program: str = "python evaluate.py"
+) -> EvaluationSettings:
     """Returns what the command line asks for; leaves with a message where it asks for what does not act.
 
     Args:
         arguments: the words after the program's name.
         configs: the folder of named configurations.
+        program: what was started, as errors say it.
     """
-    parser = evaluation_parser()
+    parser = evaluation_parser(program)
     words, models = with_full_names(arguments, parser)
     configuration = _configuration(parser, words, configs)
     parsed = parser.parse_args(words)

@@ -34,10 +34,10 @@ ALIASES = {  # other names of options; they stay
 }
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str], program: str = "python evaluate.py") -> None:
     """Runs the benchmark that the first word names; leaves with a message on bad input."""
     with messages():
-        settings, config, task_of = parse(arguments)
+        settings, config, task_of = parse(arguments, program)
         method_names(config)  # an unknown one is told before the data are read
     with messages(settings.output):
         run(task_of(settings, config), settings, config)
@@ -55,14 +55,14 @@ def run(task: Any, settings: PaperSettings, config: BenchmarkConfig) -> dict[str
     return metrics
 
 
-def parse(arguments: Sequence[str]) -> tuple[PaperSettings, BenchmarkConfig, Any]:
+def parse(arguments: Sequence[str], program: str = "python evaluate.py") -> tuple[PaperSettings, BenchmarkConfig, Any]:
     """Returns the settings and the task's class; raises ValueError for an unknown benchmark and settings that do not fit."""
     name = arguments[0]
     if name not in COMMANDS:
         raise unknown("benchmark", name, COMMANDS)
     kind, task_of = COMMANDS[name]
     description = (kind.__doc__ or "").partition("\n")[0]
-    parser = Parser(prog=f"evaluate.py {name}", description=description, allow_abbrev=False)
+    parser = Parser(prog=f"{program} {name}", description=description, allow_abbrev=False)
     parser.add_class_arguments(kind)
     parser.add_class_arguments(BenchmarkConfig, "benchmark")
     parser.set_defaults({"benchmark.methods": "papers", "benchmark.samples": None})
