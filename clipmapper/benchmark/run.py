@@ -22,7 +22,7 @@ from clipmapper.benchmark.summary import summarise, with_inverted
 from clipmapper.benchmark.task import Task
 from clipmapper.benchmark.work import announcement, apart_of, part_size, work_of
 from clipmapper.images import BadImage
-from clipmapper.processes import World, launched, wait
+from clipmapper.processes import World, give_back_memory, launched, wait
 from xai.explainers.registry import METHODS, method_named
 from xai.report.build import write_report
 from xai.report.data import Report
@@ -159,6 +159,7 @@ def _measure_share(
                     store.leave_out(i)
                 else:
                     store.add(i, result, rows, steps)
+            give_back_memory()
 
 
 def measure_in_memory(

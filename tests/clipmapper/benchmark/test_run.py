@@ -72,8 +72,11 @@ def test_an_interrupted_benchmark_goes_on(task: AnswersTask, tmp_path: Path, mon
     (folder / "values-00001.parquet").write_bytes(b"cut short")
     measured = []
     monkeypatch.setattr(run_module, "measure", lambda t, rows, *more: measured.append(rows) or measure(t, rows, *more))
+    trims: list[int] = []
+    monkeypatch.setattr(run_module, "give_back_memory", lambda: trims.append(len(measured)))
     assert table(run(task, CONFIG, tmp_path, World()).metrics) == before
     assert measured == [range(2, 4)], "the others are not measured again"
+    assert trims == [1], "after each part"
     with pytest.raises(ValueError, match=r"other benchmark\.protocol"):
         run(task, replace(CONFIG, protocol="genatt"), tmp_path, World())
 
