@@ -21,7 +21,7 @@ class AnswerHead(nn.Sequential):
         super().__init__(*layers)
 
     def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N A"]:
-        return super().forward(x)  # in a file of ours: torch 2.6 compiles no function of its own unless one of others calls it
+        return super().forward(x)  # called here: torch 2.6 compiles no function of torch's own that nobody else's calls
 
 
 def soft_label_loss(logits: Float[Tensor, "B A"], scores: Float[Tensor, "B A"]) -> Float[Tensor, ""]:
