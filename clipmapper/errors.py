@@ -2,6 +2,7 @@
 
 import difflib
 import dis
+import errno
 import os
 import re
 import signal
@@ -45,6 +46,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
 
 def told(error: Exception) -> str:
     """An error's own words; before those of one that a loader's process raised, torch puts the traceback."""
+    if isinstance(error, OSError) and _is_denied(error):
+        return f"{error.filename}: {error.strerror}; make it writable, or choose another folder"
     traceback = re.match(
         r"Caught (\w+) in .*?\.\nOriginal Traceback .*^[\w.]*\1: (.*)", str(error), re.DOTALL | re.MULTILINE
     )
@@ -52,6 +55,7 @@ def told(error: Exception) -> str:
 
 
 PACKAGES = Path(__file__).parent, Path(__file__).parents[1] / "xai"
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)  # by rights or the state of a disk
 ON_PURPOSE = (ValueError, OSError, ImportError, TypeError, NotImplementedError, FloatingPointError)
 
 
@@ -133,8 +137,11 @@ def _imports(frame: FrameType | None) -> bool:
 
 
 def is_told(error: Exception) -> bool:
-    """Tells whether an error is to be read: of a class of ours, raised by a line of ours, or of a file that one opens."""
-    if type(error).__module__.partition(".")[0] in ("clipmapper", "xai"):
+    """Tells whether an error is to be read: of a class of ours, raised by a line of ours, or of a file that one opens.
+
+    That of a file which nobody here may open or write is, whichever library tries to.
+    """
+    if type(error).__module__.partition(".")[0] in ("clipmapper", "xai") or _is_denied(error):
         return True
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
@@ -145,3 +152,7 @@ def is_told(error: Exception) -> bool:
     ours = any(Path(code.co_filename).is_relative_to(package) for package in PACKAGES)
     raised = code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
     return ours and (raised or isinstance(error, OSError))
+
+
+def _is_denied(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in DENIED and isinstance(error.filename, str | Path)

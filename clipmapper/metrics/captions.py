@@ -168,6 +168,8 @@ def _meteor_process(java: str) -> _Meteor:
 
 
 def _rouge(truth: Texts, candidates: Texts) -> Scored:
+    if not any(text for texts in truth.values() for text in texts):
+        raise Unavailable("no reference has a word")
     corpus, each = Rouge().compute_score(truth, {i: [texts[0] or NO_WORD] for i, texts in candidates.items()})
     return {"ROUGE-L": (float(corpus), each.tolist())}
 

@@ -77,8 +77,8 @@ class FrozenCLIP(nn.Module):
 
     @torch.no_grad()
     def image_tokens(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens width"]:
-        """Class token and patch grid after the last layer and its norm, before the final projection."""
-        return image_tokens(self.model, pixels)
+        """Class token and patch grid after the last layer and its norm, before the final projection, in CLIP's own precision."""
+        return image_tokens(self.model, pixels.to(self.model.visual.conv1.weight))
 
     @torch.no_grad()
     def text_tokens(self, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length width"]:

@@ -173,8 +173,7 @@ class CLIPMapper(
         return tidy(self.clip.tokenizer.decode([i for i in ids if i not in self.clip.tokenizer.all_special_ids]))
 
     def _tokens_of(self, image: ImageSource) -> Float[Tensor, "1 I image_width"]:
-        pixels = self.clip.pixels(load_image(image))[None]
-        return self.clip.image_tokens(pixels.to(self.image_projection.weight.device))
+        return self.clip.image_tokens(self.clip.pixels(load_image(image))[None])
 
     def _require_task(self, task: str) -> None:
         if self.config.task != task:

@@ -20,6 +20,9 @@ class AnswerHead(nn.Sequential):
         layers = (nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), output)
         super().__init__(*layers)
 
+    def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N A"]:
+        return super().forward(x)  # called here: torch 2.6 compiles no function of torch's own that nobody else's calls
+
 
 def soft_label_loss(logits: Float[Tensor, "B A"], scores: Float[Tensor, "B A"]) -> Float[Tensor, ""]:
     """Binary cross-entropy to the soft scores, summed over answers, mean over the batch (Teney et al. 2018)."""

@@ -1,5 +1,7 @@
 """How errors become messages, and the name that is suggested."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -27,6 +29,17 @@ def test_an_error_raised_to_be_read_is_one_line(tmp_path: Path) -> None:
 def test_a_file_that_a_line_of_ours_opens_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"^error: .*answers\.json"), messages():
         AnswerVocabulary.from_file(tmp_path / "answers.json")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_folder_that_nobody_may_write_is_one_line(number: int) -> None:
+    with pytest.raises(SystemExit, match=r"^error: /there/x: .*; make it writable, or choose another"), messages():
+        denied(number)
+
+
+def denied(number: int) -> None:
+    """As pathlib and other libraries raise it: on no line of ours."""
+    exec("raise OSError(number, os.strerror(number), '/there/x')", {"number": number, "os": os})
 
 
 def test_a_bug_keeps_its_traceback_and_says_what_is_saved(tmp_path: Path) -> None:

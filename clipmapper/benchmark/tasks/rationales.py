@@ -174,6 +174,9 @@ def load_reader(settings: RationalesSettings, reviews: Sequence[Review]) -> Read
     adapter, tokenizer = known_adapter(model), AutoTokenizer.from_pretrained(settings.model, add_prefix_space=True)
     if not tokenizer.is_fast:
         raise ValueError(f"--model: {settings.model} has a slow tokenizer, which does not say which word a token is of")
+    if tokenizer.pad_token is None:
+        remedy = "set tokenizer.pad_token and model.config.pad_token_id as in training, and save both there"
+        raise ValueError(f"--model: {settings.model} has a tokenizer without a padding token; {remedy}")
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
     labels = class_of(sorted({review.label for review in reviews}), settings.classes, names)
     return Reader(placed(model, settings), adapter, tokenizer, labels, longest_text(model, tokenizer))

@@ -336,3 +336,9 @@ def test_coco_results() -> None:
         {"image_id": 7, "caption": "a dog"},
         {"image_id": 3, "caption": "a cat"},
     ]
+
+
+@pytest.mark.parametrize("reference", ["", "..."])
+def test_references_without_words_have_no_figure(reference: str) -> None:
+    corpus = score(["a dog"], [[reference]], ("BLEU-1", "ROUGE-L", "CIDEr"), ptb=False).corpus
+    assert {corpus[name] for name in ("BLEU-1", "ROUGE-L", "CIDEr")} == {"not computed: no reference has a word"}

@@ -227,6 +227,14 @@ def test_answer_from_path_bytes_or_image(tmp_path: Path) -> None:
     assert len(model.answer(image, question, top=10)) == len(ANSWERS)
 
 
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_in_another_precision_answers(precision: torch.dtype) -> None:
+    model, image = make(), Image.effect_noise((90, 60), 80)
+    expected = dict(model.answer(image, "What is it?", top=len(ANSWERS)))
+    found = dict(model.to(precision).answer(image, "What is it?", top=len(ANSWERS)))
+    assert found == pytest.approx(expected, abs=0.01)
+
+
 def test_unreadable_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(BadImage, match=r"broken\.jpg"):

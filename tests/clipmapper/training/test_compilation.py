@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -67,15 +68,18 @@ def test_compiled_steps_have_the_losses_of_eager_ones(settings: MakeSettings, mo
 
 def test_only_training_steps_run_compiled(settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a backend that counts, and needs no compiler: validation, examples and explanations run as written."""
-    ran: Counter[str] = Counter()
+    ran: Counter[tuple[str, str]] = Counter()  # by phase, and part of the model
     phase, step, compiling = ["other"], VQATask.training_step, nn.Module.compile
 
-    def counting(graph: Any, inputs: Any) -> Callable[..., Any]:
+    def counting(part: str, graph: Any, inputs: Any) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
-            ran[phase[0]] += 1
+            ran[phase[0], part] += 1
             return graph(*args)
 
         return call
+
+    def compile(self: nn.Module) -> None:
+        compiling(self, backend=partial(counting, "head" if isinstance(self, AnswerHead) else "mapper"))
 
     def watched(self: VQATask, batch: Any, batch_idx: int) -> Tensor:
         phase[0] = "step"
@@ -84,11 +88,12 @@ def test_only_training_steps_run_compiled(settings: MakeSettings, monkeypatch: p
         finally:
             phase[0] = "other"
 
-    monkeypatch.setattr(nn.Module, "compile", lambda self: compiling(self, backend=counting))
+    monkeypatch.setattr(nn.Module, "compile", compile)
     monkeypatch.setattr(VQATask, "training_step", watched)
     made = settings("run", "--run.compile=true", "--run.examples=2", "--trainer.limit_train_batches=3", *EXPLAINED)
     train(made, load_records(made.data))
-    assert ran == {"step": 2 * 2 * 3}, "mapper and head, in both epochs, so also after a validation"
+    steps = 2 * 3  # of both epochs, so also after a validation
+    assert ran == {("step", "mapper"): steps, ("step", "head"): steps}
     assert torch.compiler.set_stance("default").prev.stance == "default"
     assert set(logged(made.run.dir, "explain/samples").values()) == {2.0}
 

@@ -64,6 +64,15 @@ def test_f1_by_hand(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert found.values["f1@10"][1, 0] == pytest.approx(2 * 1 / (10 + 2)), "nine others come first, then one of the two"
 
 
+def test_a_tokenizer_without_padding_is_refused(bert: Path, eraser: Path, tmp_path: Path) -> None:
+    tf.AutoModelForSequenceClassification.from_pretrained(bert).save_pretrained(tmp_path)
+    tokenizer = tf.AutoTokenizer.from_pretrained(bert)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"without a padding token; set tokenizer\.pad_token .* and save both there"):
+        task(tmp_path, eraser)
+
+
 def test_words_beyond_the_model_are_missed_but_count(bert: Path, eraser: Path) -> None:
     """Of 25 words the first 14 fit; of the two marked ones the second is lost."""
     made = task(bert, eraser)
