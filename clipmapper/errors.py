@@ -47,7 +47,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
 def told(error: Exception) -> str:
     """An error's own words; before those of one that a loader's process raised, torch puts the traceback."""
     if isinstance(error, OSError) and _is_denied(error):
-        return f"{error.filename}: {error.strerror}; make it writable, or choose another folder"
+        return f"{error.filename}: {error.strerror}; change its rights, or name another place"
     traceback = re.match(
         r"Caught (\w+) in .*?\.\nOriginal Traceback .*^[\w.]*\1: (.*)", str(error), re.DOTALL | re.MULTILINE
     )

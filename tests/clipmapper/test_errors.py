@@ -33,7 +33,7 @@ def test_a_file_that_a_line_of_ours_opens_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
 def test_a_folder_that_nobody_may_write_is_one_line(number: int) -> None:
-    with pytest.raises(SystemExit, match=r"^error: /there/x: .*; make it writable, or choose another"), messages():
+    with pytest.raises(SystemExit, match=r"^error: /there/x: .*; change its rights, or name another place"), messages():
         denied(number)
 
 
