@@ -36,6 +36,11 @@ class Modality:
         self.special.append(special)
         self.parents.append(list(parents))
 
+    @property
+    def start(self) -> "Modality":
+        """Itself, or what its tokens are made from in the end."""
+        return self if self.origin is None else self.origin.start
+
     def order(self) -> None:
         """Puts the cells of a grid row by row, as a model may have them in blocks."""
         if self.source is None or self.source.grid is None or self.positions == sorted(self.positions):
@@ -81,11 +86,11 @@ class Streams:
         self.holders: dict[int, tuple[Modality, int]] = {}  # of each token, where it was last
         self.before_images: set[int] = set()  # learned tokens of which each image has one
         for one in found:
-            where = f"module {one.places.attention.module!r}"
+            where = f"module {one.places.module!r}"
             q, k = self._number(one.queries, where), self._number(one.keys, where)
             self.of.append((q, k))
             for modality in self.streams[q][1]:
-                modality.causal |= one.call.causal and q == k
+                modality.causal |= one.causal and q == k
         for q, k in self.of:
             for modality in self.streams[k][1]:
                 modality.read |= q != k and (k, q) not in self.of
@@ -137,7 +142,8 @@ class Streams:
             origin = parents[0][0] if parents else None
             key = source if origin is None else id(origin)
             if key not in parts and origin is not None:
-                parts[key] = Modality(self._free(f"{origin.name} tokens", parts), None, origin=origin)
+                name = f"{origin.start.name} tokens"
+                parts[key] = Modality(self._free(name, parts), None, origin=origin)
             elif key not in parts and source is not None:
                 parts[key] = Modality(self._named(source, parts), source)
             part = parts[key]

@@ -145,6 +145,47 @@ def pooled(m: Model, text: Tensor, image: Tensor) -> Tensor:
     return m.head(m.attentions[1](m.token.expand(len(text), -1, -1), m.block(0, image))[:, 0])
 
 
+def in_windows(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    """The columns of the patches' grid are windows."""
+    windows = image.unflatten(1, (2, 2)).transpose(1, 2).flatten(0, 1)
+    mixed = m.attentions[0](windows).unflatten(0, (-1, 2)).transpose(1, 2).flatten(1, 2)
+    return m.head((image + mixed).mean(1))
+
+
+def put_back_elsewhere(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    return m.head((image + m.attentions[0](image.reshape(-1, 2, WIDTH)).reshape(image.shape).flip(1))[:, 0])
+
+
+def samples_inside_windows(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    """The first windows of all samples come first."""
+    windows = image.unflatten(1, (2, 2)).transpose(0, 1).flatten(0, 1)
+    return m.head((image + m.attentions[0](windows).unflatten(0, (2, -1)).transpose(0, 1).flatten(1, 2))[:, 0])
+
+
+def overlapping(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    windows = torch.stack([image[:, :3], image[:, 1:]], dim=1).flatten(0, 1)
+    first, second = m.attentions[0](windows).unflatten(0, (-1, 2)).unbind(1)
+    return m.head((image + torch.cat([first[:, :1], second], dim=1))[:, 0])
+
+
+def half_of_them(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    """Two of four patches attend to each other, and nothing is added to the others."""
+    return m.head((image + F.pad(m.attentions[0](image[:, :2]), (0, 0, 0, 2)))[:, 0])
+
+
+def calls_of_their_own(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    first, second = (
+        F.scaled_dot_product_attention(*[x.unflatten(-1, (2, -1)).transpose(1, 2)] * 3) for x in image.chunk(2, dim=1)
+    )
+    return m.head((image + m.ff(torch.cat([first, second], dim=2).transpose(1, 2).flatten(2))).mean(1))
+
+
+def five_axes(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    x = image.unflatten(1, (2, 2)).unflatten(-1, (2, -1)).transpose(2, 3)  # windows and heads
+    mixed = (x @ x.mT).softmax(-1) @ x
+    return m.head((image + mixed.transpose(2, 3).flatten(3).flatten(1, 2))[:, 0])
+
+
 def built(run: Callable[[Model, Tensor, Tensor], Tensor]) -> tuple[Model, dict[str, Tensor]]:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
@@ -247,6 +288,22 @@ def test_where_a_result_is_added(run: Callable[[Model, Tensor, Tensor], Tensor])
     torch.testing.assert_close(event.Y_out.detach(), wanted.detach())
 
 
+@pytest.mark.parametrize("run", [in_windows, calls_of_their_own])
+def test_tokens_attend_within_their_window(run: Callable[[Model, Tensor, Tensor], Tensor]) -> None:
+    _, recording = found(run)
+    (event,) = recording.events
+    columns, rows = (
+        torch.tensor([[1, 0, 1, 0], [0, 1, 0, 1]] * 2),
+        torch.tensor([[1, 1, 0, 0]] * 2 + [[0, 0, 1, 1]] * 2),
+    )
+    together = (columns if run is in_windows else rows).bool()
+    assert event.A[:, :, together].all() and not event.A[:, :, ~together].any()
+    assert recording.grids == {"image": (2, 2)} and event.qkv is not None
+    query, key = event.qkv.query.detach(), event.qkv.key.detach()
+    scores = (query @ key.mT * query.shape[-1] ** -0.5).masked_fill(~together, -torch.inf)
+    torch.testing.assert_close(event.A, scores.softmax(-1))
+
+
 def test_a_learned_token_that_pools() -> None:
     _, recording = found(pooled)
     assert lengths(recording) == {"image": 4, "queries": 1}
@@ -264,6 +321,11 @@ def test_a_learned_token_that_pools() -> None:
         (class_attention, r"'attentions\.1': some of its 5 tokens .* go on changing"),
         (two_states, r"'attentions\.2': some of its 8 tokens are among those of module 'attentions\.1' too"),
         (in_place, r"a skip connection is added in place"),
+        (put_back_elsewhere, r"'attentions\.0': the results of its windows are added to other tokens than those"),
+        (samples_inside_windows, r"'attentions\.0': its queries are other tokens in every sample"),
+        (overlapping, r"'attentions\.0': its 6 queries, of all its windows, are not the 4 tokens"),
+        (half_of_them, r"'attentions\.0': its 2 queries, of all its windows, are not the 4 tokens"),
+        (five_axes, r"call 1 of softmax in module '': it cannot be told which tokens its queries are"),
     ],
 )
 def test_in_doubt_it_refuses(run: Callable[[Model, Tensor, Tensor], Tensor], message: str) -> None:
