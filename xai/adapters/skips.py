@@ -1,6 +1,7 @@
 """From an observed pass to the skip connection of every attention: the first addition on the way of its result."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ PASSED = {
     *MOVES, *PRODUCTS, "linear", "addmm", "conv1d", "conv2d", "mul", "div", "layer_norm", "rms_norm", "group_norm",
     "batch_norm", "view_as", "detach", "dropout1d", "feature_dropout", "alpha_dropout",
 }  # fmt: skip
+MIXING = ("linear", "conv2d", "conv1d", "batch_norm", "layer_norm", "add", "div")  # of probabilities with each other
 BEFORE_A_SUM = {
     "dropout",
     "to",
@@ -76,6 +78,11 @@ def attentions(trace: Trace) -> tuple[list[Attention], frozenset[Place]]:
     for call in trace.attentions:
         place = trace.steps[call.step].place
         mixed = graph.mixed(call.step)
+        if mixed is None and (through := graph.mixed(call.step, MIXING)) in alive and through is not None:
+            raise Doubt(
+                f"{place}: its probabilities are mixed with each other (talking heads) before they weigh values in "
+                f"{trace.steps[through].place}"
+            )
         if mixed is None:
             continue  # a softmax that weighs no values, such as one over classes
         if mixed not in alive:
@@ -110,8 +117,11 @@ class Graph:
                     waiting.append(value.step)
         return found
 
-    def mixed(self, softmax: int) -> int | None:
-        """The step that mixes values by the probabilities: their product with them on the left. None if there is none."""
+    def mixed(self, softmax: int, through: Sequence[str] = ()) -> int | None:
+        """The step that mixes values by the probabilities: their product with them on the left. None if there is none.
+
+        `through` are operations that the probabilities may pass beside moves and scaling.
+        """
         if "softmax" not in self.steps[softmax].name:
             return softmax  # a function that does all of it
         carried, waiting = {softmax}, [softmax]
@@ -121,7 +131,7 @@ class Graph:
                 if step.name in PRODUCTS:
                     if len(step.reads) > 1 and step.reads[-2].step in carried:
                         return reader
-                elif (step.name in MOVES or step.name in ("mul", "dropout")) and reader not in carried:
+                elif (step.name in MOVES or step.name in ("mul", "dropout", *through)) and reader not in carried:
                     carried.add(reader)
                     waiting.append(reader)
         return None
@@ -130,7 +140,9 @@ class Graph:
 def _windows(tokens: Tensor | None, samples: int, place: Place, which: str) -> Tensor:
     """Tokens [n, T] of the windows of one sample, from those of all samples; one window where all rows are alike."""
     if tokens is None or tokens.dim() != 2:
-        raise Doubt(f"{place}: it cannot be told which tokens its {which} are")
+        raise Doubt(
+            f"{place}: it cannot be told which tokens its {which} are, as where heads are mixed (talking heads) or have five axes"
+        )
     if _alike(tokens):
         tokens = tokens[:1]
     elif len(tokens) % samples == 0 and _alike(tokens.unflatten(0, (samples, -1))):

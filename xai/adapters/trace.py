@@ -19,6 +19,9 @@ from xai.recording.places import ARGUMENT, Calls, Place, arguments_of, drawn_in_
 from xai.recording.record import SOFTMAX
 from xai.recording.unchanged import evaluation, same_random_numbers
 
+STOPPING = frozenset({"linear", "embedding", "addmm", "layer_norm"})  # between a product and its softmax there is none
+HEADS = frozenset({"linear"})  # but what mixes heads
+
 
 @dataclass(frozen=True)
 class Value:
@@ -176,15 +179,10 @@ class _Observing(TorchFunctionMode):
         """A softmax over the last axis of what comes from a product of tokens."""
         if probabilities.dim() < 3 or not step.reads:
             return None
-        products = [
-            product
-            for product in self._products_before(step)
-            if product.rows is not None
-            and product.columns is not None
-            and product.columns.shape[-1] == probabilities.shape[-1]
-            and product.rows.numel() == probabilities[..., 0].numel()
-        ]
+        products = self._products_of(step, probabilities, STOPPING)
         if not products:
+            if self._products_of(step, probabilities, STOPPING - HEADS):
+                return AttentionCall(-1, (), (), None, None, causal=False)
             return None
         best = max(products, key=lambda product: _least_rank(product))
         rows, columns = (_without_heads(tokens) for tokens in (best.rows, best.columns))
@@ -194,20 +192,27 @@ class _Observing(TorchFunctionMode):
         causal = bool(upper.any()) and not bool((probabilities != 0)[..., upper].any())
         return AttentionCall(-1, (queries,), (keys,), rows, columns, causal)
 
-    def _products_before(self, step: Step) -> list[Step]:
-        """The nearest products on every way back; a linear map is none."""
+    def _products_of(self, step: Step, probabilities: Tensor, stopping: frozenset[str]) -> list[Step]:
+        """The nearest products on every way back, of as many queries and keys."""
         found, waiting, done = [], [value.step for value in step.reads], set[int]()
         while waiting:
             number = waiting.pop()
             before = self.trace.steps[number]
-            if number in done or before.name in ("linear", "embedding", "addmm", "layer_norm"):
+            if number in done or before.name in stopping:
                 continue
             done.add(number)
             if before.name in PRODUCTS:
                 found.append(before)
             else:
                 waiting += [value.step for value in before.reads]
-        return found
+        return [
+            product
+            for product in found
+            if product.rows is not None
+            and product.columns is not None
+            and product.columns.shape[-1] == probabilities.shape[-1]
+            and product.rows.numel() == probabilities[..., 0].numel()
+        ]
 
 
 def _least_rank(product: Step) -> int:

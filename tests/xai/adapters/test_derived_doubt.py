@@ -186,6 +186,19 @@ def five_axes(m: Model, text: Tensor, image: Tensor) -> Tensor:
     return m.head((image + mixed.transpose(2, 3).flatten(3).flatten(1, 2))[:, 0])
 
 
+def talking_heads(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    """As CaiT's: the heads' probabilities are mixed before they weigh values."""
+    x = image.unflatten(-1, (2, -1)).transpose(1, 2)
+    heads = F.linear((x @ x.mT).softmax(-1).movedim(1, -1), m.alpha.expand(2, 2)).movedim(-1, 1)
+    return m.block(0, image + (heads @ x).transpose(1, 2).flatten(2)).mean(1)
+
+
+def talking_before(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    x = image.unflatten(-1, (2, -1)).transpose(1, 2)
+    heads = F.linear((x @ x.mT).movedim(1, -1), m.alpha.expand(2, 2)).movedim(-1, 1).softmax(-1)
+    return m.block(0, image + (heads @ x).transpose(1, 2).flatten(2)).mean(1)
+
+
 def built(run: Callable[[Model, Tensor, Tensor], Tensor]) -> tuple[Model, dict[str, Tensor]]:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
@@ -325,6 +338,11 @@ def test_a_learned_token_that_pools() -> None:
         (samples_inside_windows, r"'attentions\.0': its queries are other tokens in every sample"),
         (overlapping, r"'attentions\.0': its 6 queries, of all its windows, are not the 4 tokens"),
         (half_of_them, r"'attentions\.0': its 2 queries, of all its windows, are not the 4 tokens"),
+        (
+            talking_heads,
+            r"call 1 of softmax in module '': its probabilities are mixed with each other \(talking heads\)",
+        ),
+        (talking_before, r"call 1 of softmax in module '': .* as where heads are mixed \(talking heads\)"),
         (five_axes, r"call 1 of softmax in module '': it cannot be told which tokens its queries are"),
     ],
 )
