@@ -10,7 +10,8 @@ from torch.utils._pytree import tree_flatten
 from xai.adapters.layout import DerivedLayout, Streams, placeholders_of, settled
 from xai.adapters.skips import Attention, Doubt, Graph, attentions, order
 from xai.adapters.trace import call_of, traced
-from xai.recording.adapter import Adapter, Site
+from xai.recording.adapter import Adapter, Site, Stream
+from xai.recording.axis import Windows
 from xai.recording.places import arguments_of
 
 PAGE = "write an adapter (docs/how-to-explain-your-own-model.md) and give it as `adapter=`"
@@ -53,10 +54,14 @@ def _derive(model: nn.Module, inputs: Any) -> tuple[DerivedLayout, Adapter]:
             )
             streams = Streams(found, trace.origins.sources)
         _check_starts(graph, found, streams)
+        _check_views(graph, found, streams)
     except Doubt as doubt:
         raise TypeError(f"no adapter for {name}, and none is found from the model itself: {doubt}; {PAGE}") from doubt
     layers = tuple(
-        tuple(_site(found[i], streams.name(streams.of[i][0]), streams.name(streams.of[i][1])) for i in layer)
+        tuple(
+            _site(found[i], streams.name(streams.of[i][0]), streams.name(streams.of[i][1]), streams.windows[i])
+            for i in layer
+        )
         for layer in order(graph, found, streams.of)
     )
     named = tuple((streams.name(i), tuple(modalities)) for i, (_, modalities) in enumerate(streams.streams))
@@ -89,7 +94,7 @@ def _check_starts(graph: Graph, found: list[Attention], streams: Streams) -> Non
     started: set[int] = set()
     for at, one in enumerate(found):
         for stream, steps in zip(streams.of[at], (one.query_steps, one.key_steps), strict=True):
-            if stream in started:
+            if stream in started or stream < 0:
                 continue
             started.add(stream)
             before, origins = graph.before(set(steps)), streams.origins(stream)
@@ -112,21 +117,35 @@ def _check_starts(graph: Graph, found: list[Attention], streams: Streams) -> Non
                     )
 
 
+def _check_views(graph: Graph, found: list[Attention], streams: Streams) -> None:
+    """Raises Doubt where modalities that several streams share are not read as the attentions before have left them."""
+    for at, one in enumerate(found):
+        for stream, steps in zip(streams.of[at], (one.query_steps, one.key_steps), strict=True):
+            shared = streams.related(stream)
+            before = graph.before(set(steps)) if shared else set()
+            for later, other in enumerate(found):
+                if shared & {streams.of[later][0]} and (other.sum in before) != (later < at):
+                    raise Doubt(
+                        f"module {one.places.module!r}: some of its tokens are those of module {other.places.module!r} at "
+                        "another time"
+                    )
+
+
 def _with_all_before(streams: Streams, numbers: set[int]) -> set[int]:
     """Streams and what they are made from or have read."""
     found, waiting = set(numbers), list(numbers)
     while waiting:
         number = waiting.pop()
-        more = streams.origins(number) | {k for q, k in streams.of if q == number}
+        more = streams.origins(number) | {k for q, k in streams.of if q == number} | streams.related(number)
         waiting += more - found
         found |= more
     return found
 
 
-def _site(one: Attention, queries: tuple[str, ...], keys: tuple[str, ...]) -> Site:
+def _site(one: Attention, queries: Stream, keys: Stream, windows: Windows | None) -> Site:
     places = one.places
     residual = places.residual.module if places.residual is not None else places.output.module
-    return Site(places.module, queries, keys, residual, places.output.module, places, one.windows)
+    return Site(places.module, queries, keys, residual, places.output.module, places, windows)
 
 
 def _ends(model: nn.Module) -> tuple[int, ...]:

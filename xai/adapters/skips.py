@@ -182,8 +182,8 @@ def _joined(graph: Graph, parts: list[_Part], samples: int) -> Attention:
     windows = None
     if not plain:
         windows = Windows(
-            tuple(_positions(tokens, stream) for tokens in queries),
-            tuple(_positions(tokens, others) for tokens in keys),
+            tuple(positions_of(tokens, stream) for tokens in queries),
+            tuple(positions_of(tokens, others) for tokens in keys),
             (len(stream), len(others)),
             images,
         )
@@ -258,7 +258,7 @@ def _check_moves(place: Place, own: Value, state: Value | None, samples: int, im
         )
 
 
-def _positions(tokens: Tensor, stream: Tensor) -> Tensor:
+def positions_of(tokens: Tensor, stream: Tensor) -> Tensor:
     """Where tokens are in a stream that has each once; -1 for what is no token."""
     ordered, order = stream.sort()
     places = torch.searchsorted(ordered, tokens).clamp(max=len(stream) - 1)

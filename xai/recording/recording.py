@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from xai.lrp.propagation import Propagation
-from xai.recording.axis import Link, Positions, Windows, tokens_of, within
+from xai.recording.axis import Link, Positions, Windows, index_of, tokens_of, within
 from xai.recording.rerun import Rerun
 
 Score = Callable[[Any], Tensor]  # the model's outputs to one number a sample, [B]
@@ -76,7 +76,15 @@ class Event:
 
     @property
     def is_self(self) -> bool:
-        return self.queries == self.keys
+        """Whether its queries are among its keys: self-attention, also that of some tokens alone, as class attention."""
+        return self.keys.start <= self.queries.start and self.queries.stop <= self.keys.stop
+
+    @property
+    def itself(self) -> Tensor:
+        """[q, k], 1 where a key is the query itself."""
+        like = self.in_graph.A[0]
+        same = index_of(self.queries)[:, None] == index_of(self.keys)
+        return same.to(like.device, like.dtype)
 
     def rows(self, tokens: Positions) -> Positions | None:
         """Which of the event's queries are these tokens of the joint axis; None if they are not among them."""

@@ -243,6 +243,40 @@ SEEING: dict[str, Callable[[], Family]] = {
         num_position_embeddings=16,
         deepstack_visual_indexes=[],
     ),
+    "Idefics2": lambda: seeing(
+        tf.Idefics2ForConditionalGeneration(
+            tf.Idefics2Config(
+                vision_config=PATCHES,
+                perceiver_config={
+                    "resampler_n_latents": 3,
+                    "resampler_depth": 2,
+                    "resampler_n_heads": 2,
+                    "resampler_head_dim": 8,
+                    "num_key_value_heads": 1,
+                    "hidden_size": 16,
+                },
+                text_config=tf.MistralConfig(**LANGUAGE),
+                image_token_id=IMAGE_TOKEN,
+            )
+        ),
+        3,
+        images=torch.randn(1, 1, 3, 16, 16, generator=torch.Generator().manual_seed(1)),
+    ),
+    "InstructBLIP": lambda: seeing(
+        tf.InstructBlipForConditionalGeneration(
+            tf.InstructBlipConfig(
+                vision_config=PATCHES,
+                qformer_config={"vocab_size": 40, "encoder_hidden_size": 16, "cross_attention_frequency": 1, **TINY},
+                text_config=tf.OPTConfig(**OPT),
+                num_query_tokens=4,
+                image_token_index=IMAGE_TOKEN,
+            )
+        ),
+        4,
+        before=0,
+        qformer_input_ids=lambda ids: torch.tensor([[1, 5, 7], [1, 6, 8]]),
+        qformer_attention_mask=lambda ids: torch.ones(2, 3, dtype=torch.long),
+    ),
     "BLIP-2": lambda: seeing(
         tf.Blip2ForConditionalGeneration(
             tf.Blip2Config(

@@ -109,6 +109,14 @@ def class_attention(m: Model, text: Tensor, image: Tensor) -> Tensor:
     return m.head(token[:, 0])
 
 
+def class_attention_to_the_past(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    """A class token reads patches that have changed since."""
+    token, first = m.token.expand(len(text), -1, -1), m.block(0, image)
+    last = m.block(2, first)
+    token = token + m.attentions[1](token, torch.cat([token, first], dim=1))
+    return m.head(token[:, 0] + last.mean(1))
+
+
 def two_states(m: Model, text: Tensor, image: Tensor) -> Tensor:
     """The text starts with the patches after one layer, and reads those after the second."""
     first = m.block(0, image)
@@ -290,6 +298,34 @@ def test_tokens_made_from_others_hold_what_those_held(run: Callable[[Model, Tens
     )
 
 
+def test_a_class_token_that_reads_itself_and_the_patches() -> None:
+    _, recording = found(class_attention)
+    assert (
+        lengths(recording) == {"image": 4, "queries": 1}
+        and recording.rows_of(given(0)).tolist() == [[False] * 4 + [True]] * 2
+    )
+    gradients = recording.gradients(given(0))
+    rollout = genatt = torch.eye(5).double().repeat(2, 1, 1)
+    for event in recording.events:
+        (A,), (slope,) = event.in_graph.A, gradients[event].in_graph.A
+        whole = torch.zeros(2, 2, 2, 5, 5).double()  # of A and its gradient
+        for n, part in enumerate((A.detach(), slope)):
+            if event is recording.events[0]:
+                whole[n, :, :, :4, :4] = part
+            else:  # its keys are the class token and the patches
+                whole[n, :, :, 4:, :4], whole[n, :, :, 4:, 4:] = part[..., 1:], part[..., :1]
+        mean = whole[0].mean(dim=1) + torch.eye(5)
+        rollout = mean / mean.sum(dim=-1, keepdim=True) @ rollout
+        genatt = genatt + whole.prod(dim=0).clamp(min=0).mean(dim=1) @ genatt
+    for method, wanted in (("rollout", rollout), ("genatt", genatt)):
+        relevance = explain_recording(recording, method, given(0))
+        torch.testing.assert_close(relevance.scores["image"], wanted[:, 4, :4])
+        torch.testing.assert_close(relevance.scores["queries"], wanted[:, 4, 4:])
+    eclip = explain_recording(recording, "grad_eclip", given(0))
+    assert eclip.scores["image"].any() and not eclip.scores["queries"].any()  # a token says nothing of itself
+    assert recording.events[1].qkv is not None and recording.events[1].qkv.key.shape[-2] == 5
+
+
 @pytest.mark.parametrize("run", [parallel, after_the_norm])
 def test_where_a_result_is_added(run: Callable[[Model, Tensor, Tensor], Tensor]) -> None:
     model, recording = found(run)
@@ -331,7 +367,10 @@ def test_a_learned_token_that_pools() -> None:
         (scaled_state, r"'attentions\.0': nothing is found to which the result of this self-attention is added"),
         (without_skip, r"'attentions\.0': nothing is found to which the result of this self-attention is added"),
         (summed, r"'attentions\.0': its queries are each made of several tokens"),
-        (class_attention, r"'attentions\.1': some of its 5 tokens .* go on changing"),
+        (
+            class_attention_to_the_past,
+            r"'attentions\.1': some of its tokens are those of .*'attentions\.2' at another time",
+        ),
         (two_states, r"'attentions\.2': some of its 8 tokens are among those of module 'attentions\.1' too"),
         (in_place, r"a skip connection is added in place"),
         (put_back_elsewhere, r"'attentions\.0': the results of its windows are added to other tokens than those"),
