@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from xai.recording.recording import QKV, Event, Recording
+from xai.recording.recording import QKV, Event, InGraph, Recording
 from xai.recording.rerun import Rerun
 
 SIZES = {"a": 3, "b": 4}
@@ -76,7 +76,8 @@ def _events(pairs: list[tuple[slice, slice]], generator: torch.Generator) -> Ite
         q, n = s.stop - s.start, k.stop - k.start
         A = torch.randn(BATCH, HEADS, q, n, generator=generator, dtype=torch.float64).softmax(-1)
         Y, Y_out = (torch.randn(BATCH, q, WIDTH, generator=generator, dtype=torch.float64) for _ in range(2))
-        yield Event(f"event {i}", s, k, *(tensor.requires_grad_() for tensor in (A, Y, Y_out)), _qkv(i, q, n))
+        tensors = InGraph((A.requires_grad_(),), Y.requires_grad_(), Y_out.requires_grad_())
+        yield Event(f"event {i}", s, k, tensors, _qkv(i, q, n))
 
 
 def _qkv(seed: int, q: int, k: int) -> QKV:

@@ -1,6 +1,5 @@
 """An adapter from the model itself: one observed forward pass shows its attentions, skip connections and tokens."""
 
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,8 +10,9 @@ from torch.utils._pytree import tree_flatten
 from xai.adapters.layout import DerivedLayout, Streams, placeholders_of, settled
 from xai.adapters.skips import Attention, Doubt, Graph, attentions, order
 from xai.adapters.trace import call_of, traced
-from xai.recording.adapter import Adapter, Site
-from xai.recording.places import Places, arguments_of
+from xai.recording.adapter import Adapter, Site, Stream
+from xai.recording.axis import Windows
+from xai.recording.places import arguments_of
 
 PAGE = "write an adapter (docs/how-to-explain-your-own-model.md) and give it as `adapter=`"
 _ENDS = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "decoder_start_token_id")
@@ -48,14 +48,18 @@ def _derive(model: nn.Module, inputs: Any) -> tuple[DerivedLayout, Adapter]:
         streams, graph = Streams(found, trace.origins.sources), Graph(trace)
         aside = _aside(graph, found, streams)
         if aside:
-            found, unread = [one for one in found if one not in aside], unread | {one.places.attention for one in aside}
+            found, unread = (
+                [one for one in found if one not in aside],
+                unread.union(*(one.places.attentions for one in aside)),
+            )
             streams = Streams(found, trace.origins.sources)
         _check_starts(graph, found, streams)
+        _check_views(graph, found, streams)
     except Doubt as doubt:
         raise TypeError(f"no adapter for {name}, and none is found from the model itself: {doubt}; {PAGE}") from doubt
     layers = tuple(
         tuple(
-            _site(found[i].places, streams.name(streams.of[i][0]), streams.name(streams.of[i][1]), found[i].sample)
+            _site(found[i], streams.name(streams.of[i][0]), streams.name(streams.of[i][1]), streams.windows[i])
             for i in layer
         )
         for layer in order(graph, found, streams.of)
@@ -74,9 +78,8 @@ def _aside(graph: Graph, found: list[Attention], streams: Streams) -> list[Atten
     aside = []
     for number in range(len(streams.streams)):
         first = next(at for at, of in enumerate(streams.of) if number in of)
-        call = found[first].call
-        before = graph.before({*call.query_steps, *call.key_steps})
-        later = graph.before({step for one in found[first:] for step in (*one.call.query_steps, *one.call.key_steps)})
+        before = graph.before({*found[first].query_steps, *found[first].key_steps})
+        later = graph.before({step for one in found[first:] for step in (*one.query_steps, *one.key_steps)})
         for one, (queries, _) in zip(found[:first], streams.of, strict=False):
             if queries in streams.origins(number) and one.sum not in before and one.sum not in later:
                 aside.append(one)
@@ -89,24 +92,19 @@ def _check_starts(graph: Graph, found: list[Attention], streams: Streams) -> Non
     Those others must have had their last attention: of tokens that go on changing there would be two states.
     """
     started: set[int] = set()
-    beside = defaultdict[int, set[Places]](set)  # images of one sample are a batch, which streams of their own share
-    for one, (queries, _) in zip(found, streams.of, strict=True):
-        beside[queries].add(one.places)
     for at, one in enumerate(found):
-        for stream, steps in zip(streams.of[at], (one.call.query_steps, one.call.key_steps), strict=True):
-            if stream in started:
+        for stream, steps in zip(streams.of[at], (one.query_steps, one.key_steps), strict=True):
+            if stream in started or stream < 0:
                 continue
             started.add(stream)
             before, origins = graph.before(set(steps)), streams.origins(stream)
-            allowed = _with_all_before(streams, origins) | {
-                streams.of[later][0] for later, other in enumerate(found) if other.places in beside[stream]
-            }
-            where = f"module {one.places.attention.module!r}"
+            allowed = _with_all_before(streams, origins)
+            where = f"module {one.places.module!r}"
             for later, other in enumerate(found):
                 earlier = streams.of[later][0]
                 if earlier == stream:
                     continue
-                inside = f"module {other.places.attention.module!r}"
+                inside = f"module {other.places.module!r}"
                 if earlier in origins and (later > at or other.sum not in before):
                     raise Doubt(
                         f"{where}: some of its {len(streams.streams[stream][0])} tokens are among those of {inside} too, or made "
@@ -119,20 +117,35 @@ def _check_starts(graph: Graph, found: list[Attention], streams: Streams) -> Non
                     )
 
 
+def _check_views(graph: Graph, found: list[Attention], streams: Streams) -> None:
+    """Raises Doubt where modalities that several streams share are not read as the attentions before have left them."""
+    for at, one in enumerate(found):
+        for stream, steps in zip(streams.of[at], (one.query_steps, one.key_steps), strict=True):
+            shared = streams.related(stream)
+            before = graph.before(set(steps)) if shared else set()
+            for later, other in enumerate(found):
+                if shared & {streams.of[later][0]} and (other.sum in before) != (later < at):
+                    raise Doubt(
+                        f"module {one.places.module!r}: some of its tokens are those of module {other.places.module!r} at "
+                        "another time"
+                    )
+
+
 def _with_all_before(streams: Streams, numbers: set[int]) -> set[int]:
     """Streams and what they are made from or have read."""
     found, waiting = set(numbers), list(numbers)
     while waiting:
         number = waiting.pop()
-        more = streams.origins(number) | {k for q, k in streams.of if q == number}
+        more = streams.origins(number) | {k for q, k in streams.of if q == number} | streams.related(number)
         waiting += more - found
         found |= more
     return found
 
 
-def _site(places: Any, queries: tuple[str, ...], keys: tuple[str, ...], sample: int | None) -> Site:
+def _site(one: Attention, queries: Stream, keys: Stream, windows: Windows | None) -> Site:
+    places = one.places
     residual = places.residual.module if places.residual is not None else places.output.module
-    return Site(places.attention.module, queries, keys, residual, places.output.module, places, sample)
+    return Site(places.module, queries, keys, residual, places.output.module, places, windows)
 
 
 def _ends(model: nn.Module) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """Streams and modalities from the tokens of all attentions: what comes from pixels is image, from ids of words text."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from xai.adapters.common import text_ends
-from xai.adapters.skips import Attention, Doubt
+from xai.adapters.skips import Attention, Doubt, positions_of
 from xai.adapters.tokens import GIVEN, GRIDS, IMAGE, LEARNED, POSITION, Source, rank_of, source_of, without_image
 from xai.recording.adapter import Layout, Stream
 from xai.recording.assemble import RecordingError
-from xai.recording.axis import Link
+from xai.recording.axis import Link, Windows
 from xai.recording.record import ANEW
 
 
-@dataclass
+@dataclass(eq=False)
 class Modality:
     """Tokens of one source, or made from those of one modality. `special` are those that come from parameters."""
 
@@ -35,6 +35,11 @@ class Modality:
         self.places.append(place)
         self.special.append(special)
         self.parents.append(list(parents))
+
+    @property
+    def start(self) -> "Modality":
+        """Itself, or what its tokens are made from in the end."""
+        return self if self.origin is None else self.origin.start
 
     def order(self) -> None:
         """Puts the cells of a grid row by row, as a model may have them in blocks."""
@@ -80,27 +85,50 @@ class Streams:
         self.members: dict[int, list[list[int]]] = {}  # of each source, the tokens that its tokens are made from
         self.holders: dict[int, tuple[Modality, int]] = {}  # of each token, where it was last
         self.before_images: set[int] = set()  # learned tokens of which each image has one
+        self.views: list[
+            tuple[Tensor, list[Modality]]
+        ] = []  # some modalities of streams, or of several; -1 is the first
+        self.alone: dict[
+            int, int
+        ] = {}  # learned tokens that are all queries of some attention -> the first that has them
+        self.windows: list[Windows | None] = []  # of each attention
+        for number, one in enumerate(found):
+            if bool((rank_of(one.queries) == LEARNED).all()):
+                self.alone |= {token: number for token in one.queries.tolist() if token not in self.alone}
         for one in found:
-            where = f"module {one.places.attention.module!r}"
+            where = f"module {one.places.module!r}"
             q, k = self._number(one.queries, where), self._number(one.keys, where)
             self.of.append((q, k))
-            for modality in self.streams[q][1]:
-                modality.causal |= one.call.causal and q == k
+            self.windows.append(self._in_order_of(k, one))
+            for modality in self.parts(q):
+                modality.causal |= one.causal and q == k
         for q, k in self.of:
-            for modality in self.streams[k][1]:
-                modality.read |= q != k and (k, q) not in self.of
+            for modality in self.parts(k):
+                modality.read |= q != k and (k, q) not in self.of and k not in self.related(q)
 
     @property
     def modalities(self) -> list[Modality]:
         return [modality for _, modalities in self.streams for modality in modalities]
 
+    def parts(self, number: int) -> list[Modality]:
+        """The modalities of a stream, or of a view."""
+        return (self.streams[number] if number >= 0 else self.views[-1 - number])[1]
+
     def name(self, number: int) -> Stream:
-        return tuple(modality.name for modality in self.streams[number][1])
+        return tuple(modality.name for modality in self.parts(number))
+
+    def related(self, number: int) -> set[int]:
+        """The other streams and views that share a modality with it."""
+        own = {id(modality) for modality in self.parts(number)}
+        others = set(range(-len(self.views), len(self.streams))) - {number}
+        return {other for other in others if own & {id(modality) for modality in self.parts(other)}}
 
     def _number(self, tokens: Tensor, where: str) -> int:
         for number, (others, _) in enumerate(self.streams):
             if torch.equal(tokens, others):
                 return number
+        if (view := self._view(tokens)) is not None:
+            return view
         parts = self._parts(tokens, where)
         self.streams.append((tokens, parts))
         for part in parts:
@@ -110,9 +138,43 @@ class Streams:
                     self.before_images.add(plain)
         return len(self.streams) - 1
 
+    def _view(self, tokens: Tensor) -> int | None:
+        """The view that has these tokens: whole modalities side by side, among them one of learned tokens that ask alone.
+
+        So class attention reads the class token and the patches, and a perceiver its latents and the image.
+        """
+        held = [self.holders[token][0] for token in tokens.tolist() if token in self.holders]
+        inside = {id(modality) for modality in held}
+        everything = self.modalities
+        members = [modality for modality in everything if id(modality) in inside]
+        if len(held) != len(tokens) or not any(m.source is None and m.origin is None for m in members):
+            return None
+        first = next(n for n, modality in enumerate(everything) if modality is members[0])
+        neighbours = all(a is b for a, b in zip(members, everything[first:], strict=False))
+        ordered = [(stream, parts) for stream, parts in self.streams if any(part in members for part in parts)]
+        plain = all([place for part in parts for place in part.places] == list(range(len(s))) for s, parts in ordered)
+        if not neighbours or not plain or sum(len(m.special) for m in members) != len(tokens):
+            return None
+        axis = torch.cat([stream[part.places] for stream, parts in ordered for part in parts if part in members])
+        for number, (others, _) in enumerate(self.views):
+            if torch.equal(axis, others):
+                return -1 - number
+        self.views.append((axis, members))
+        return -len(self.views)
+
+    def _in_order_of(self, number: int, one: Attention) -> Windows | None:
+        """Which key each is on the axis, where an attention has those of a view in another order."""
+        q, k = len(one.queries), len(one.keys)
+        if number >= 0 or torch.equal(axis := self.views[-1 - number][0], one.keys):
+            return one.windows
+        windows = one.windows or Windows((torch.arange(q)[None],), (torch.arange(k)[None],), (q, k))
+        moved = positions_of(one.keys, axis)
+        keys = tuple(torch.where(places < 0, places, moved[places]) for places in windows.keys)
+        return replace(windows, keys=keys)
+
     def origins(self, number: int) -> set[int]:
         """The streams whose tokens those of a stream are made from."""
-        parents = [part.origin for part in self.streams[number][1] if part.origin is not None]
+        parents = [part.origin for part in self.parts(number) if part.origin is not None]
         return {
             n
             for n, (_, parts) in enumerate(self.streams)
@@ -128,6 +190,12 @@ class Streams:
             source = self.sources[source_of(token)] if token >> 48 >= GIVEN else None
             if not parents and source is None and token in self.before_images:
                 raise Doubt(f"{where}: among its tokens is a learned one that stands before several images")
+            if not parents and source is None and token in self.alone:
+                asking = self.alone[token]
+                if asking not in parts:
+                    parts[asking] = Modality(self._free("queries", parts), None)
+                parts[asking].add(place, special=True)
+                continue
             if not parents and source is None:
                 if part is not None and part.origin is not None:  # such as the end of a row of patches
                     part.add(place, special=True)
@@ -137,7 +205,8 @@ class Streams:
             origin = parents[0][0] if parents else None
             key = source if origin is None else id(origin)
             if key not in parts and origin is not None:
-                parts[key] = Modality(self._free(f"{origin.name} tokens", parts), None, origin=origin)
+                name = f"{origin.start.name} tokens"
+                parts[key] = Modality(self._free(name, parts), None, origin=origin)
             elif key not in parts and source is not None:
                 parts[key] = Modality(self._named(source, parts), source)
             part = parts[key]
@@ -146,10 +215,11 @@ class Streams:
             part.add(place, parents=[index for _, index in parents])
             part.positions += [token & POSITION] if origin is None else []
             waiting = []
-        if part is None:
+        if part is None and waiting:
             part = parts[None] = Modality(self._free("queries", parts), None)
-        for after in waiting:
-            part.add(after, special=True)
+        if part is not None:
+            for after in waiting:
+                part.add(after, special=True)
         for modality in parts.values():
             modality.order()
         return list(parts.values())

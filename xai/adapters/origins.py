@@ -124,21 +124,20 @@ class Origins:
         tokens = self.of(x)
         if tokens is None or tokens.dim() < 2 or not tokens.numel() or lean(tokens).shape[-1] == 1:
             return self.rows(x)
-        if (
-            bool((tokens == tokens[..., :1]).all())
-            or bool((rank_of(tokens) < GIVEN).any())
-            or bool((rank_of(tokens) == CLASH).any())
-        ):
+        ranks, some = rank_of(tokens), tokens.amax(dim=-1, keepdim=True)
+        if bool(((tokens == 0) | (tokens == some)).all()) or bool((ranks == LEARNED).any() | (ranks == CLASH).any()):
             return self.rows(x)
-        ordered = tokens.flatten(0, -2).sort(dim=-1).values
-        kinds, index = torch.unique(ordered, dim=0, return_inverse=True)
-        members = [sorted(set(kind)) for kind in kinds.tolist()]
+        kinds, index = torch.unique(tokens.flatten(0, -2).sort(dim=-1).values, dim=0, return_inverse=True)
+        members = [
+            sorted(set(kind) - {0}) for kind in kinds.tolist()
+        ]  # beside a border there may be padding, of no token
         source = Source(
-            IMAGE if int(rank_of(tokens).min()) == IMAGE else GIVEN,
-            self.sources[source_of(members[0][0])].argument,
+            IMAGE if int(ranks.masked_fill(tokens == 0, IMAGE).min()) == IMAGE else GIVEN,
+            self.sources[source_of(members[-1][0])].argument,
             members=lambda: members,
         )
-        return self._new(source, (len(members),), x)[index].reshape(tokens.shape[:-1])
+        made = self._new(source, (len(members),), x) * torch.tensor([bool(kind) for kind in members], device=x.device)
+        return made[index].reshape(tokens.shape[:-1])
 
     def set(self, tensor: Tensor, tokens: Tensor | None) -> None:
         if tokens is not None and tokens.shape == tensor.shape:

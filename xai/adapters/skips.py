@@ -1,6 +1,7 @@
 """From an observed pass to the skip connection of every attention: the first addition on the way of its result."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from xai.adapters.origins import PRODUCTS
 from xai.adapters.tokens import CLASH, GIVEN, before_image, rank_of
 from xai.adapters.trace import AttentionCall, Trace, Value
 from xai.lrp.operations import MOVES
+from xai.recording.axis import Windows
 from xai.recording.places import Place, Places
 
 # what an attention's result may pass on its way to the sum: projections, moves, scaling, norms, gates
@@ -17,6 +19,7 @@ PASSED = {
     *MOVES, *PRODUCTS, "linear", "addmm", "conv1d", "conv2d", "mul", "div", "layer_norm", "rms_norm", "group_norm",
     "batch_norm", "view_as", "detach", "dropout1d", "feature_dropout", "alpha_dropout",
 }  # fmt: skip
+MIXING = ("linear", "conv2d", "conv1d", "batch_norm", "layer_norm", "add", "div")  # of probabilities with each other
 BEFORE_A_SUM = {
     "dropout",
     "to",
@@ -38,14 +41,29 @@ class Doubt(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Attention:
-    """An attention that the outputs read."""
+    """An attention that the outputs read: one call, or those whose results are joined before they are added to the state."""
 
     places: Places
     queries: Tensor  # tokens [q] of queries and [k] of keys, the same in all samples
     keys: Tensor
-    call: AttentionCall
+    query_steps: frozenset[int]  # that queries come from
+    key_steps: frozenset[int]
+    causal: bool
     sum: int  # the step after which its result is part of the state
-    sample: int | None = None  # which of the attention's batch, where that is the images of one sample
+    windows: Windows | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One call."""
+
+    call: AttentionCall
+    place: Place
+    queries: Tensor  # tokens [n, q] and [n, k] of the windows of one sample
+    keys: Tensor
+    own: Value  # what is added to the state
+    state: Value | None  # None: it has no skip connection
+    sum: int
 
 
 def attentions(trace: Trace) -> tuple[list[Attention], frozenset[Place]]:
@@ -56,17 +74,27 @@ def attentions(trace: Trace) -> tuple[list[Attention], frozenset[Place]]:
     """
     graph = Graph(trace)
     alive = graph.before(trace.outputs)
-    found, unread = [], set()
+    parts, unread = defaultdict[tuple[int, int], list[_Part]](list), set()
     for call in trace.attentions:
         place = trace.steps[call.step].place
         mixed = graph.mixed(call.step)
+        if mixed is None and (through := graph.mixed(call.step, MIXING)) in alive and through is not None:
+            raise Doubt(
+                f"{place}: its probabilities are mixed with each other (talking heads) before they weigh values in "
+                f"{trace.steps[through].place}"
+            )
         if mixed is None:
             continue  # a softmax that weighs no values, such as one over classes
         if mixed not in alive:
             unread.add(place)
             continue
-        found += _found(graph, call, mixed, trace.samples)
-    return found, frozenset(unread)
+        queries, keys = (
+            _windows(tokens, trace.samples, place, which)
+            for tokens, which in ((call.queries, "queries"), (call.keys, "keys"))
+        )
+        own, state, sum_ = _skip(graph, call, mixed, queries)
+        parts[own.step, own.part].append(_Part(call, place, queries, keys, own, state, sum_))
+    return [_joined(graph, calls, trace.samples) for calls in parts.values()], frozenset(unread)
 
 
 class Graph:
@@ -89,8 +117,11 @@ class Graph:
                     waiting.append(value.step)
         return found
 
-    def mixed(self, softmax: int) -> int | None:
-        """The step that mixes values by the probabilities: their product with them on the left. None if there is none."""
+    def mixed(self, softmax: int, through: Sequence[str] = ()) -> int | None:
+        """The step that mixes values by the probabilities: their product with them on the left. None if there is none.
+
+        `through` are operations that the probabilities may pass beside moves and scaling.
+        """
         if "softmax" not in self.steps[softmax].name:
             return softmax  # a function that does all of it
         carried, waiting = {softmax}, [softmax]
@@ -100,66 +131,143 @@ class Graph:
                 if step.name in PRODUCTS:
                     if len(step.reads) > 1 and step.reads[-2].step in carried:
                         return reader
-                elif (step.name in MOVES or step.name in ("mul", "dropout")) and reader not in carried:
+                elif (step.name in MOVES or step.name in ("mul", "dropout", *through)) and reader not in carried:
                     carried.add(reader)
                     waiting.append(reader)
         return None
 
 
-def _found(graph: Graph, call: AttentionCall, mixed: int, samples: int) -> list[Attention]:
-    """One, or of the images of a model's one sample, which are a batch, one each."""
-    place = graph.steps[call.step].place
-    queries, keys = call.queries, call.keys
-    if samples > 1 or queries is None or keys is None or not (_differ(queries) and _differ(keys)):
-        return [_one(graph, call, mixed, _alike(queries, place, "queries"), _alike(keys, place, "keys"), None)]
-    return [
-        _one(graph, call, mixed, _alike(q[None], place, "queries"), _alike(k[None], place, "keys"), n)
-        for n, (q, k) in enumerate(zip(queries, keys, strict=True))
-    ]
+def _windows(tokens: Tensor | None, samples: int, place: Place, which: str) -> Tensor:
+    """Tokens [n, T] of the windows of one sample, from those of all samples; one window where all rows are alike."""
+    if tokens is None or tokens.dim() != 2:
+        raise Doubt(
+            f"{place}: it cannot be told which tokens its {which} are, as where heads are mixed (talking heads) or have five axes"
+        )
+    if _alike(tokens):
+        tokens = tokens[:1]
+    elif len(tokens) % samples == 0 and _alike(tokens.unflatten(0, (samples, -1))):
+        tokens = tokens[: len(tokens) // samples]
+    else:
+        raise Doubt(
+            f"{place}: its {which} are other tokens in every sample (such as images at other places of the text)"
+        )
+    if (rank_of(tokens) == CLASH).any():
+        raise Doubt(f"{place}: its {which} are each made of several tokens, such as a word and a patch that are added")
+    return tokens
 
 
-def _differ(tokens: Tensor) -> bool:
-    """Whether the rows of a batch are other tokens."""
-    return not bool((tokens == tokens[:1]).all())
+def _alike(tokens: Tensor) -> bool:
+    """Whether the rows of a batch are the same tokens."""
+    return bool((tokens == tokens[:1]).all())
 
 
-def _one(graph: Graph, call: AttentionCall, mixed: int, queries: Tensor, keys: Tensor, sample: int | None) -> Attention:
-    place = graph.steps[call.step].place
-    own, state, sum_ = _skip(graph, call, mixed, queries, sample)
-    if state is None and queries.shape == keys.shape and torch.equal(queries, keys):
+def _joined(graph: Graph, parts: list[_Part], samples: int) -> Attention:
+    """One attention from its calls."""
+    first = parts[0]
+    own, state, place = first.own, first.state, first.place
+    same = all(part.queries.shape == part.keys.shape and torch.equal(part.queries, part.keys) for part in parts)
+    if state is None and same:
         raise Doubt(f"{place}: nothing is found to which the result of this self-attention is added as it is")
-    residual = None if state is None else place_of(graph, state)
+    images = 1  # rows of the state's own batch that are one sample
+    if any(len(part.queries) > 1 for part in parts):
+        images = max(1, (own.shape if state is None else state.shape)[0] // samples)
+    queries, keys = ([_of_images(getattr(part, which), images) for part in parts] for which in ("queries", "keys"))
+    stream = _stream_of(place, queries, None if state is None else state.tokens, images, samples)
+    others = stream if same else torch.cat([tokens.flatten() for tokens in keys])
+    plain = len(parts) == len(queries[0]) == 1 and torch.equal(queries[0][0], stream)
+    if not plain and not same:
+        others = others[others != 0].unique()
+    for which, tokens in (("queries", stream), ("keys", others)):
+        _check_apart(place, which, tokens)
+    windows = None
+    if not plain:
+        windows = Windows(
+            tuple(positions_of(tokens, stream) for tokens in queries),
+            tuple(positions_of(tokens, others) for tokens in keys),
+            (len(stream), len(others)),
+            images,
+        )
+        _check_moves(place, own, state, samples, images)
     return Attention(
-        Places(place, residual, place_of(graph, own)),
-        before_image(queries, sample),
-        before_image(keys, sample),
-        call,
-        sum_,
-        sample,
+        Places(
+            tuple(part.place for part in parts), None if state is None else place_of(graph, state), place_of(graph, own)
+        ),
+        stream,
+        others,
+        frozenset(step for part in parts for step in part.call.query_steps),
+        frozenset(step for part in parts for step in part.call.key_steps),
+        all(part.call.causal for part in parts),
+        first.sum,
+        windows,
     )
+
+
+def _of_images(tokens: Tensor, images: int) -> Tensor:
+    """Windows [n, T], in which each image has its own learned tokens."""
+    if images == 1:
+        return tokens
+    return torch.stack([before_image(row, n * images // len(tokens)) for n, row in enumerate(tokens)])
+
+
+def _stream_of(place: Place, queries: list[Tensor], state: Tensor | None, images: int, samples: int) -> Tensor:
+    """The tokens of the residual state, in its order; each must be a query of one window."""
+    asking = torch.cat([tokens.flatten() for tokens in queries])
+    if state is None or (len(queries) == len(queries[0]) == 1 and state.shape[-1:] == asking.shape):
+        return asking
+    rows = _of_one_sample(state, samples)
+    if rows is None:
+        raise Doubt(f"{place}: the state to which its result is added is of other tokens in every sample")
+    stream = (_of_images(rows, images) if images > 1 else rows).flatten()
+    if not torch.equal(stream.sort().values, asking[asking != 0].sort().values):
+        raise Doubt(
+            f"{place}: its {len(asking)} queries, of all its windows, are not the {len(stream)} tokens of the state to which "
+            "its result is added, each once"
+        )
+    return stream
+
+
+def _of_one_sample(tokens: Tensor, samples: int) -> Tensor | None:
+    """[images, T] of a state [B images, ..., T]; None if samples differ."""
+    flat = tokens.flatten(1) if tokens.dim() > 1 else tokens[None]
+    if len(flat) % samples:
+        return flat[:1] if _alike(flat) else None
+    return flat[: len(flat) // samples] if _alike(flat.unflatten(0, (samples, -1))) else None
+
+
+def _check_apart(place: Place, which: str, tokens: Tensor) -> None:
+    of_inputs = [token for token in tokens.tolist() if token >> 48 >= GIVEN]  # a parameter may stand in several places
+    if (tokens == 0).sum() > 1 or len(set(of_inputs)) != len(of_inputs):
+        raise Doubt(
+            f"{place}: its {which} cannot be told from each other, as they come from no argument or parameter of their own"
+        )
+
+
+def _check_moves(place: Place, own: Value, state: Value | None, samples: int, images: int) -> None:
+    """Raises Doubt unless results of windows are added to the tokens whose queries they are of."""
+    if state is None or own.tokens is None or state.tokens is None:
+        return
+    added, tokens = (_of_one_sample(value.tokens, samples) for value in (own, state) if value.tokens is not None)
+    if (
+        added is None
+        or tokens is None
+        or added.numel() != tokens.numel()
+        or not torch.equal(added.flatten(), tokens.flatten())
+    ):
+        raise Doubt(
+            f"{place}: the results of its windows are added to other tokens than those whose queries they are of"
+        )
+
+
+def positions_of(tokens: Tensor, stream: Tensor) -> Tensor:
+    """Where tokens are in a stream that has each once; -1 for what is no token."""
+    ordered, order = stream.sort()
+    places = torch.searchsorted(ordered, tokens).clamp(max=len(stream) - 1)
+    return order[places].masked_fill(tokens == 0, -1)
 
 
 def place_of(graph: Graph, value: Value) -> Place:
     step = graph.steps[value.step]
     return step.place._replace(part=value.part)
-
-
-def _alike(tokens: Tensor | None, place: Place, which: str) -> Tensor:
-    if tokens is None or tokens.dim() != 2:
-        raise Doubt(f"{place}: it cannot be told which tokens its {which} are")
-    if not torch.equal(tokens, tokens[:1].expand_as(tokens)):
-        raise Doubt(
-            f"{place}: its {which} are other tokens in every sample (windows, or images at other places of the text)"
-        )
-    one = tokens[0]
-    if (rank_of(one) == CLASH).any():
-        raise Doubt(f"{place}: its {which} are each made of several tokens, such as a word and a patch that are added")
-    of_inputs = [token for token in one.tolist() if token >> 48 >= GIVEN]  # a parameter may stand in several places
-    if (one == 0).sum() > 1 or len(set(of_inputs)) != len(of_inputs):
-        raise Doubt(
-            f"{place}: its {which} cannot be told from each other, as they come from no argument or parameter of their own"
-        )
-    return one
 
 
 @dataclass(frozen=True)
@@ -170,9 +278,7 @@ class _Carried:
     alone: bool
 
 
-def _skip(
-    graph: Graph, call: AttentionCall, mixed: int, queries: Tensor, sample: int | None
-) -> tuple[Value, Value | None, int]:
+def _skip(graph: Graph, call: AttentionCall, mixed: int, queries: Tensor) -> tuple[Value, Value | None, int]:
     """What the attention adds, the state to which, and the step of the sum; no state and its own last step if there is none."""
     behind_queries = graph.before(set(call.query_steps))
     place = graph.steps[call.step].place
@@ -192,7 +298,7 @@ def _skip(
             if len(brought) > 1:
                 continue
             if others:
-                state = _summand(graph, others[0], behind_queries, own.shape, queries, sample)
+                state = _summand(graph, others[0], behind_queries, own.shape, queries)
                 if state is not None:
                     if step.in_place:
                         raise Doubt(
@@ -210,7 +316,7 @@ def _skip(
             unbranched.add(number)
             if len(result.shape) == 3:
                 single = result
-    if single is None or single.shape[1] != len(queries):
+    if single is None or single.shape[1] != queries.shape[1]:
         raise Doubt(f"{place}: nothing is found to which its result is added")
     return single, None, single.step
 
@@ -224,15 +330,13 @@ def _value(graph: Graph, number: int) -> Value:
     return Value(number, 0, (), None)
 
 
-def _summand(
-    graph: Graph, value: Value, behind: set[int], shape: tuple[int, ...], queries: Tensor, sample: int | None
-) -> Value | None:
+def _summand(graph: Graph, value: Value, behind: set[int], shape: tuple[int, ...], queries: Tensor) -> Value | None:
     """The residual state in `value`: itself, if queries come from it, or one of those that it is a sum of."""
     waiting = [value]
     for _ in range(8):
         following: list[Value] = []
         for one in waiting:
-            if one.shape == shape and one.step in behind and _same_tokens(one, queries, sample):
+            if one.shape == shape and one.step in behind and _holds(one, queries):
                 return one
             step = graph.steps[one.step]
             if step.name == "add" or step.name in BEFORE_A_SUM:
@@ -241,12 +345,13 @@ def _summand(
     return None
 
 
-def _same_tokens(value: Value, queries: Tensor, sample: int | None) -> bool:
-    """Whether its rows are the queries; those of a state that starts from zeros are of no token yet."""
-    if value.tokens is None or queries.shape not in (value.tokens.shape, value.tokens.shape[1:]):
-        return value.tokens is None
-    tokens = value.tokens if sample is None else value.tokens[sample]
-    return bool((tokens == queries).all())
+def _holds(value: Value, queries: Tensor) -> bool:
+    """Whether its rows are the queries, or have those of windows among them; a state that starts from zeros has no tokens yet."""
+    if value.tokens is None:
+        return len(queries) == 1
+    if len(queries) == 1 and queries.shape[1:] == value.tokens.shape[-1:]:
+        return bool((value.tokens == queries[0]).all())
+    return bool(torch.isin(queries[queries != 0], value.tokens).all()) and bool((queries != 0).any())
 
 
 def order(graph: Graph, found: list[Attention], streams: list[tuple[int, int]]) -> list[list[int]]:
@@ -265,8 +370,6 @@ def order(graph: Graph, found: list[Attention], streams: list[tuple[int, int]]) 
         for later in range(one + 1, len(found)):
             q, other = streams[one][0], streams[later][0]
             encoder = (other, q) in reads and (q, other) not in reads
-            if encoder or found[one].sum in graph.before(
-                {*found[later].call.query_steps, *found[later].call.key_steps}
-            ):
+            if encoder or found[one].sum in graph.before({*found[later].query_steps, *found[later].key_steps}):
                 level[one] = max(level[one], level[later] + 1)
     return [[i for i in range(len(found)) if level[i] == height] for height in range(max(level), -1, -1)]

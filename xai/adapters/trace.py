@@ -19,6 +19,9 @@ from xai.recording.places import ARGUMENT, Calls, Place, arguments_of, drawn_in_
 from xai.recording.record import SOFTMAX
 from xai.recording.unchanged import evaluation, same_random_numbers
 
+STOPPING = frozenset({"linear", "embedding", "addmm", "layer_norm"})  # between a product and its softmax there is none
+HEADS = frozenset({"linear"})  # but what mixes heads
+
 
 @dataclass(frozen=True)
 class Value:
@@ -49,7 +52,7 @@ class AttentionCall:
     step: int
     query_steps: tuple[int, ...]  # that queries come from
     key_steps: tuple[int, ...]
-    queries: Tensor | None  # tokens, [B, q] and [B, k]
+    queries: Tensor | None  # tokens, [N, q] and [N, k]: N is the batch, or that of all its windows
     keys: Tensor | None
     causal: bool
 
@@ -174,40 +177,42 @@ class _Observing(TorchFunctionMode):
 
     def _softmax(self, step: Step, scores: Tensor, probabilities: Tensor) -> AttentionCall | None:
         """A softmax over the last axis of what comes from a product of tokens."""
-        if probabilities.dim() not in (3, 4) or not step.reads:
+        if probabilities.dim() < 3 or not step.reads:
             return None
-        products = [
-            product
-            for product in self._products_before(step)
-            if product.rows is not None
-            and product.columns is not None
-            and product.columns.shape[-1] == probabilities.shape[-1]
-            and product.rows.numel() == probabilities[..., 0].numel()
-        ]
+        products = self._products_of(step, probabilities, STOPPING)
         if not products:
+            if self._products_of(step, probabilities, STOPPING - HEADS):
+                return AttentionCall(-1, (), (), None, None, causal=False)
             return None
         best = max(products, key=lambda product: _least_rank(product))
-        rows, columns = (_of_samples(tokens, self.trace.samples) for tokens in (best.rows, best.columns))
+        rows, columns = (_without_heads(tokens) for tokens in (best.rows, best.columns))
         step.rows = best.rows
         queries, keys = best.reads[0].step, best.reads[-1].step
         upper = torch.ones(probabilities.shape[-2:], dtype=torch.bool, device=probabilities.device).triu(1)
         causal = bool(upper.any()) and not bool((probabilities != 0)[..., upper].any())
         return AttentionCall(-1, (queries,), (keys,), rows, columns, causal)
 
-    def _products_before(self, step: Step) -> list[Step]:
-        """The nearest products on every way back; a linear map is none."""
+    def _products_of(self, step: Step, probabilities: Tensor, stopping: frozenset[str]) -> list[Step]:
+        """The nearest products on every way back, of as many queries and keys."""
         found, waiting, done = [], [value.step for value in step.reads], set[int]()
         while waiting:
             number = waiting.pop()
             before = self.trace.steps[number]
-            if number in done or before.name in ("linear", "embedding", "addmm", "layer_norm"):
+            if number in done or before.name in stopping:
                 continue
             done.add(number)
             if before.name in PRODUCTS:
                 found.append(before)
             else:
                 waiting += [value.step for value in before.reads]
-        return found
+        return [
+            product
+            for product in found
+            if product.rows is not None
+            and product.columns is not None
+            and product.columns.shape[-1] == probabilities.shape[-1]
+            and product.rows.numel() == probabilities[..., 0].numel()
+        ]
 
 
 def _least_rank(product: Step) -> int:
@@ -215,14 +220,11 @@ def _least_rank(product: Step) -> int:
     return min(int(rank_of(tokens).max()) for tokens in (product.rows, product.columns) if tokens is not None)
 
 
-def _of_samples(tokens: Tensor | None, batch: int) -> Tensor | None:
-    """[B, T] from [B, H, T] or [B H, T]."""
-    if tokens is None:
+def _without_heads(tokens: Tensor | None) -> Tensor | None:
+    """[N, T] from [N, H, T], or from [N H, T], where heads are rows of the same tokens; None of more axes."""
+    if tokens is None or tokens.dim() not in (2, 3):
         return None
-    if tokens.dim() == 3:
-        return tokens.amax(dim=1)
-    flat = tokens.flatten(0, -2) if tokens.dim() > 2 else tokens
-    return flat.unflatten(0, (batch, -1)).amax(dim=1) if len(flat) % batch == 0 else flat
+    return tokens.amax(dim=1) if tokens.dim() == 3 else torch.unique_consecutive(tokens, dim=0)
 
 
 def _hides_later(mask: Tensor | None) -> bool:

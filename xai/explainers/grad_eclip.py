@@ -36,7 +36,7 @@ def grad_eclip(recording: Recording, target: Score, loosened: bool = True, last:
     def show(event: Event) -> Tensor:
         allowed = ((event.A > 0).any(dim=1) & recording.mask[:, None, event.keys]).to(event.A.dtype)
         if event.is_self:
-            allowed = allowed * (1 - torch.eye(allowed.shape[-1], device=allowed.device, dtype=allowed.dtype))
+            allowed = allowed * (1 - event.itself)
         likeness = _likeness(event, allowed) if loosened else allowed
         return likeness * gradients[event].A.sum(dim=1)
 

@@ -1,6 +1,5 @@
 """Attention rollout (Abnar & Zuidema 2020); between two streams as in GenAtt."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -34,8 +33,8 @@ def rollout(
         for event in layer:
             s, k, A = event.queries, event.keys, mean_attention(recording, event)
             if event.is_self:
-                M = A + torch.eye(A.shape[-1], device=A.device, dtype=A.dtype)
-                R[:, s, s] = (rownorm(M) if normalise else M) @ before[:, s, s]
+                M = A + event.itself
+                R[:, s, k] = (rownorm(M) if normalise else M) @ before[:, k, k]
             else:
                 R[:, s, k] = before[:, s, s].mT @ A @ before[:, k, k]
     return traced_back(recording, R)

@@ -51,8 +51,8 @@ def transatt(
             if block is not None or not event.is_self:
                 R[:, s, k] = A
             else:
-                eye = torch.eye(A.shape[-1], device=A.device, dtype=A.dtype)
-                R[:, s, s] = (rownorm(A + eye) if normalise else A + eye) @ before[:, s, s]
+                M = A + event.itself
+                R[:, s, k] = (rownorm(M) if normalise else M) @ before[:, k, k]
     return traced_back(recording, R, through_streams=block is None)
 
 

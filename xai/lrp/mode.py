@@ -105,8 +105,10 @@ class Ruling(TorchFunctionMode):
         named = [key for key in ("input", "other", "mat2") if key in kwargs]
         args = (*args, *(kwargs[key] for key in named))
         kwargs = {key: value for key, value in kwargs.items() if key not in named}
-        if name in ("add", "sub", "rsub", "mul", "div", "matmul", "addmm", "avg_pool2d"):
+        if name in ("add", "sub", "rsub", "mul", "div", "matmul", "addmm", "avg_pool2d", "einsum"):
             return getattr(self, f"_{name}")(*args, **kwargs)
+        if name in ("adaptive_avg_pool1d", "adaptive_avg_pool2d"):
+            return self._adaptive_avg_pool(name, *args, **kwargs)
         if name in RULED:
             return getattr(self, f"_{RULED[name]}")(name, func, *args, **kwargs)
         if not in_place and name != "setitem":
@@ -247,6 +249,39 @@ class Ruling(TorchFunctionMode):
         rows, columns = input.shape[-2] // down, input.shape[-1] // across
         cells = input.unflatten(-1, (columns, across)).unflatten(-3, (rows, down))
         return self._share("mean", torch.mean, cells, (-3, -1))
+
+    def _adaptive_avg_pool(self, name: str, input: Tensor, output_size: Any) -> Tensor:
+        """The mean over all cells."""
+        sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size,)
+        if any(size != 1 for size in sizes):
+            raise self._error(name, "pools to more than one cell, for which there is no rule")
+        return self._share("mean", torch.mean, input, tuple(range(-int(name[-2]), 0)), keepdim=True)
+
+    def _einsum(self, equation: str, *operands: Any) -> Tensor:
+        """A stack of linear maps, as of queries and the vectors of relative positions, which are constants."""
+        operands = tuple(_flat(operands))
+        parts, arrow, out = equation.replace(" ", "").partition("->")
+        letters = parts.split(",")
+        if len(operands) == 2 and not is_live(operands[0]):
+            operands, letters = operands[::-1], letters[::-1]
+        known = "." not in equation and arrow and all(len(set(part)) == len(part) for part in (*letters, out))
+        if len(operands) != 2 or is_live(operands[1]) or not known or (set(letters[0]) ^ set(letters[1])) - set(out):
+            raise self._error(
+                "einsum", "is no product with a constant, written letter by letter; it has no rule for relevance"
+            )
+        x, w = letters
+        both, summed = [a for a in x if a in w and a in out], [a for a in x if a in w and a not in out]
+        alone = [[a for a in part if a not in other] for part, other in ((x, w), (w, x))]
+        size = dict(zip(x + w, (*operands[0].shape, *operands[1].shape), strict=True))
+        left, right = (
+            tensor.permute([part.index(a) for a in (*both, *own, *summed)]).reshape(
+                [size[a] for a in both] + [prod(size[a] for a in own), prod(size[a] for a in summed)]
+            )
+            for tensor, part, own in zip(operands, letters, alone, strict=True)
+        )
+        y = self._ruled("linear", "einsum", left @ right.mT, left, right, None)
+        order = [*both, *alone[0], *alone[1]]
+        return y.reshape([size[a] for a in order]).permute([order.index(a) for a in out])
 
     def _softmax(self, name: str, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         axis = args[0] if args else kwargs["dim"]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from xai.lrp.mode import PropagationError, Ruling
 from xai.lrp.propagation import Flow, Operation, Rules
@@ -39,12 +40,14 @@ def propagate(
         raise ValueError(
             "the recording was recorded without rules: record with lrp='tokens' (or 'pixels') for LRP methods"
         )
-    maps, entries = [event.in_graph[0] for event in recording.events], _entries(recording)
-    wanted = [
-        *maps,
-        *(event.in_graph[1] for event, _ in entries),
-        *([] if recording.pixels is None else [recording.pixels]),
-    ]
+    entries = _entries(recording)
+    wanted, tree = tree_flatten(
+        (
+            [event.in_graph.A for event in recording.events],
+            [event.in_graph.Y for event, _ in entries],
+            [] if recording.pixels is None else [recording.pixels],
+        )
+    )
     with torch.inference_mode(False), torch.enable_grad():
         with Ruling(recording.propagation, "target"):
             score = target(recording.output)
@@ -56,15 +59,15 @@ def propagate(
         torch.zeros_like(tensor) if back is None else rules.relevance(tensor, back)
         for tensor, back in zip(wanted, backs, strict=True)
     ]
-    tokens = torch.zeros(recording.mask.shape, dtype=maps[0].dtype, device=maps[0].device)
-    for (event, where), relevance in zip(entries, found[len(maps) :], strict=False):
+    maps, states, pixels = tree_unflatten(found, tree)
+    tokens = torch.zeros(recording.mask.shape, dtype=found[0].dtype, device=found[0].device)
+    for (event, where), relevance in zip(entries, states, strict=True):
         rows = event.rows(where)
         assert rows is not None
-        tokens[:, where] = event.part(relevance)[:, rows].sum(dim=-1).to(tokens.dtype)
-    pixels = None if recording.pixels is None else found[-1].sum(dim=1)
+        tokens[:, where] = event.state(relevance)[:, rows].sum(dim=-1).to(tokens.dtype)
     start = rules.relevance(score, torch.ones_like(score)).detach()
-    by_event = {event: event.part(relevance) for event, relevance in zip(recording.events, found, strict=False)}
-    return Relevances(by_event, tokens, pixels), start, ledger
+    by_event = {event: event.maps(parts) for event, parts in zip(recording.events, maps, strict=True)}
+    return Relevances(by_event, tokens, pixels[0].sum(dim=1) if pixels else None), start, ledger
 
 
 def _entries(recording: Recording) -> list[tuple[Event, Positions]]:

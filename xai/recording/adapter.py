@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai.recording.axis import Link
+from xai.recording.axis import Link, Windows
 from xai.recording.places import Place, Places
 
 Stream = tuple[str, ...]  # modalities that share one sequence: one after the other, unless the layout says their places
@@ -19,8 +19,7 @@ class Site:
 
     `module` computes exactly one attention a call. The first argument of `residual` is what the skip connection
     carries; the (first) output of `output` is what is added to it. With `places` these are calls of functions instead, and
-    the names are those of the modules around them. `sample` says which of an attention's own batch it is, where a model runs
-    the several images of its one sample as a batch.
+    the names are those of the modules around them. `windows` says which tokens are together, where it is computed in parts.
     """
 
     module: str
@@ -29,7 +28,7 @@ class Site:
     residual: str
     output: str
     places: Places | None = None
-    sample: int | None = None
+    windows: Windows | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xai.recording.adapter import Adapter, Layout, Site, Stream
 from xai.recording.axis import Positions
-from xai.recording.recording import QKV, Event, Recording
+from xai.recording.recording import QKV, Event, InGraph, Recording
 
 
 class RecordingError(RuntimeError):
@@ -26,21 +26,20 @@ class Captured(NamedTuple):
     output: defaultdict[str, list[Tensor]]
 
 
-Caught = tuple[tuple[Tensor, QKV | None], Tensor, Tensor]
+Caught = tuple[list[tuple[Tensor, QKV | None]], Tensor, Tensor]  # of each call of an attention, and of its states
 
 
 def assemble(adapter: Adapter, tensors: list[Caught], inputs: Mapping[str, Any], output: Any) -> Recording:
     """The recording of one forward pass; raises RecordingError, naming the module that does not fit the adapter."""
     layout = adapter.layout(inputs, _sizes(adapter, tensors))
     spans = _slices(layout.lengths)
-    first = tensors[0][0][0] if adapter.sites[0].sample is None else tensors[0][0][0][:1]
+    (first, _), batch = tensors[0][0][0], _batch(adapter.sites[0], tensors[0])
     layers, taken = [], iter(tensors)
     for layer in adapter.layers:
-        events = tuple(_event(site, next(taken), spans, len(first)) for site in layer)
-        layers.append(events)
+        layers.append(tuple(_event(site, next(taken), spans, batch) for site in layer))
     _check_grids(layout)
     modalities = _positions(adapter, layout, spans, first.device)
-    readout, mask, special = _axis(layout, modalities, len(first), first)
+    readout, mask, special = _axis(layout, modalities, batch, first)
     if adapter.see_padding:
         mask = mask & _attended(layers, mask)
     links = {name: replace(link, weights=link.weights.to(first)) for name, link in layout.links.items()}
@@ -68,23 +67,35 @@ def by_module(adapter: Adapter, captured: Captured) -> list[Caught]:
         return calls[used[role, module] - 1]
 
     return [
-        (take("attention", site.module), take("residual", site.residual), take("output", site.output))
+        ([take("attention", site.module)], take("residual", site.residual), take("output", site.output))
         for site in adapter.sites
     ]
+
+
+def _batch(site: Site, caught: Caught) -> int:
+    """Samples, as the first attention has them."""
+    ((A, _), *_), Y, _ = caught
+    return len(A) if site.windows is None else len(Y) // site.windows.states
 
 
 def _sizes(adapter: Adapter, tensors: list[Caught]) -> dict[Stream, int]:
     """Tokens of each stream."""
     sizes: dict[Stream, int] = {}
-    for site, ((A, _), _, _) in zip(adapter.sites, tensors, strict=True):
-        if A.dim() != 4:
-            raise RecordingError(f"module {site.module!r}: attention has shape {list(A.shape)}, expected [B, H, q, k]")
-        for stream, size in ((site.queries, A.shape[2]), (site.keys, A.shape[3])):
+    for site, (calls, Y, _) in zip(adapter.sites, tensors, strict=True):
+        for A, _ in calls:
+            if A.dim() != 4:
+                raise RecordingError(
+                    f"module {site.module!r}: attention has shape {list(A.shape)}, expected [B, H, q, k]"
+                )
+        queries, keys = calls[0][0].shape[2:]
+        if site.windows is not None:
+            queries, keys = Y.shape[:-1].numel() // _batch(site, (calls, Y, Y)), site.windows.shape[1]
+        for stream, size in ((site.queries, queries), (site.keys, keys)):
             if sizes.setdefault(stream, size) != size:
                 raise RecordingError(
                     f"module {site.module!r}: {size} tokens of {'+'.join(stream)} where earlier layers had "
-                    f"{sizes[stream]}; models that merge tokens (hierarchical ones such as Swin) cannot be explained "
-                    "on one token axis"
+                    f"{sizes[stream]}; tokens that are merged or chosen are a stream of their own (`Layout.links`), and "
+                    "attention in windows is what `Site.windows` says"
                 )
     return sizes
 
@@ -107,41 +118,54 @@ def _positions(adapter: Adapter, layout: Layout, spans: dict[str, slice], device
 
 
 def _event(site: Site, caught: Caught, spans: dict[str, slice], batch: int) -> Event:
-    if site.sample is not None:
-        return _one_of(site, caught, spans)
-    (A, qkv), Y, Y_out = caught
+    calls, Y, Y_out = caught
     queries, keys = _span(site, site.queries, spans), _span(site, site.keys, spans)
-    shape = (batch, queries.stop - queries.start, keys.stop - keys.start)
-    if len(spans) > 1 and A.shape[0] != batch and tuple(A.shape[2:]) == shape[1:]:
-        raise RecordingError(
-            f"module {site.module!r}: a batch of {A.shape[0]} of {'+'.join(site.queries)}, where the first attention has one of "
-            f"{batch}. Images and texts must be pairs, as many of each: repeat one to the number of the other"
-        )
-    if (A.shape[0], *A.shape[2:]) != shape:
-        raise RecordingError(
-            f"module {site.module!r}: attention has shape {list(A.shape)}, expected batch, queries and keys "
-            f"{list(shape)}; attention in windows (hierarchical models such as Swin) cannot be explained on one token axis"
-        )
+    _check_calls_of(site, calls, (batch, queries.stop - queries.start, keys.stop - keys.start), len(spans))
+    states, length = 1 if site.windows is None else site.windows.states, queries.stop - queries.start
     for role, module, tensor in (("residual", site.residual, Y), ("output", site.output, Y_out)):
-        if tensor.shape[:2] != shape[:2] or tensor.dim() != 3:
+        if tensor.dim() < 3 or len(tensor) != batch * states or tensor.shape[:-1].numel() != batch * length:
             raise RecordingError(
-                f"module {module!r} ({role}): shape {list(tensor.shape)}, expected {[*shape[:2], 'D']}"
+                f"module {module!r} ({role}): shape {list(tensor.shape)}, expected {[batch, length, 'D']}"
             )
         if not tensor.requires_grad:
             raise RecordingError(f"module {module!r} ({role}) is off the graph; does the model detach it?")
-    if not A.requires_grad:
+    if not all(A.requires_grad for A, _ in calls):
         raise RecordingError(f"module {site.module!r}: attention is off the graph; does the model detach its inputs?")
-    return Event(site.module, queries, keys, A, Y, Y_out, qkv)
+    parts = InGraph(tuple(A for A, _ in calls), Y, Y_out)
+    return Event(site.module, queries, keys, parts, _qkv(site, [qkv for _, qkv in calls]), site.windows)
 
 
-def _one_of(site: Site, caught: Caught, spans: dict[str, slice]) -> Event:
-    """The event of one image of those that are a batch of the attention, though they belong to one sample."""
-    (A, qkv), Y, Y_out = caught
-    event, n = _event(replace(site, sample=None), caught, spans, len(A)), site.sample
-    assert n is not None
-    one = slice(n, n + 1)
-    parts = None if qkv is None else replace(qkv, query=qkv.query[one], key=qkv.key[one], value=qkv.value[one])
-    return replace(event, A=A[one], Y=Y[one], Y_out=Y_out[one], qkv=parts, whole=(A, Y, Y_out), sample=n)
+def _check_calls_of(
+    site: Site, calls: list[tuple[Tensor, QKV | None]], shape: tuple[int, int, int], modalities: int
+) -> None:
+    """Raises RecordingError for a call whose attention is not of these many samples, queries and keys, or of its windows."""
+    for call, (A, _) in enumerate(calls):
+        wanted, what = shape, "batch, queries and keys"
+        if site.windows is not None:
+            q, k = site.windows.queries[call], site.windows.keys[call]
+            wanted, what = (shape[0] * len(q), q.shape[1], k.shape[1]), "windows, queries and keys"
+        if modalities > 1 and len(A) != wanted[0] and tuple(A.shape[2:]) == wanted[1:]:
+            raise RecordingError(
+                f"module {site.module!r}: a batch of {len(A)} of {'+'.join(site.queries)}, where the first attention has one of "
+                f"{wanted[0]}. Images and texts must be pairs, as many of each: repeat one to the number of the other"
+            )
+        if (len(A), *A.shape[2:]) != wanted:
+            raise RecordingError(
+                f"module {site.module!r}: attention has shape {list(A.shape)}, expected {what} {list(wanted)}; "
+                "attention in windows is what `Site.windows` says"
+            )
+
+
+def _qkv(site: Site, calls: list[QKV | None]) -> QKV | None:
+    """Of all tokens, where calls or windows have some each."""
+    known = [qkv for qkv in calls if qkv is not None]
+    if site.windows is None or len(known) < len(calls):
+        return calls[0]
+    query, key, value = (
+        site.windows.rows([getattr(qkv, name) for qkv in known], of_keys=name != "query")
+        for name in ("query", "key", "value")
+    )
+    return QKV(query, key, value, known[0].projection)
 
 
 def _span(site: Site, stream: Stream, spans: dict[str, slice]) -> slice:

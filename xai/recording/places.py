@@ -87,9 +87,16 @@ def _last_off(modules: list[str]) -> None:
 class Places:
     """Where the tensors of one attention come about: of adapters that were found from the model itself."""
 
-    attention: Place  # the softmax, or the function that has one inside
+    attentions: tuple[
+        Place, ...
+    ]  # the softmax, or the function that has one inside; of each window, where each is a call
     residual: Place | None  # what the skip connection carries; None if there is none
     output: Place  # what the attention adds to it
+
+    @property
+    def module(self) -> str:
+        """The one that attention is computed in."""
+        return self.attentions[0].module
 
 
 class Placed:

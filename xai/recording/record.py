@@ -252,7 +252,11 @@ class _PlacedPass(_Pass):
     def __init__(self, model: nn.Module, adapter: Adapter, recorder: Recorder, lrp: str | None) -> None:
         super().__init__(model, adapter, recorder, lrp)
         self.calls, self.placed, self.place = Calls(), placed_of(adapter.places), Place("", "", 0)
-        self.attentions = {places.attention for places in adapter.places}
+        self.windows = {
+            place: 1 if site.windows is None else site.windows.count(call)
+            for site in adapter.sites
+            for call, place in enumerate(site.places.attentions if site.places else ())
+        }  # of each attention, how many of a sample
         self.seen: dict[Place, tuple[Tensor, QKV | None]] = {}
 
     def hooks_on_parts(self) -> Iterator[Any]:
@@ -265,7 +269,7 @@ class _PlacedPass(_Pass):
         return self.placed.see(self.place, result)
 
     def is_attention(self, func: Any) -> bool:
-        known = self.place in self.attentions
+        known = self.place in self.windows
         if func in ATTENTION and not known and self.place not in self.adapter.unread:
             raise RecordingError(f"{self.place} is an attention that the adapter does not know; {ANEW}")
         return known
@@ -277,7 +281,7 @@ class _PlacedPass(_Pass):
     def see_softmax(self, probabilities: Tensor) -> Tensor:
         if probabilities.dim() == 4:
             return super().see_softmax(probabilities)
-        batch = samples_of(self.inputs)
+        batch = samples_of(self.inputs) * self.windows[self.place]
         if len(probabilities) % batch:
             raise RecordingError(f"{self.place}: attention of shape {list(probabilities.shape)} in a batch of {batch}")
         apart = probabilities.unflatten(0, (batch, -1))  # [B H, q, k]
@@ -289,9 +293,10 @@ class _PlacedPass(_Pass):
     def caught(self) -> list[Caught]:
         found = []
         for places in self.adapter.places:
-            if places.attention not in self.seen:
-                raise RecordingError(f"{places.attention} did not happen, where the adapter has an attention; {ANEW}")
-            found.append((self.seen[places.attention], *self.placed.of(places)))
+            for place in places.attentions:
+                if place not in self.seen:
+                    raise RecordingError(f"{place} did not happen, where the adapter has an attention; {ANEW}")
+            found.append(([self.seen[place] for place in places.attentions], *self.placed.of(places)))
         return found
 
 

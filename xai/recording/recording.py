@@ -4,18 +4,20 @@ Shapes in this package: B batch, H heads, T tokens of all modalities together, q
 keys, D width. A modality is a set of positions on the joint axis: a slice where they are neighbours.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from xai.lrp.propagation import Propagation
-from xai.recording.axis import Link, Positions, within
+from xai.recording.axis import Link, Positions, Windows, index_of, tokens_of, within
 from xai.recording.rerun import Rerun
 
 Score = Callable[[Any], Tensor]  # the model's outputs to one number a sample, [B]
+MASKED = 1e-30  # what a mask of -100, as Swin's, leaves of a probability is less
 
 
 @dataclass(eq=False)
@@ -28,6 +30,14 @@ class QKV:
     projection: Tensor | None = None
 
 
+class InGraph(NamedTuple):
+    """Of the tensors of one attention as the model has them: A of each call, Y and Y_out of any axes before the last."""
+
+    A: tuple[Tensor, ...]
+    Y: Tensor
+    Y_out: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Event:
     """One attention: `queries` read `keys`, which are the same tokens (self-attention) or other ones."""
@@ -35,25 +45,46 @@ class Event:
     module: str
     queries: slice
     keys: slice
-    A: Tensor  # probabilities [B, H, q, k]
-    Y: Tensor  # what the skip connection carries [B, q, D]
-    Y_out: Tensor  # what the attention adds to it, after the output projection [B, q, D]
+    in_graph: InGraph
     qkv: QKV | None = None  # None: the model computes its softmax in plain code, which does not show them
-    whole: tuple[Tensor, Tensor, Tensor] | None = None  # of a batch of its own, of which A, Y and Y_out are one sample
-    sample: int = 0  # which
+    windows: Windows | None = None  # None: every query may attend to every key
 
     @property
-    def in_graph(self) -> tuple[Tensor, Tensor, Tensor]:
-        """A, Y and Y_out as the model has them, for gradients."""
-        return self.whole or (self.A, self.Y, self.Y_out)
+    def A(self) -> Tensor:
+        """Probabilities [B, H, q, k]; 0 outside of a query's window, and where a window's mask leaves less than 1e-30."""
+        if self.windows is None:
+            return self.in_graph.A[0]
+        return self.maps([A.detach().masked_fill(A < MASKED, 0) for A in self.in_graph.A])
 
-    def part(self, values: Tensor) -> Tensor:
-        """The event's own part of what is found for a tensor of the graph."""
-        return values if self.whole is None else values[self.sample : self.sample + 1]
+    @property
+    def Y(self) -> Tensor:
+        """What the skip connection carries [B, q, D]."""
+        return self.state(self.in_graph.Y)
+
+    @property
+    def Y_out(self) -> Tensor:
+        """What the attention adds to it, after the output projection [B, q, D]."""
+        return self.state(self.in_graph.Y_out)
+
+    def maps(self, parts: Sequence[Tensor]) -> Tensor:
+        """What is known of the probabilities of each call, as one map [B, H, q, k]."""
+        return parts[0] if self.windows is None else self.windows.maps(parts)
+
+    def state(self, tensor: Tensor) -> Tensor:
+        """What is known of a state as the model has it, as [B, q, D]."""
+        return tokens_of(tensor, len(tensor) // (1 if self.windows is None else self.windows.states))
 
     @property
     def is_self(self) -> bool:
-        return self.queries == self.keys
+        """Whether its queries are among its keys: self-attention, also that of some tokens alone, as class attention."""
+        return self.keys.start <= self.queries.start and self.queries.stop <= self.keys.stop
+
+    @property
+    def itself(self) -> Tensor:
+        """[q, k], 1 where a key is the query itself."""
+        like = self.in_graph.A[0]
+        same = index_of(self.queries)[:, None] == index_of(self.keys)
+        return same.to(like.device, like.dtype)
 
     def rows(self, tokens: Positions) -> Positions | None:
         """Which of the event's queries are these tokens of the joint axis; None if they are not among them."""
@@ -64,10 +95,21 @@ class Event:
 class Gradient:
     """The target's gradient by an event's tensors; zeros where the event is not `reached`, not on a way to the target."""
 
-    A: Tensor
-    Y: Tensor
-    Y_out: Tensor
+    event: Event
+    in_graph: InGraph
     reached: bool
+
+    @property
+    def A(self) -> Tensor:
+        return self.event.maps(self.in_graph.A)
+
+    @property
+    def Y(self) -> Tensor:
+        return self.event.state(self.in_graph.Y)
+
+    @property
+    def Y_out(self) -> Tensor:
+        return self.event.state(self.in_graph.Y_out)
 
 
 Gradients = Mapping[Event, Gradient]
@@ -175,11 +217,11 @@ class Recording:
             score = self.score(target)
             if not score.requires_grad:
                 return rows
-            states = [event.in_graph[2] for event in last.values()]
+            states = [event.in_graph.Y_out for event in last.values()]
             slopes = torch.autograd.grad(
                 score.sum(), states, retain_graph=True, allow_unused=True, materialize_grads=True
             )
-            gradients = tuple(event.part(slope) for event, slope in zip(last.values(), slopes, strict=True))
+            gradients = tuple(event.state(slope) for event, slope in zip(last.values(), slopes, strict=True))
         for (name, event), gradient in zip(last.items(), gradients, strict=True):
             where = self.modalities[name]
             rows[:, where] = (gradient[:, event.rows(where)] != 0).any(dim=-1)
@@ -205,13 +247,11 @@ class Recording:
             raise ValueError(
                 "the target has no gradient: it must be computed from the model's outputs without detaching them"
             )
-        tensors = [tensor for event in self.events for tensor in event.in_graph]
-        found = iter(torch.autograd.grad(score.sum(), tensors, retain_graph=True, allow_unused=True))
-        return {event: _gradient(event, next(found), next(found), next(found)) for event in self.events}
-
-
-def _gradient(event: Event, A: Tensor | None, Y: Tensor | None, Y_out: Tensor | None) -> Gradient:
-    def filled(gradient: Tensor | None, like: Tensor) -> Tensor:
-        return torch.zeros_like(like) if gradient is None else event.part(gradient)
-
-    return Gradient(filled(A, event.A), filled(Y, event.Y), filled(Y_out, event.Y_out), reached=A is not None)
+        leaves, tree = tree_flatten([tuple(event.in_graph) for event in self.events])
+        slopes = torch.autograd.grad(score.sum(), leaves, retain_graph=True, allow_unused=True)
+        reached = tree_unflatten([slope is not None for slope in slopes], tree)
+        filled = (torch.zeros_like(x) if slope is None else slope for x, slope in zip(leaves, slopes, strict=True))
+        return {
+            event: Gradient(event, InGraph(*tensors), any(there[0]))
+            for event, tensors, there in zip(self.events, tree_unflatten(filled, tree), reached, strict=True)
+        }

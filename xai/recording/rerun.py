@@ -13,12 +13,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from xai.recording.adapter import Adapter
-from xai.recording.axis import Positions, counted_from, first_of
+from xai.recording.axis import Positions, counted_from, first_of, tokens_of
 from xai.recording.places import Calls, Place, Placed, arguments_of, drawn_in_order
 from xai.recording.unchanged import evaluation, same_random_numbers
 
-Where = tuple[slice, Positions]  # samples and rows of a residual stream [B, q, D] that are a modality's
-Rows = tuple[Tensor, Where]
+Rows = tuple[Tensor, Positions]  # a residual state, and which of its tokens are a modality's
 
 
 class Call(NamedTuple):
@@ -41,9 +40,12 @@ class Rerun:
         """The target's gradient by the embeddings [B, tokens, D] of each changed modality, 0 where they do not count."""
         tensors = [tensor for tensor, _ in self.places.values()]
         with torch.inference_mode(False), torch.enable_grad():
-            score = target(self.output).sum()
-        found = torch.autograd.grad(score, tensors, allow_unused=True, materialize_grads=True)
-        return {name: slope[rows] for (name, (_, rows)), slope in zip(self.places.items(), found, strict=True)}
+            score = target(self.output)
+        found = torch.autograd.grad(score.sum(), tensors, allow_unused=True, materialize_grads=True)
+        return {
+            name: tokens_of(slope, len(score))[:, rows]
+            for (name, (_, rows)), slope in zip(self.places.items(), found, strict=True)
+        }
 
 
 class _Graph(TorchFunctionMode):
@@ -64,7 +66,7 @@ def _copy(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
 
-Changes = Mapping[str, tuple[Where, Tensor]]  # by modality: its rows in a residual state, and what to put there
+Changes = Mapping[str, tuple[Positions, Tensor]]  # by modality: its tokens in a residual state, and what to put there
 
 
 class _Changing(Placed):
@@ -109,15 +111,14 @@ def rerun(call: Call, adapter: Adapter, modalities: Mapping[str, Positions], emb
 
 def _first(
     adapter: Adapter, modalities: Mapping[str, Positions], embeddings: Mapping[str, Tensor]
-) -> dict[tuple[Any, int], dict[str, tuple[Where, Tensor]]]:
+) -> dict[tuple[Any, int], dict[str, tuple[Positions, Tensor]]]:
     """The residual module and its call that take each modality first, or the place of the state and 0; what changes there."""
-    found: dict[tuple[Any, int], dict[str, tuple[Where, Tensor]]] = {}
+    found: dict[tuple[Any, int], dict[str, tuple[Positions, Tensor]]] = {}
     left, calls = set(embeddings), Counter[str]()
     for site in adapter.sites:
         start = min(first_of(modalities[name]) for name in site.queries)
         for name in left & set(site.queries):
-            samples = slice(None) if site.sample is None else slice(site.sample, site.sample + 1)
-            rows = samples, counted_from(modalities[name], start)
+            rows = counted_from(modalities[name], start)
             at: tuple[Any, int] = (site.residual, calls[site.residual])
             if site.places is not None:
                 at = (site.places.residual or site.places.output, 0)
@@ -144,9 +145,9 @@ def _changing(at: int, changed: Changes, places: dict[str, Rows]) -> Any:
 
 def _change(tensor: Tensor, changed: Changes, places: dict[str, Rows]) -> Tensor:
     """In place: the skip connection may take the same tensor past a module."""
-    data = tensor.detach().clone()
+    data = tensor.detach().clone(memory_format=torch.contiguous_format)
     for rows, values in changed.values():
-        data[rows] = values
+        tokens_of(data, len(values))[:, rows] = values
     tensor.data = data  # new storage: the old one may be a parameter's
     if not tensor.requires_grad:
         tensor.requires_grad_()

@@ -11,7 +11,8 @@ from ..conftest import FAMILIES, Family, build
 from ..lrp.test_conservation import LOSES as TABLES_LOSE
 from .stock import STOCK, built
 from .test_adapters import refused
-from .test_derived import EAGER, LOSES, MADE, REFUSED, TILES
+from .test_derived import EAGER, LOSES, MADE, REFUSED, TILES, UNRULED
+from .test_windows import BY_HAND
 
 PAGE = Path(xai.__file__).parents[1] / "docs" / "models.md"
 START, END = "<!-- table -->\n", "<!-- end -->"
@@ -34,7 +35,13 @@ def of_none(name: str) -> tuple[str, ...]:
     family = built(name)
     recording = recorded(family)
     methods = [method for method in EXPLAINERS if method in REFUSED.get(name, ())]
-    return (name, *facts(family, recording), attention(name, recording), lrp(name in LOSES), cell(methods))
+    return (
+        name,
+        *facts(family, recording),
+        attention(name, recording),
+        lrp(name in LOSES, name in UNRULED),
+        cell(methods),
+    )
 
 
 def recorded(family: Family) -> Recording:
@@ -63,7 +70,7 @@ def adapter(family: Family) -> str:
 
 
 def attention(name: str, recording: Recording) -> str:
-    if name in {**MADE, **TILES}:
+    if name in {*MADE, *TILES, *BY_HAND}:
         return "hand"
     if name not in EAGER:
         return "outputs"
@@ -72,7 +79,9 @@ def attention(name: str, recording: Recording) -> str:
     return "formulas" if whole else "attentions"
 
 
-def lrp(loses: bool) -> str:
+def lrp(loses: bool, refused: bool = False) -> str:
+    if refused:
+        return "refused"
     return "loses by TransAtt" if loses else "yes"
 
 

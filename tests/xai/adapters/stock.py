@@ -6,7 +6,10 @@ from typing import Any
 import timm
 import torch
 import transformers as tf
+from timm.models.swin_transformer import SwinTransformer as TimmSwin
+from timm.models.swin_transformer_v2 import SwinTransformerV2 as TimmSwinV2
 from torch import Tensor, nn
+from torchvision.models import swin_transformer as torchvision_swin
 
 from xai import Target, given, similarity
 
@@ -75,22 +78,46 @@ def seeing(model: nn.Module, tokens: int, before: int = 2, images: Tensor | None
     return Family(model, inputs | {name: make(ids) if callable(make) else make for name, make in more.items()}, LAST)
 
 
-def qwen(cls: Any, **vision: Any) -> Family:
+def qwen(cls: Any, grid: tuple[int, int] = (4, 4), **vision: Any) -> Family:
     """Patches come row by row in blocks of 2 x 2, flat, of two frames."""
+    patches = grid[0] * grid[1]
     sizes = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2, **vision}
     language = {
         **{k: v for k, v in LANGUAGE.items() if k != "head_dim"},
         "rope_scaling": {"rope_type": "default", "mrope_section": [1, 1, 2]},
     }
     config = cls.config_class(vision_config=sizes, text_config=language, image_token_id=IMAGE_TOKEN, video_token_id=38)
-    images = torch.randn(16, 3 * 2 * 16, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(patches, 3 * 2 * 16, generator=torch.Generator().manual_seed(1))
     return seeing(
         cls(config),
-        4,
+        patches // 4,
         images=images,
-        image_grid_thw=torch.tensor([[1, 4, 4]]),
+        image_grid_thw=torch.tensor([[1, *grid]]),
         mm_token_type_ids=lambda ids: (ids == IMAGE_TOKEN).long(),
     )
+
+
+def of_windows(cls: Any, **options: Any) -> Family:
+    """7 x 7 patches in windows of 3 x 3, those of every second layer shifted, then 4 x 4 made of 2 x 2. Borders are padded."""
+    images = torch.randn(2, 3, 14, 14, generator=torch.Generator().manual_seed(1))
+    if hasattr(cls, "config_class"):
+        sizes = {
+            "image_size": 14,
+            "patch_size": 2,
+            "embed_dim": 8,
+            "depths": [2, 2],
+            "num_heads": [2, 2],
+            "window_size": 3,
+        }
+        return Family(
+            cls(cls.config_class(**sizes, num_labels=4)), {"pixel_values": images}, given(torch.tensor([1, 2]))
+        )
+    sizes = {"embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2], "num_classes": 4}
+    model = cls(**sizes, **options)
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)  # timm's Swin v2 starts with norms of zero, by which no attention is read
+    return Family(model, {"x": images}, given(torch.tensor([1, 2])))
 
 
 def three_images() -> Tensor:
@@ -199,6 +226,15 @@ SEEING: dict[str, Callable[[], Family]] = {
         window_size=16,
         fullatt_block_indexes=[1],
     ),
+    "Qwen2.5-VL, windows": lambda: qwen(
+        tf.Qwen2_5_VLForConditionalGeneration,
+        (6, 10),  # windows of 4 x 4 patches, and what is left at the borders
+        hidden_size=16,
+        out_hidden_size=16,
+        intermediate_size=24,
+        window_size=16,
+        fullatt_block_indexes=[1],
+    ),
     "Qwen3-VL": lambda: qwen(
         tf.Qwen3VLForConditionalGeneration,
         hidden_size=16,
@@ -206,6 +242,40 @@ SEEING: dict[str, Callable[[], Family]] = {
         intermediate_size=24,
         num_position_embeddings=16,
         deepstack_visual_indexes=[],
+    ),
+    "Idefics2": lambda: seeing(
+        tf.Idefics2ForConditionalGeneration(
+            tf.Idefics2Config(
+                vision_config=PATCHES,
+                perceiver_config={
+                    "resampler_n_latents": 3,
+                    "resampler_depth": 2,
+                    "resampler_n_heads": 2,
+                    "resampler_head_dim": 8,
+                    "num_key_value_heads": 1,
+                    "hidden_size": 16,
+                },
+                text_config=tf.MistralConfig(**LANGUAGE),
+                image_token_id=IMAGE_TOKEN,
+            )
+        ),
+        3,
+        images=torch.randn(1, 1, 3, 16, 16, generator=torch.Generator().manual_seed(1)),
+    ),
+    "InstructBLIP": lambda: seeing(
+        tf.InstructBlipForConditionalGeneration(
+            tf.InstructBlipConfig(
+                vision_config=PATCHES,
+                qformer_config={"vocab_size": 40, "encoder_hidden_size": 16, "cross_attention_frequency": 1, **TINY},
+                text_config=tf.OPTConfig(**OPT),
+                num_query_tokens=4,
+                image_token_index=IMAGE_TOKEN,
+            )
+        ),
+        4,
+        before=0,
+        qformer_input_ids=lambda ids: torch.tensor([[1, 5, 7], [1, 6, 8]]),
+        qformer_attention_mask=lambda ids: torch.ones(2, 3, dtype=torch.long),
     ),
     "BLIP-2": lambda: seeing(
         tf.Blip2ForConditionalGeneration(
@@ -265,6 +335,29 @@ TEXTS: dict[str, Callable[[], Family]] = {
     "CLIP's text tower": lambda: text(
         tf.CLIPTextModelWithProjection, of("embedding", lambda out: out.text_embeds[:, 1]), projection_dim=8
     ),
+}
+TIMM_SWIN: dict[str, Any] = {"img_size": 14, "patch_size": 2, "window_size": 3}
+TORCHVISION_SWIN: dict[str, Any] = {"patch_size": [2, 2], "window_size": [3, 3]}
+WINDOWS: dict[str, Callable[[], Family]] = {
+    "Swin": lambda: of_windows(tf.SwinForImageClassification),
+    "Swin v2": lambda: of_windows(tf.Swinv2ForImageClassification),
+    "timm Swin": lambda: of_windows(TimmSwin, **TIMM_SWIN),
+    "timm Swin v2": lambda: of_windows(TimmSwinV2, **TIMM_SWIN),
+    "torchvision Swin": lambda: of_windows(torchvision_swin.SwinTransformer, **TORCHVISION_SWIN),
+    "torchvision Swin v2": lambda: of_windows(
+        torchvision_swin.SwinTransformer,
+        block=torchvision_swin.SwinTransformerBlockV2,
+        downsample_layer=torchvision_swin.PatchMergingV2,
+        **TORCHVISION_SWIN,
+    ),
+}
+SAM: dict[str, Any] = {
+    **TINY,
+    "image_size": 14,
+    "patch_size": 2,
+    "window_size": 3,
+    "global_attn_indexes": [1],
+    "mlp_dim": 24,
 }
 STOCK: dict[str, Callable[[], Family]] = TEXTS | {
     "BEiT": lambda: image(tf.BeitForImageClassification, num_labels=4, use_relative_position_bias=True),
@@ -371,6 +464,12 @@ STOCK: dict[str, Callable[[], Family]] = TEXTS | {
     "timm BEiT": lambda: timm_model(timm.models.beit.Beit, use_rel_pos_bias=True),
     "timm SigLIP": lambda: timm_model(
         timm.models.vision_transformer.VisionTransformer, global_pool="map", class_token=False
+    ),
+    **WINDOWS,
+    "SAM": lambda: Family(
+        tf.SamVisionModel(tf.SamVisionConfig(**SAM, output_channels=8)),
+        {"pixel_values": torch.randn(2, 3, 14, 14, generator=torch.Generator().manual_seed(1))},
+        of("mean feature", lambda out: out.last_hidden_state[:, 1].mean(dim=(1, 2))),
     ),
     **SEEING,
 }

@@ -1,6 +1,7 @@
 """Adapters found from the model itself: those of known families, and of families that have no table."""
 
 import gc
+import re
 import weakref
 from functools import cache
 from typing import Any
@@ -31,7 +32,7 @@ from xai.recording.recording import Recording
 
 from ..conftest import FAMILIES, Family, build, few_passes
 from ..toys import snapshot
-from .stock import IMAGE_TOKEN, SEEING, STOCK, TEXTS, built
+from .stock import IMAGE_TOKEN, SEEING, STOCK, TEXTS, WINDOWS, built
 
 
 def recorded(family: Family, adapter: Adapter, **options: Any) -> Recording:
@@ -89,7 +90,7 @@ def attentions_of(outputs: Any) -> list[Tensor]:
     return [attention for part in parts for attention in attentions_of(part)] + [a for one in lists for a in one]
 
 
-OTHERS = ("timm", "BLIP", "FLAVA", "SigLIP", "GPT-NeoX", "Falcon", "Data2Vec")
+OTHERS = ("timm", "torchvision", "Swin", "SAM", "BLIP", "FLAVA", "SigLIP", "GPT-NeoX", "Falcon", "Data2Vec")
 EAGER = [name for name in STOCK if name not in SEEING and not name.startswith(OTHERS)]
 
 
@@ -122,9 +123,18 @@ def test_rollout_and_genatt_are_those_of_the_model_s_own_attentions(name: str, m
     torch.testing.assert_close(EXPLAINERS["genatt"](ours, family.target).double(), genatt, atol=1e-5, rtol=1e-5)
 
 
-QWEN = ("Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL")  # put their windows together before they project
+QWEN = ("Qwen2-VL", "Qwen2.5-VL", "Qwen2.5-VL, windows", "Qwen3-VL")  # put their windows together before they project
 # models whose softmax is plain code show no queries and keys; GPT-2 and Falcon project by another function
-PLAIN_SOFTMAX = ("Gemma 2", "DeBERTa v2", "MPNet", "FLAVA", "ViLT", "BLIP retrieval", "BLIP captions")
+PLAIN_SOFTMAX = (
+    "Gemma 2",
+    "DeBERTa v2",
+    "MPNet",
+    "FLAVA",
+    "ViLT",
+    "BLIP retrieval",
+    "BLIP captions",
+    *(set(WINDOWS) - {"Swin"}),
+)
 REFUSED = {name: {"grad_eclip", "tokentm"} for name in PLAIN_SOFTMAX} | {
     name: {"tokentm"} for name in ("GPT-2", "Falcon", *QWEN)
 }
@@ -181,7 +191,16 @@ def test_padding_on_the_left(name: str) -> None:
         assert not together[1:, :2].any()
 
 
-@pytest.mark.parametrize("name", list(STOCK))
+UNRULED = {"SAM": "conv2d in module 'vision_encoder.neck.conv1'"}  # operations that have no rule for relevance
+
+
+@pytest.mark.parametrize("name", list(UNRULED))
+def test_an_operation_without_rule_is_named(name: str) -> None:
+    with pytest.raises(PropagationError, match=re.escape(UNRULED[name])):
+        shown(name, "tokens")
+
+
+@pytest.mark.parametrize("name", [name for name in STOCK if name not in UNRULED])
 def test_every_method_with_rules(name: str) -> None:
     family, recording = shown(name, "tokens")
     for method in (name for name, known in METHODS.items() if known.start == "tokens"):
@@ -284,13 +303,17 @@ def test_streams_and_grids() -> None:
 def by_hand(weights: list[Tensor], recording: Recording, family: Family, method: str) -> tuple[Tensor, list[Tensor]]:
     """Scores of all tokens of a language model, and of each image the scores of the patches its tokens are made from.
 
-    From attention alone. `weights` are of all image tokens of the text, [tokens, those of the image].
+    From attention alone. `weights` are of all image tokens of the text, [tokens, those of the image]; the images of a sample
+    are a batch of the model, none of which attends to another.
     """
     gradients = recording.gradients(family.target)
     language = recording.mask.shape[1]
     held: dict[int, Tensor] = {}
     for event in recording.events:
         A, last = event.A.detach(), event.queries.stop
+        if last < language:
+            count = A.shape[-1] // len(weights)
+            assert not A[..., torch.block_diag(*[torch.ones(count, count)] * len(weights)) == 0].any()
         eye = torch.eye(A.shape[-1]).double()
         R = held.get(last, eye)
         if method == "rollout":
@@ -299,7 +322,8 @@ def by_hand(weights: list[Tensor], recording: Recording, family: Family, method:
             held[last] = R + (A * gradients[event].A).clamp(min=0).mean(dim=1) @ R
     rows = held.pop(language)[:, -1]
     inside = rows[:, family.inputs["input_ids"][0] == IMAGE_TOKEN]
-    return rows, [((inside @ made)[:, None] @ R)[:, 0] for made, R in zip(weights, held.values(), strict=True)]
+    (R,) = held.values()
+    return rows, list(((inside @ torch.cat(weights, dim=1))[:, None] @ R)[:, 0].chunk(len(weights), dim=1))
 
 
 BLOCKS = torch.zeros(4, 16).double()  # 2 x 2 of 4 x 4
@@ -313,9 +337,9 @@ MADE = {
     "InternVL": F.pad(BLOCKS, (1, 0)),
     "Idefics3": BLOCKS,
     "SmolVLM": BLOCKS,
-    **{name: torch.eye(4).double().repeat_interleave(4, dim=1) / 4 for name in QWEN},  # as their processor has them
+    **{name: torch.eye(4).double().repeat_interleave(4, dim=1) / 4 for name in QWEN if "windows" not in name},
 }
-BLOCK_BY_BLOCK = [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
+BLOCK_BY_BLOCK = [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]  # as Qwen's processor has them
 
 
 @pytest.mark.parametrize("method", ["rollout", "genatt"])
@@ -424,10 +448,17 @@ def test_layers_that_share_a_module_are_events_of_their_own() -> None:
 
 
 # TransAtt's positive rule gives nothing on where a layer has no positive contribution; the check of conservation says so
-LOSES = ("BLIP retrieval", "T5", "BART", "DeBERTa v2", "Idefics3, three images")
+LOSES = (
+    "BLIP retrieval",
+    "T5",
+    "BART",
+    "DeBERTa v2",
+    "Idefics3, three images",
+    *WINDOWS,
+)  # padding has no contribution at all
 
 
-@pytest.mark.parametrize("name", list(STOCK))
+@pytest.mark.parametrize("name", [name for name in STOCK if name not in UNRULED])
 def test_no_layer_loses_relevance(name: str) -> None:
     family, recording = shown(name, "tokens")
     for rules in (TRANSATT, CP_LRP, ATTN_LRP):

@@ -109,6 +109,14 @@ def class_attention(m: Model, text: Tensor, image: Tensor) -> Tensor:
     return m.head(token[:, 0])
 
 
+def class_attention_to_the_past(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    """A class token reads patches that have changed since."""
+    token, first = m.token.expand(len(text), -1, -1), m.block(0, image)
+    last = m.block(2, first)
+    token = token + m.attentions[1](token, torch.cat([token, first], dim=1))
+    return m.head(token[:, 0] + last.mean(1))
+
+
 def two_states(m: Model, text: Tensor, image: Tensor) -> Tensor:
     """The text starts with the patches after one layer, and reads those after the second."""
     first = m.block(0, image)
@@ -143,6 +151,60 @@ def without_skip(m: Model, text: Tensor, image: Tensor) -> Tensor:
 def pooled(m: Model, text: Tensor, image: Tensor) -> Tensor:
     """A learned token asks, and nothing skips its attention."""
     return m.head(m.attentions[1](m.token.expand(len(text), -1, -1), m.block(0, image))[:, 0])
+
+
+def in_windows(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    """The columns of the patches' grid are windows."""
+    windows = image.unflatten(1, (2, 2)).transpose(1, 2).flatten(0, 1)
+    mixed = m.attentions[0](windows).unflatten(0, (-1, 2)).transpose(1, 2).flatten(1, 2)
+    return m.head((image + mixed).mean(1))
+
+
+def put_back_elsewhere(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    return m.head((image + m.attentions[0](image.reshape(-1, 2, WIDTH)).reshape(image.shape).flip(1))[:, 0])
+
+
+def samples_inside_windows(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    """The first windows of all samples come first."""
+    windows = image.unflatten(1, (2, 2)).transpose(0, 1).flatten(0, 1)
+    return m.head((image + m.attentions[0](windows).unflatten(0, (2, -1)).transpose(0, 1).flatten(1, 2))[:, 0])
+
+
+def overlapping(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    windows = torch.stack([image[:, :3], image[:, 1:]], dim=1).flatten(0, 1)
+    first, second = m.attentions[0](windows).unflatten(0, (-1, 2)).unbind(1)
+    return m.head((image + torch.cat([first[:, :1], second], dim=1))[:, 0])
+
+
+def half_of_them(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    """Two of four patches attend to each other, and nothing is added to the others."""
+    return m.head((image + F.pad(m.attentions[0](image[:, :2]), (0, 0, 0, 2)))[:, 0])
+
+
+def calls_of_their_own(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    first, second = (
+        F.scaled_dot_product_attention(*[x.unflatten(-1, (2, -1)).transpose(1, 2)] * 3) for x in image.chunk(2, dim=1)
+    )
+    return m.head((image + m.ff(torch.cat([first, second], dim=2).transpose(1, 2).flatten(2))).mean(1))
+
+
+def five_axes(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    x = image.unflatten(1, (2, 2)).unflatten(-1, (2, -1)).transpose(2, 3)  # windows and heads
+    mixed = (x @ x.mT).softmax(-1) @ x
+    return m.head((image + mixed.transpose(2, 3).flatten(3).flatten(1, 2))[:, 0])
+
+
+def talking_heads(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    """As CaiT's: the heads' probabilities are mixed before they weigh values."""
+    x = image.unflatten(-1, (2, -1)).transpose(1, 2)
+    heads = F.linear((x @ x.mT).softmax(-1).movedim(1, -1), m.alpha.expand(2, 2)).movedim(-1, 1)
+    return m.block(0, image + (heads @ x).transpose(1, 2).flatten(2)).mean(1)
+
+
+def talking_before(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    x = image.unflatten(-1, (2, -1)).transpose(1, 2)
+    heads = F.linear((x @ x.mT).movedim(1, -1), m.alpha.expand(2, 2)).movedim(-1, 1).softmax(-1)
+    return m.block(0, image + (heads @ x).transpose(1, 2).flatten(2)).mean(1)
 
 
 def built(run: Callable[[Model, Tensor, Tensor], Tensor]) -> tuple[Model, dict[str, Tensor]]:
@@ -236,6 +298,34 @@ def test_tokens_made_from_others_hold_what_those_held(run: Callable[[Model, Tens
     )
 
 
+def test_a_class_token_that_reads_itself_and_the_patches() -> None:
+    _, recording = found(class_attention)
+    assert (
+        lengths(recording) == {"image": 4, "queries": 1}
+        and recording.rows_of(given(0)).tolist() == [[False] * 4 + [True]] * 2
+    )
+    gradients = recording.gradients(given(0))
+    rollout = genatt = torch.eye(5).double().repeat(2, 1, 1)
+    for event in recording.events:
+        (A,), (slope,) = event.in_graph.A, gradients[event].in_graph.A
+        whole = torch.zeros(2, 2, 2, 5, 5).double()  # of A and its gradient
+        for n, part in enumerate((A.detach(), slope)):
+            if event is recording.events[0]:
+                whole[n, :, :, :4, :4] = part
+            else:  # its keys are the class token and the patches
+                whole[n, :, :, 4:, :4], whole[n, :, :, 4:, 4:] = part[..., 1:], part[..., :1]
+        mean = whole[0].mean(dim=1) + torch.eye(5)
+        rollout = mean / mean.sum(dim=-1, keepdim=True) @ rollout
+        genatt = genatt + whole.prod(dim=0).clamp(min=0).mean(dim=1) @ genatt
+    for method, wanted in (("rollout", rollout), ("genatt", genatt)):
+        relevance = explain_recording(recording, method, given(0))
+        torch.testing.assert_close(relevance.scores["image"], wanted[:, 4, :4])
+        torch.testing.assert_close(relevance.scores["queries"], wanted[:, 4, 4:])
+    eclip = explain_recording(recording, "grad_eclip", given(0))
+    assert eclip.scores["image"].any() and not eclip.scores["queries"].any()  # a token says nothing of itself
+    assert recording.events[1].qkv is not None and recording.events[1].qkv.key.shape[-2] == 5
+
+
 @pytest.mark.parametrize("run", [parallel, after_the_norm])
 def test_where_a_result_is_added(run: Callable[[Model, Tensor, Tensor], Tensor]) -> None:
     model, recording = found(run)
@@ -245,6 +335,22 @@ def test_where_a_result_is_added(run: Callable[[Model, Tensor, Tensor], Tensor])
     wanted = model.attentions[0](model.norms[0](text)) if run is parallel else model.norms[0](model.attentions[0](text))
     torch.testing.assert_close(event.Y.detach(), text.detach())
     torch.testing.assert_close(event.Y_out.detach(), wanted.detach())
+
+
+@pytest.mark.parametrize("run", [in_windows, calls_of_their_own])
+def test_tokens_attend_within_their_window(run: Callable[[Model, Tensor, Tensor], Tensor]) -> None:
+    _, recording = found(run)
+    (event,) = recording.events
+    columns, rows = (
+        torch.tensor([[1, 0, 1, 0], [0, 1, 0, 1]] * 2),
+        torch.tensor([[1, 1, 0, 0]] * 2 + [[0, 0, 1, 1]] * 2),
+    )
+    together = (columns if run is in_windows else rows).bool()
+    assert event.A[:, :, together].all() and not event.A[:, :, ~together].any()
+    assert recording.grids == {"image": (2, 2)} and event.qkv is not None
+    query, key = event.qkv.query.detach(), event.qkv.key.detach()
+    scores = (query @ key.mT * query.shape[-1] ** -0.5).masked_fill(~together, -torch.inf)
+    torch.testing.assert_close(event.A, scores.softmax(-1))
 
 
 def test_a_learned_token_that_pools() -> None:
@@ -261,9 +367,22 @@ def test_a_learned_token_that_pools() -> None:
         (scaled_state, r"'attentions\.0': nothing is found to which the result of this self-attention is added"),
         (without_skip, r"'attentions\.0': nothing is found to which the result of this self-attention is added"),
         (summed, r"'attentions\.0': its queries are each made of several tokens"),
-        (class_attention, r"'attentions\.1': some of its 5 tokens .* go on changing"),
+        (
+            class_attention_to_the_past,
+            r"'attentions\.1': some of its tokens are those of .*'attentions\.2' at another time",
+        ),
         (two_states, r"'attentions\.2': some of its 8 tokens are among those of module 'attentions\.1' too"),
         (in_place, r"a skip connection is added in place"),
+        (put_back_elsewhere, r"'attentions\.0': the results of its windows are added to other tokens than those"),
+        (samples_inside_windows, r"'attentions\.0': its queries are other tokens in every sample"),
+        (overlapping, r"'attentions\.0': its 6 queries, of all its windows, are not the 4 tokens"),
+        (half_of_them, r"'attentions\.0': its 2 queries, of all its windows, are not the 4 tokens"),
+        (
+            talking_heads,
+            r"call 1 of softmax in module '': its probabilities are mixed with each other \(talking heads\)",
+        ),
+        (talking_before, r"call 1 of softmax in module '': .* as where heads are mixed \(talking heads\)"),
+        (five_axes, r"call 1 of softmax in module '': it cannot be told which tokens its queries are"),
     ],
 )
 def test_in_doubt_it_refuses(run: Callable[[Model, Tensor, Tensor], Tensor], message: str) -> None:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xai import PropagationError
 from xai.lrp.modified_gradient import ATTN_LRP, CP_LRP, with_gamma
 from xai.lrp.positive import TRANSATT
 from xai.lrp.propagation import Rules
@@ -273,3 +274,31 @@ def test_learned_queries_are_weights_of_the_keys(rules: Rules) -> None:
         expected[b, h] = relevance(rules, one, share[b : b + 1, h].mT, keys[b : b + 1, h])[0][0]
     close(ours, expected)
     close(other, expected)
+
+
+@pytest.mark.parametrize("rules", [TRANSATT, ATTN_LRP], ids=lambda rules: rules.name)
+@pytest.mark.parametrize("equation", ["bhwc,hkc->bhwk", "bhwc,wkc->bhwk", "wkc,bhwc->bkhw"])
+def test_a_product_with_constants_of_each_row_is_a_linear_layer(rules: Rules, equation: str) -> None:
+    """SAM's relative positions: each row or column of queries has its own vectors."""
+    x, out = normal(2, 3, 4, 5), equation.split("->")[1]
+    rows = 3 if "hkc" in equation else 4
+    weight, share = normal(rows, 6, 5), normal(*[{"b": 2, "h": 3, "w": 4, "k": 6}[letter] for letter in out], seed=5)
+    operands = (lambda x: (weight, x)) if equation.startswith("w") else (lambda x: (x, weight))
+    ours = relevance(rules, lambda x: torch.einsum(equation, *operands(x)), share, x)[0]
+    share, expected = share.permute([out.index(letter) for letter in "bhwk"]), torch.zeros_like(x)
+    for row in range(rows):
+        at = (slice(None), row) if rows == 3 else (slice(None), slice(None), row)
+        expected[at] = relevance(rules, lambda x, w=weight[row]: F.linear(x, w), share[at], x[at])[0]
+    close(ours, expected)
+
+
+@pytest.mark.parametrize("pool", [F.adaptive_avg_pool1d, F.adaptive_avg_pool2d])
+def test_pooling_to_one_cell_is_the_mean(pool: Any) -> None:
+    x = normal(2, 3, 4) if pool is F.adaptive_avg_pool1d else normal(2, 3, 4, 5)
+    axes = tuple(range(2, x.dim()))
+    share = normal(2, 3, *[1] * len(axes))
+    for rules in (TRANSATT, ATTN_LRP):
+        wanted = relevance(rules, lambda x: x.mean(dim=axes, keepdim=True), share, x)[0]
+        close(relevance(rules, lambda x: pool(x, 1), share, x)[0], wanted)
+    with pytest.raises(PropagationError, match="pools to more than one cell"):
+        relevance(TRANSATT, lambda x: pool(x, 2), normal(*x.shape[:2], *[2] * len(axes)), x)

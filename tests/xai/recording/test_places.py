@@ -22,7 +22,7 @@ def placed(kind: str) -> Adapter:
         inside = f"blocks.{number}"
         attention = Place(inside, SOFTMAX.get(kind, "softmax"), 0)
         output = Place(inside, "getitem", 3)  # after those of query, key and value
-        sites.append(replace(site, places=Places(attention, state, output)))
+        sites.append(replace(site, places=Places((attention,), state, output)))
     return Adapter(tuple((site,) for site in sites), TWO.layout)
 
 
