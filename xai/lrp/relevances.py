@@ -39,6 +39,8 @@ def propagate(
         raise ValueError(
             "the recording was recorded without rules: record with lrp='tokens' (or 'pixels') for LRP methods"
         )
+    if audit and recording.turns is not None:
+        raise ValueError("the flow of relevance can be checked of one target at a time; explain one step alone")
     maps, entries = [event.in_graph[0] for event in recording.events], _entries(recording)
     wanted = [
         *maps,
@@ -51,9 +53,11 @@ def propagate(
         if not score.requires_grad:
             raise PropagationError("the target has no relevance to pass on: it must come from the model's outputs")
         with recording.propagation.by(rules, audit) as ledger:
-            backs = torch.autograd.grad(score.sum(), wanted, retain_graph=True, allow_unused=True)
+            backs = recording.slopes(score, wanted)
+    turns = recording.turns
+    empty = () if turns is None else (turns.count,)
     found = [
-        torch.zeros_like(tensor) if back is None else rules.relevance(tensor, back)
+        tensor.new_zeros((*empty, *tensor.shape)) if back is None else rules.relevance(tensor, back)
         for tensor, back in zip(wanted, backs, strict=True)
     ]
     tokens = torch.zeros(recording.mask.shape, dtype=maps[0].dtype, device=maps[0].device)
@@ -61,7 +65,9 @@ def propagate(
         rows = event.rows(where)
         assert rows is not None
         tokens[:, where] = event.part(relevance)[:, rows].sum(dim=-1).to(tokens.dtype)
-    pixels = None if recording.pixels is None else found[-1].sum(dim=1)
+    pixels = None
+    if recording.pixels is not None:
+        pixels = (found[-1] if turns is None else turns.rows(found[-1])).sum(dim=1)
     start = rules.relevance(score, torch.ones_like(score)).detach()
     by_event = {event: event.part(relevance) for event, relevance in zip(recording.events, found, strict=False)}
     return Relevances(by_event, tokens, pixels), start, ledger

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from xai.lrp.propagation import Propagation
 from xai.recording.axis import Link, Positions, within
-from xai.recording.rerun import Rerun
+from xai.recording.rerun import Again
+from xai.recording.turns import Turns
 
 Score = Callable[[Any], Tensor]  # the model's outputs to one number a sample, [B]
 
@@ -41,6 +42,7 @@ class Event:
     qkv: QKV | None = None  # None: the model computes its softmax in plain code, which does not show them
     whole: tuple[Tensor, Tensor, Tensor] | None = None  # of a batch of its own, of which A, Y and Y_out are one sample
     sample: int = 0  # which
+    turns: Turns | None = None  # of rows that share the samples of the pass
 
     @property
     def in_graph(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,7 +50,9 @@ class Event:
         return self.whole or (self.A, self.Y, self.Y_out)
 
     def part(self, values: Tensor) -> Tensor:
-        """The event's own part of what is found for a tensor of the graph."""
+        """The event's own part of what is found for a tensor of the graph, by turns if there are any."""
+        if self.turns is not None:
+            return self.turns.rows(values, self.sample)
         return values if self.whole is None else values[self.sample : self.sample + 1]
 
     @property
@@ -88,12 +92,13 @@ class Recording:
     special: Tensor  # [B, T], True at tokens that are no content
     grids: dict[str, tuple[int, int]]  # rows and columns of the tokens of image modalities that are not special
     output: Any
-    rerun: Callable[[Mapping[str, Tensor]], Rerun] | None = field(default=None, repr=False)
+    rerun: Callable[[Mapping[str, Tensor]], Again] | None = field(default=None, repr=False)
     propagation: Propagation | None = field(default=None, repr=False)  # None: recorded without rules for relevance
     pixels: Tensor | None = field(default=None, repr=False)  # [B, C, rows, columns] if the graph starts at them
     links: Mapping[str, Link] = field(
         default_factory=dict
     )  # of modalities made from others, in the order of their streams
+    turns: Turns | None = None  # of rows that share the samples of the pass; None: every sample is one row
     relevances: dict[Any, Any] = field(default_factory=dict, repr=False)  # found so far, for xai.lrp.relevances
     _gradients: dict[Score, Gradients] = field(default_factory=dict, repr=False)
     _rows: dict[Score, Tensor] = field(default_factory=dict, repr=False)
@@ -166,6 +171,19 @@ class Recording:
             )
         return score
 
+    def slopes(self, score: Tensor, tensors: list[Tensor]) -> tuple[Tensor | None, ...]:
+        """What comes back from the rows' scores [B] to tensors of the graph, in one backward pass.
+
+        The scores of samples are summed, which leaves each its own; rows that share samples have theirs by turns
+        [turns, ...], for `Event.part` to sort out. None for a tensor that is on no way to the scores.
+        """
+        if self.turns is None:
+            return torch.autograd.grad(score.sum(), tensors, retain_graph=True, allow_unused=True)
+        turns = self.turns.weights(score)
+        return torch.autograd.grad(
+            score, tensors, turns, retain_graph=True, allow_unused=True, is_grads_batched=True
+        )
+
     def _rows_with_gradient(self, target: Score) -> Tensor:
         rows = torch.zeros_like(self.mask)
         last = self._last_events()
@@ -175,11 +193,11 @@ class Recording:
             score = self.score(target)
             if not score.requires_grad:
                 return rows
-            states = [event.in_graph[2] for event in last.values()]
-            slopes = torch.autograd.grad(
-                score.sum(), states, retain_graph=True, allow_unused=True, materialize_grads=True
+            slopes = self.slopes(score, [event.in_graph[2] for event in last.values()])
+            gradients = tuple(
+                torch.zeros_like(event.Y_out) if slope is None else event.part(slope)
+                for event, slope in zip(last.values(), slopes, strict=True)
             )
-            gradients = tuple(event.part(slope) for event, slope in zip(last.values(), slopes, strict=True))
         for (name, event), gradient in zip(last.items(), gradients, strict=True):
             where = self.modalities[name]
             rows[:, where] = (gradient[:, event.rows(where)] != 0).any(dim=-1)
@@ -205,8 +223,7 @@ class Recording:
             raise ValueError(
                 "the target has no gradient: it must be computed from the model's outputs without detaching them"
             )
-        tensors = [tensor for event in self.events for tensor in event.in_graph]
-        found = iter(torch.autograd.grad(score.sum(), tensors, retain_graph=True, allow_unused=True))
+        found = iter(self.slopes(score, [tensor for event in self.events for tensor in event.in_graph]))
         return {event: _gradient(event, next(found), next(found), next(found)) for event in self.events}
 
 

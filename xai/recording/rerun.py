@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,12 @@ class Call(NamedTuple):
     args: tuple
     kwargs: dict
     autocast: torch.autocast
+
+
+class Again(Protocol):
+    """A pass run once more."""
+
+    def gradients(self, target: Callable[[Any], Tensor]) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True, eq=False)
