@@ -15,7 +15,7 @@ from clipmapper.models.clip_mapper import UNKNOWN, CLIPMapper, evaluating
 from clipmapper.models.decoding import write
 from xai import Relevance, Target, explain_recording
 from xai.explanation import lrp_of
-from xai.generation.steps import Steps
+from xai.generation.steps import Steps, require_order
 from xai.recording.recording import Recording
 from xai.results.captions import CaptionRelevance, average
 
@@ -115,6 +115,7 @@ def record_steps(
     recording = record_pass(model, pixels, captions.ids, captions.mask, lrp, whole)
     text = recording.modalities["text"]
     assert isinstance(text, slice)
+    require_order(recording, text, 0)
     return captions.steps.rows(recording, text)
 
 

@@ -84,7 +84,9 @@ def written(
     while tokens and tokens[-1] in special:
         tokens.pop()
     if not set(tokens) - set(special):
-        raise ValueError("the model wrote no words; give the text to explain as `answer`, or other options for `generation`")
+        raise ValueError(
+            "the model wrote no words; give the text to explain as `answer`, or other options for `generation`"
+        )
     return tokens
 
 

@@ -113,4 +113,3 @@ def _joins_before(said: str, first: str) -> bool:
 
 def _stands_alone(letter: str) -> bool:
     return unicodedata.category(letter)[0] in "PS" or without_blanks(letter)
-

@@ -11,7 +11,9 @@ from xai.recording.recording import Recording
 from xai.recording.rows import by_rows
 from xai.targets import Target, logits
 
-Figure = Literal["logit", "log_probability", "margin"]  # of a token at its step; "margin" is over the likeliest other one
+Figure = Literal[
+    "logit", "log_probability", "margin"
+]  # of a token at its step; "margin" is over the likeliest other one
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,32 +61,38 @@ class Steps:
         Args:
             recording: of the pass.
             text: the stream on the joint axis whose positions are those of the logits.
-
-        Raises:
-            ValueError: something attends to what was written later, so that the pass is not that of the steps.
         """
-        self._check_order(recording, text)
         read = text.start + self.at
         place = torch.arange(recording.mask.shape[1])
         later = (place > read[:, None]) & (place < text.stop)
         mask = recording.mask[self.of.to(recording.mask.device)] & ~later.to(recording.mask.device)
         return by_rows(recording, self.of, mask, read)
 
-    def _check_order(self, recording: Recording, text: slice) -> None:
-        """Raises ValueError unless nothing attends to a token after the first step that stands after it."""
-        first = text.start + int(self.at.min())
-        for event in recording.events:
-            if not (event.keys.start <= text.start and text.stop <= event.keys.stop) or first + 1 >= text.stop:
-                continue
-            queries = torch.arange(event.queries.start, event.queries.stop)
-            reach = torch.where((queries >= text.start) & (queries < text.stop), queries, first).clamp(min=first)
-            later = torch.arange(first + 1, text.stop) > reach[:, None]
-            seen = event.A.detach()[..., first + 1 - event.keys.start : text.stop - event.keys.start] > 0
-            if (seen & later.to(seen.device)).any():
-                raise ValueError(
-                    f"module {event.module!r} attends to words that are written later, so one pass over the whole text does not "
-                    "show how the model writes it word by word; give each word's text alone to xai.explain"
-                )
+
+def require_order(recording: Recording, text: slice, first: int) -> None:
+    """Checks that one pass over a whole text is what the model does word by word.
+
+    Args:
+        recording: of the pass.
+        text: the stream of the text on the joint axis.
+        first: the position in it from which the first word was written.
+
+    Raises:
+        ValueError: something attends to a word that is written later; names the module.
+    """
+    start = text.start + first
+    later_keys = torch.arange(start + 1, text.stop)
+    for event in recording.events:
+        if not len(later_keys) or not (event.keys.start <= text.start and text.stop <= event.keys.stop):
+            continue
+        queries = torch.arange(event.queries.start, event.queries.stop)
+        reach = torch.where((queries >= text.start) & (queries < text.stop), queries, start).clamp(min=start)
+        seen = event.A.detach()[..., start + 1 - event.keys.start : text.stop - event.keys.start] > 0
+        if (seen & (later_keys > reach[:, None]).to(seen.device)).any():
+            raise ValueError(
+                f"module {event.module!r} attends to words that are written later, so one pass over the whole text is not what "
+                "the model does word by word; explain each word by xai.explain, with the text before it"
+            )
 
 
 def _of(rows: Float[Tensor, "R V"], tokens: Int[Tensor, " R"]) -> Float[Tensor, " R"]:

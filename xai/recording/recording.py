@@ -180,9 +180,7 @@ class Recording:
         if self.turns is None:
             return torch.autograd.grad(score.sum(), tensors, retain_graph=True, allow_unused=True)
         turns = self.turns.weights(score)
-        return torch.autograd.grad(
-            score, tensors, turns, retain_graph=True, allow_unused=True, is_grads_batched=True
-        )
+        return torch.autograd.grad(score, tensors, turns, retain_graph=True, allow_unused=True, is_grads_batched=True)
 
     def _rows_with_gradient(self, target: Score) -> Tensor:
         rows = torch.zeros_like(self.mask)

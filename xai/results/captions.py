@@ -110,7 +110,9 @@ class CaptionRelevance:
         maps = []
         for caption, (merged, rows) in enumerate(zip(self._merged, scores, strict=True)):
             places = list(self.places[caption] if self.places else range(1, len(self.tokens[caption]) + 1))
-            read = torch.cat([rows, rows.new_zeros(len(rows), 1)], dim=1)  # there may be no place of the last: no step reads it
+            read = torch.cat(
+                [rows, rows.new_zeros(len(rows), 1)], dim=1
+            )  # there may be no place of the last: no step reads it
             written = read[:, [min(place, rows.shape[1]) for place in places]]
             maps.append(torch.stack([written[:, places].sum(dim=1) for _, places in merged], dim=1))
         return maps

@@ -9,7 +9,18 @@ ENDS = ("</w>", " ")  # close a word: CLIP's pieces, as they are or decoded one 
 STARTS = ("Ġ", OPENS, " ")  # open a word: GPT's and SentencePiece's
 GOES_ON = "##"  # goes on with the word: WordPiece's
 # beginnings of the names of letters of scripts that put no blanks between words
-WITHOUT_BLANKS = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "IDEOGRAPHIC")
+WITHOUT_BLANKS = (
+    "CJK",
+    "HIRAGANA",
+    "KATAKANA",
+    "BOPOMOFO",
+    "THAI",
+    "LAO",
+    "KHMER",
+    "MYANMAR",
+    "TIBETAN",
+    "IDEOGRAPHIC",
+)
 
 
 def without_blanks(letter: str) -> bool:

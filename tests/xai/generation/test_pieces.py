@@ -62,7 +62,9 @@ def test_sentence_pieces_and_word_pieces() -> None:
     fast = PreTrainedTokenizerFast(tokenizer_object=llama)
     merged = merge_pieces(pieces_of(fast, [1, 2, 3, 5, 6, 7, 1]))
     assert merged == [("a", [0]), ("hexagon", [1, 2]), ("好", [3]), ("é", [4, 5]), ("a", [6])]
-    bert = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "un": 2, "##known": 3, "ball": 4, ".": 5}, unk_token="[UNK]"))
+    bert = Tokenizer(
+        models.WordPiece({"[UNK]": 0, "a": 1, "un": 2, "##known": 3, "ball": 4, ".": 5}, unk_token="[UNK]")
+    )
     bert.pre_tokenizer, bert.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece()
     merged = merge_pieces(pieces_of(PreTrainedTokenizerFast(tokenizer_object=bert), [1, 2, 3, 4, 5]))
     assert merged == [("a", [0]), ("unknown", [1, 2]), ("ball", [3]), (".", [4])]
