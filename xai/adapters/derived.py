@@ -62,7 +62,7 @@ def _derive(model: nn.Module, inputs: Any) -> tuple[DerivedLayout, Adapter]:
     )
     named = tuple((streams.name(i), tuple(modalities)) for i, (_, modalities) in enumerate(streams.streams))
     arguments = trace.arguments
-    layout = DerivedLayout(named, _ends(model), settled(arguments), placeholders_of(streams, arguments))
+    layout = DerivedLayout(named, ends_of(model), settled(arguments), placeholders_of(streams, arguments))
     return layout, Adapter(layers, layout, unread, see_padding=True)
 
 
@@ -135,7 +135,7 @@ def _site(places: Any, queries: tuple[str, ...], keys: tuple[str, ...], sample: 
     return Site(places.attention.module, queries, keys, residual, places.output.module, places, sample)
 
 
-def _ends(model: nn.Module) -> tuple[int, ...]:
+def ends_of(model: nn.Module) -> tuple[int, ...]:
     """Ids of tokens that are no content, as configurations tell them."""
     found: set[int] = set()
     config = getattr(model, "config", None)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai.adapters.derived import ends_of
 from xai.recording.unchanged import evaluation, same_random_numbers
 
 Messages = Sequence[Mapping[str, Any]]  # as chat templates take them
@@ -41,7 +42,8 @@ def special_ids(tokenizer: Any, model: nn.Module) -> set[int]:
     added = {number for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
     config = getattr(model, "config", None)
     named = (getattr(config, name, None) for name in ("image_token_id", "image_token_index", "video_token_id"))
-    return added | set(tokenizer.all_special_ids) | {number for number in named if isinstance(number, int)}
+    found = {number for number in named if isinstance(number, int)}
+    return added | set(tokenizer.all_special_ids) | set(ends_of(model)) | found
 
 
 def prompt_inputs(
@@ -64,7 +66,7 @@ def prompt_inputs(
         given = {"images": list(images) or None, "text": text}
         inputs = processor(**{name: value for name, value in given.items() if value is not None}, return_tensors="pt")
     where = next(model.parameters())
-    return {name: _moved(value, where) for name, value in inputs.items()}
+    return {name: _moved(value, where) for name, value in inputs.items() if name != "labels"}  # for training
 
 
 def written(

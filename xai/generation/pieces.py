@@ -11,6 +11,7 @@ from typing import Any
 
 from xai.results.words import OPENS, without_blanks
 
+BLANK = "\N{OPEN BOX}"  # is shown for blanks that no word follows or precedes
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what decoders give for bytes that are no whole character
 JOINER = "\N{ZERO WIDTH JOINER}"
 FLAGS = "".join(map(chr, range(0x1F1E6, 0x1F200)))  # two of these letters are one
@@ -46,7 +47,9 @@ def pieces_of(tokenizer: Any, ids: Sequence[int], special: Collection[int] = ())
             pieces.append(None)
             continue
         whole = " ".join(text.split()).replace(OPENS, "_")
-        ends = not whole and after is None and said != ""  # a blank at the end belongs to the word before it
+        last = not whole and after is None
+        ends = last and said.strip() != ""  # a blank at the end belongs to the word before it
+        whole = BLANK if last and not ends else whole
         opens = OPENS if not (blank or ends) and (not whole or _opens(said, text, after or "")) else ""
         pieces += [opens + whole] if count == 1 else [opens, *[""] * (count - 2), whole]
         said, blank = said + text, not whole and not ends

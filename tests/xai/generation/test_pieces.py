@@ -47,6 +47,10 @@ def test_tokens_that_are_no_words_part_words() -> None:
     assert [word for word, _ in merge_pieces(pieces)] == ["re", "d", "car"]
 
 
+def test_blanks_without_words_are_seen() -> None:
+    assert [word for word, _ in merge_pieces(pieces_of(Bytes(), list(b"\n\n\x00 a \x00 "), {0}))] == ["␣", "a", "␣"]
+
+
 def test_bytes_that_are_no_text_stay_where_they_are() -> None:
     merged = merge_pieces(pieces_of(Bytes(), [0x61, 0xF0, 0x9F, 0x20, 0x62, 0xF0]))
     assert [place for _, places in merged for place in places] == [*range(6)] and merged[-2][0] == "b"
