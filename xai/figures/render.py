@@ -150,7 +150,7 @@ def _texts(relevance: "Relevance", sample: int) -> tuple[tuple[Word, ...], ...]:
 
 def _text(name: str, words: list[tuple[str, float]]) -> tuple[Word, ...]:
     rgb = _rgb(_shares(np.array([value for _, value in words])))
-    chips = [(" ".join(word.split()), colour) for (word, _), colour in zip(words, rgb, strict=True)]
+    chips = [(" ".join(word.split()) or "…", colour) for (word, _), colour in zip(words, rgb, strict=True)]
     return tuple([(name, WHITE), *chips] if name else chips)
 
 

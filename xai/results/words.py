@@ -21,6 +21,7 @@ WITHOUT_BLANKS = (
     "TIBETAN",
     "IDEOGRAPHIC",
 )
+CLOSING, OPENING = ".,;:!?)]}%…", ("(", "[", "{")
 
 
 def without_blanks(letter: str) -> bool:
@@ -28,13 +29,16 @@ def without_blanks(letter: str) -> bool:
     return unicodedata.name(letter, "").startswith(WITHOUT_BLANKS)
 
 
+def blank_between(before: str, word: str) -> bool:
+    """Returns whether a blank is between two words: not in scripts that have none, nor before a mark that ends something."""
+    if not before or not word:
+        return False
+    return not (without_blanks(before[-1]) or without_blanks(word[0]) or word[0] in CLOSING or before in OPENING)
+
+
 def spoken(words: Sequence[str]) -> str:
-    """Returns words as one text: with blanks between them, but in scripts that have none."""
-    text = ""
-    for word in words:
-        together = text and word and (without_blanks(text[-1]) or without_blanks(word[0]))
-        text += word if together or not text else f" {word}"
-    return text
+    """Returns words as one text, with blanks where they belong."""
+    return "".join((" " if blank_between(before, word) else "") + word for before, word in pairwise(["", *words]))
 
 
 def merge_pieces(pieces: Sequence[str | None]) -> list[tuple[str, list[int]]]:

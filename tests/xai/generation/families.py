@@ -201,7 +201,9 @@ def qwen(cls: Any, processor_class: Any, video: Any, **vision: Any) -> Generativ
     processor = processor_class(images, tokenizer, video(**sizes, **limits))
     tower = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2, **vision}
     language = {k: v for k, v in sized(tokenizer).items() if k != "head_dim"}
-    ids = dict(zip(("vision_start", "vision_end", "image", "video"), tokenizer.convert_tokens_to_ids(special), strict=True))
+    ids = dict(
+        zip(("vision_start", "vision_end", "image", "video"), tokenizer.convert_tokens_to_ids(special), strict=True)
+    )
     config = cls.config_class(
         vision_config=tower,
         text_config={**language, "rope_scaling": {"rope_type": "default", "mrope_section": [1, 1, 2]}},
@@ -214,7 +216,9 @@ def qwen(cls: Any, processor_class: Any, video: Any, **vision: Any) -> Generativ
 def blip2() -> Generative:
     tokenizer = byte_level(tf.GPT2Tokenizer, "<image>")
     processor = tf.Blip2Processor(tf.BlipImageProcessor(size=SQUARE), tokenizer, num_query_tokens=4)
-    opt = {k: v for k, v in sized(tokenizer).items() if k not in ("intermediate_size", "head_dim", "num_key_value_heads")}
+    opt = {
+        k: v for k, v in sized(tokenizer).items() if k not in ("intermediate_size", "head_dim", "num_key_value_heads")
+    }
     config = tf.Blip2Config(
         vision_config=PATCHES,
         qformer_config={"vocab_size": 40, "encoder_hidden_size": 16, "cross_attention_frequency": 1, **TINY},
@@ -301,7 +305,9 @@ MODELS: dict[str, Callable[[], Generative]] = {
 @cache
 def loaded(name: str) -> Generative:
     """Saves a model with its processor and loads both, in double precision, with weights that leave no softmax flat."""
-    with patch("transformers.models.smolvlm.processing_smolvlm.num2words", str):  # a package that says numbers, of videos
+    with patch(
+        "transformers.models.smolvlm.processing_smolvlm.num2words", str
+    ):  # a package that says numbers, of videos
         return _loaded(MODELS[name])
 
 
