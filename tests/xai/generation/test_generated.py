@@ -18,8 +18,9 @@ from ..toys import snapshot
 from .families import MODELS, Generative, loaded
 
 ANSWERED = {name: ["ein", "Hund", "🐶"] for name in MODELS}
-ANSWERED |= {name: list("一只狗") + ["🐶", "."] for name in MODELS if name.startswith(("Qwen", "InternVL"))}
+ANSWERED |= {name: [*"一只狗🐶."] for name in MODELS if name.startswith(("Qwen", "InternVL"))}
 ANSWERED |= {"BLIP": ["a", "doggy", "."], "BLIP, a prompt": ["a", "doggy", "."], "T5": ["ein", "Hund"]}
+SINGLE = {"atol": 1e-5, "rtol": 1e-4}  # RMSNorm of transformers computes in single precision
 METHODS = ("genatt", "wra", "attn_lrp")
 
 
@@ -88,10 +89,10 @@ def test_the_pass_is_what_generation_computes(name: str) -> None:
     whole = passage(family.model, inputs, tokens)
     with torch.no_grad():
         logits = family.model(**whole.inputs).logits[0, whole.start - 1 : whole.start + 3]
-    torch.testing.assert_close(logits, torch.cat(more.logits).to(logits), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits, torch.cat(more.logits).to(logits), **SINGLE)
 
 
-@pytest.mark.parametrize("name", ["LLaVA", "T5"])
+@pytest.mark.parametrize("name", ["BLIP", "T5"])
 def test_what_the_model_writes_by_itself(name: str) -> None:
     family = loaded(name)
     options = {"max_new_tokens": 5, "min_new_tokens": 5, "suppress_tokens": sorted(special_of(family))}
@@ -155,7 +156,7 @@ def test_a_phrase_is_the_sum_of_its_tokens(name: str) -> None:
     words = [i for i, word in enumerate(each.words[0]) if word in phrase]
     rows = [place for i in words for place in each._merged[0][i][1]]
     for modality, scores in each.steps.scores.items():
-        torch.testing.assert_close(one.steps.scores[modality], scores[rows].sum(dim=0, keepdim=True))
+        torch.testing.assert_close(one.steps.scores[modality], scores[rows].sum(dim=0, keepdim=True), **SINGLE)
     (between,) = one.between_words()
     assert between.shape == (1, 1) and between.item() == 0
     with pytest.raises(ValueError, match="the phrase 'Katze' is no sequence of words of"):
@@ -194,9 +195,7 @@ def test_image_tokens_alone(name: str) -> None:
             M = event.A[0].detach().mean(dim=0) + torch.eye(stream)
             R = (M / M.sum(dim=-1, keepdim=True)) @ R
     row = R[whole.start + 1]  # decides the third token
-    image = special_of(family) & set(whole.ids) - set(tokens)
-    kinds = [number for number in image if whole.ids.count(number) > 1 and number != whole.ids[0]]
-    at = [place for place, number in enumerate(whole.ids) if number in kinds]
+    at = [place for place, number in enumerate(whole.ids) if number == family.model.config.image_token_id]
     scores = torch.cat([part[2] for key, part in found.steps.scores.items() if key.startswith("image")])
     torch.testing.assert_close(scores.sort().values, row[at].sort().values)
     grids = {"LLaVA": (4, 4), "LLaVA-NeXT": (4, 4), "Gemma 3": (2, 2), "Qwen2.5-VL": (2, 2)}
