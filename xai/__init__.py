@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from xai.explainers import EXPLAINERS, METHODS, Method, register
     from xai.explanation import explain, explain_each, explain_recording, explain_tape
     from xai.generation.explain import explain_generated
+    from xai.generation.memory import explanation_memory
     from xai.lrp.mode import PropagationError
     from xai.recording.adapter import Adapter, Layout, Site
     from xai.recording.assemble import RecordingError
@@ -34,6 +35,7 @@ __all__ = [
     "explain_generated",
     "explain_recording",
     "explain_tape",
+    "explanation_memory",
     "given",
     "predicted",
     "record",
@@ -57,6 +59,7 @@ _HOMES = {
         "register",
     ),
     "xai.generation.explain": ("explain_generated",),
+    "xai.generation.memory": ("explanation_memory",),
     "xai.lrp.mode": ("PropagationError",),
     "xai.recording.adapter": (
         "Adapter",

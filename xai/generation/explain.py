@@ -12,7 +12,16 @@ from xai.adapters.common import unwrapped
 from xai.explainers.registry import as_method
 from xai.explanation import Named, explain_recording, lrp_of
 from xai.generation.goals import each_token, parting, together, tokens_of
-from xai.generation.inputs import Messages, Passage, passage, prompt_inputs, special_ids, tokenizer_of, written
+from xai.generation.inputs import (
+    Messages,
+    Passage,
+    passage,
+    prompt_inputs,
+    special_ids,
+    tokenizer_of,
+    without_cache,
+    written,
+)
 from xai.generation.pieces import pieces_of
 from xai.generation.seen import seen
 from xai.generation.steps import Figure, require_order
@@ -23,6 +32,8 @@ from xai.recording.record import record
 from xai.recording.recording import Recording
 from xai.results.captions import CaptionRelevance, average
 from xai.results.relevance import ModalityRelevance, Relevance
+
+GRADIENTS = 8 * 2**30  # bytes, of the words that one backward pass serves
 
 
 def explain_generated(
@@ -38,7 +49,7 @@ def explain_generated(
     image_tokens: bool = False,
     chat: bool | None = None,
     generation: Mapping[str, Any] | None = None,
-    at_once: int = 32,
+    at_once: int | None = None,
     adapter: Adapter | None = None,
     **options: Any,
 ) -> CaptionRelevance:
@@ -61,7 +72,8 @@ def explain_generated(
         image_tokens: stops at the image tokens that the language model reads, rather than at the patches they are made from.
         chat: whether `text` is put in the chat template; None to do so where there is one, unless `text` has places of images.
         generation: options of the model's `generate`; greedy and up to 64 tokens by default.
-        at_once: words served by one backward pass; fewer take less memory.
+        at_once: tokens served by one backward pass; fewer take less memory. None for as many as have gradients of GRADIENTS
+            bytes together.
         adapter: as of `xai.explain`.
         options: of the method.
 
@@ -95,7 +107,7 @@ def explain_generated(
     known, model = as_method(method), unwrapped(model)
     if known.start == "pixels":
         raise ValueError(f"method {known.name!r} is for images alone; tokens have no pixels")
-    if at_once < 1:
+    if at_once is not None and at_once < 1:
         raise ValueError(f"at_once is {at_once}; give at least 1")
     pictures = [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
     tokenizer = tokenizer_of(processor)
@@ -113,20 +125,27 @@ def explain_generated(
             if phrase is None
             else together(tokens, pieces, whole, target, phrase)
         )
-    with record(model, adapter or adapter_for(model, whole.inputs), lrp_of(known)) as recorder:
-        model(**whole.inputs)
+    arguments = without_cache(model, whole.inputs)
+    with record(model, adapter or adapter_for(model, arguments), lrp_of(known)) as recorder:
+        model(**arguments)
     recording = image_tokens_alone(recorder.recording) if image_tokens else recorder.recording
     text_name = "text" if whole.prompt is None else "decoder"
     stream = _stream(recording, text_name, len(whole.ids))
     require_order(recording, stream, whole.start - 1)
     parts = [
         explain_recording(part.rows(recording, stream), known, part.target(), **options)
-        for part in goals.parts(at_once)
+        for part in goals.parts(at_once or _served(recording))
     ]
     steps = _named(_joined(parts), recording, stream, whole, tokenizer, special)
     shown = seen(processor, whole.inputs, [name for name in recording.inputs if name.startswith("image")])
     weights = (average(len(goals.pieces)),)
     return CaptionRelevance(steps, (goals.pieces,), weights, (goals.places,), (shown,) if shown else None)
+
+
+def _served(recording: Recording) -> int:
+    """How many tokens one backward pass may serve: gradients of all attentions are there at once for each."""
+    kept = (tensor for event in recording.events for tensor in (event.A, event.Y, event.Y_out))
+    return max(1, GRADIENTS // sum(tensor.numel() * tensor.element_size() for tensor in kept))
 
 
 def _stream(recording: Recording, name: str, length: int) -> slice:

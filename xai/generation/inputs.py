@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -106,6 +107,12 @@ def passage(model: nn.Module, inputs: Mapping[str, Any], tokens: Sequence[int]) 
         more = _one_more(model, more)
     ids = [*prompt_ids[0].tolist(), *tokens]
     return Passage({"input_ids": prompt_ids.new_tensor([ids]), **before, **more}, ids, prompt_ids.shape[1], None)
+
+
+def without_cache(model: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of a pass that keeps no keys and values for the next token, where the model can be told so."""
+    told = "use_cache" in signature(model.forward).parameters
+    return {**arguments, "use_cache": False} if told else dict(arguments)
 
 
 def is_encoder_decoder(model: nn.Module) -> bool:

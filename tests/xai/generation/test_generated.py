@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from xai import Target, adapter_for, explain, explain_generated, explain_recording, record
+from xai.generation import explain as explain_module
 from xai.generation.goals import tokens_of
 from xai.generation.inputs import Passage, passage, prompt_inputs, special_ids, tokenizer_of, written
 from xai.generation.steps import require_order
@@ -116,6 +117,24 @@ def test_fewer_words_at_once_say_the_same() -> None:
     for name, scores in many.steps.scores.items():
         torch.testing.assert_close(few.steps.scores[name], scores)
     assert few.words == many.words and few.places == many.places
+
+
+@pytest.mark.parametrize("method", ["genatt", "wra", "attn_lrp"])
+def test_all_words_cost_one_recorded_and_one_backward_pass(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the pass that shows what the model is made of, once for each structure of inputs."""
+    family, calls, backward = loaded("LLaVA"), [], []
+    explained(family, method=method)
+    grad = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *args, **kwargs: backward.append(1) or grad(*args, **kwargs))
+    handle = family.model.register_forward_hook(lambda *_: calls.append(1))
+    found = explained(family, method=method)
+    assert (len(calls), len(backward)) == (1, 1) and len(found.tokens[0]) == 10
+    explained(family, method=method, at_once=4)
+    assert (len(calls), len(backward)) == (2, 4)
+    monkeypatch.setattr(explain_module, "GRADIENTS", 1)
+    explained(family, method=method)
+    assert (len(calls), len(backward)) == (3, 14)
+    handle.remove()
 
 
 def test_figures_are_those_of_the_logits() -> None:
