@@ -14,11 +14,13 @@ function showCaption({ words, prompt, images, maps, whole }, heat, light) {
   });
   const shares = html("p", { class: "shares soft" });
   shows.push((map) => shares.replaceChildren(...shareParts(map.shares)));
+  const plain = images.filter((image) => image.known).map(({ name, source }) =>
+    html("figure", { class: "card" }, html("figcaption", {}, name), html("div", { class: "picture" }, html("img", { src: source, alt: "" }))));
   const cards = images.map((image, i) => imageCard(image, (map) => map.images[i], heat, light, shows));
   const article = html("article", { class: "caption" },
     html("h3", { class: "words" }, withBlanks(spans, words)),
     shares,
-    html("div", { class: "cards" }, cards),
+    html("div", { class: "cards" }, plain, cards),
     given.length > 0 && html("p", { class: "words given" }, html("b", { class: "soft" }, "prompt: "), withBlanks(given, prompt)));
   shows.forEach((show) => show(whole, null));
   return article;
@@ -29,7 +31,7 @@ function imageCard({ name, source, window }, mapOf, heat, light, shows) {
   const canvas = html("canvas", { role: "img", "aria-label": `relevance of ${name}` });
   const decoded = image.decode();
   shows.push((map) => decoded.then(() => paintHeat(canvas, image, mapOf(map), window, heat, light)));
-  return html("figure", { class: "card" }, html("figcaption", {}, name), html("div", { class: "picture" }, image, canvas));
+  return html("figure", { class: "card" }, html("figcaption", {}, `relevance of ${name}`), html("div", { class: "picture" }, image, canvas));
 }
 
 /** How much of the positive relevance each part has; nothing where there is none. */

@@ -110,10 +110,11 @@ def _image(name: str, whole: "Relevance", image: Any, geometry: Callable[[Size],
             "name": name,
             "source": data_url(Image.new("RGB", (cell * columns, cell * rows), "white")),
             "window": WHOLE,
+            "known": False,
         }
     array = pixels(shown)
     window = WHOLE if geometry is None else geometry((array.shape[0], array.shape[1])).shares()
-    return {"name": name, "source": data_url(_large(array)), "window": window}
+    return {"name": name, "source": data_url(_large(array)), "window": window, "known": True}
 
 
 def _large(array: np.ndarray) -> Image.Image:

@@ -171,7 +171,8 @@ class CaptionRelevance:
         """Selects one of the captions by its place."""
         start, stop = _slices(map(len, self.tokens))[caption]
         steps, one = self.steps.rows(range(start, stop)), slice(caption, caption + 1)
-        places, pictures = (None if values is None else values[one] for values in (self.places, self.pictures))
+        places = None if self.places is None else self.places[one]
+        pictures = None if self.pictures is None else self.pictures[one]
         return CaptionRelevance(steps, self.tokens[one], self.weights[one], places, pictures)
 
     def each_word(self, caption: int = 0) -> list[Relevance]:
