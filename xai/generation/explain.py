@@ -162,17 +162,12 @@ def _stream(recording: Recording, name: str, length: int) -> slice:
 
 def _joined(parts: Sequence[Relevance]) -> Relevance:
     """The rows of all parts."""
-    first = parts[0]
-    modalities = {
-        name: replace(
-            part,
-            **{
-                what: torch.cat([getattr(other[name], what) for other in parts])
-                for what in ("scores", "mask", "special")
-            },
-        )
-        for name, part in first.modalities.items()
-    }
+    first, modalities = parts[0], {}
+    for name, part in first.modalities.items():
+        joined: dict[str, Any] = {
+            what: torch.cat([getattr(other[name], what) for other in parts]) for what in ("scores", "mask", "special")
+        }
+        modalities[name] = replace(part, **joined)
     return replace(first, modalities=modalities)
 
 
