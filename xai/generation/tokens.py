@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from xai.recording.axis import Link, Positions, within
+from xai.recording.axis import Link, within
 from xai.recording.recording import Recording
 
 
@@ -44,12 +44,10 @@ def image_tokens_alone(recording: Recording) -> Recording:
 def _before(recording: Recording, last: set[str]) -> set[object]:
     """The attentions of tokens that image tokens are made from, and of those that these have read."""
     waiting = [recording.modalities[link.origin] for link in recording.links.values()]
-    known: list[Positions] = []
     found: set[object] = set()
     ends = [recording.modalities[name] for name in last]
     while waiting:
         where = waiting.pop()
-        known.append(where)
         for event in recording.events:
             if (
                 event not in found
