@@ -7,6 +7,8 @@ if TYPE_CHECKING:
     from xai.adapters import adapter_for
     from xai.explainers import EXPLAINERS, METHODS, Method, register
     from xai.explanation import explain, explain_each, explain_recording, explain_tape
+    from xai.generation.explain import explain_generated
+    from xai.generation.memory import explanation_memory
     from xai.lrp.mode import PropagationError
     from xai.recording.adapter import Adapter, Layout, Site
     from xai.recording.assemble import RecordingError
@@ -30,8 +32,10 @@ __all__ = [
     "difference",
     "explain",
     "explain_each",
+    "explain_generated",
     "explain_recording",
     "explain_tape",
+    "explanation_memory",
     "given",
     "predicted",
     "record",
@@ -54,6 +58,8 @@ _HOMES = {
         "Method",
         "register",
     ),
+    "xai.generation.explain": ("explain_generated",),
+    "xai.generation.memory": ("explanation_memory",),
     "xai.lrp.mode": ("PropagationError",),
     "xai.recording.adapter": (
         "Adapter",

@@ -45,12 +45,12 @@ class FromPixels(nn.Module):
     def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Pixels [B, 3, H, W], BPE ids and mask [B, T] to answer logits [B, answers].
 
-        Of a model that writes captions: to the logits [B, V] of what comes after the last token of the mask.
+        Of a model that writes captions: to the logits [B, T, V] of what comes after each token.
         """
         image, text = self.model.states(self.model.clip.image_tokens(pixels), ids, mask)
         if self.model.config.task == "vqa":
             return self.model.answer_logits(image, text, mask)
-        return self.model.head(text[torch.arange(len(text), device=text.device), mask.sum(dim=1) - 1])
+        return self.model.head(text)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Explains a mapper's caption word by word and as a whole: every token is an answer, given at its step (WRA §3.3.3)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -13,8 +13,9 @@ from clipmapper.explain.weights import Weights, caption_weights
 from clipmapper.images import ImageSource, load_image
 from clipmapper.models.clip_mapper import UNKNOWN, CLIPMapper, evaluating
 from clipmapper.models.decoding import write
-from xai import Relevance, Target, explain_recording, given
+from xai import Relevance, Target, explain_recording
 from xai.explanation import lrp_of
+from xai.generation.steps import Steps, require_order
 from xai.recording.recording import Recording
 from xai.results.captions import CaptionRelevance, average
 
@@ -22,14 +23,18 @@ Tokens = Sequence[Sequence[int]]  # of each caption, numbered as the head's logi
 
 
 @dataclass(frozen=True, eq=False)
-class Steps:
-    """The steps at which captions were written, one a row, caption by caption; row r is of caption `of[r]`."""
+class Written:
+    """Captions as they were written, token by token; row r of their relevance is of caption `steps.of[r]`."""
 
     tokens: Tokens
-    ids: Tensor  # [R, T]: the start token and the tokens before the step's own
-    mask: Tensor  # [R, T]
-    of: Tensor  # [R]
-    target: Target  # the logit of the step's own token
+    ids: Tensor  # [B, T]: the start token and the tokens that are read, of each caption all but its last
+    mask: Tensor  # [B, T]
+    steps: Steps
+
+    @property
+    def target(self) -> Target:
+        """The logit of each step's own token."""
+        return self.steps.target()
 
 
 @torch.no_grad()
@@ -60,10 +65,10 @@ def explain_caption(
         raise ValueError(
             f"{len(pixels)} images and {len(tokens)} captions are no pairs; give one image for each caption"
         )
-    steps = steps_of(model, tokens)
+    captions = steps_of(model, tokens)
     counted = caption_weights(model, tokens, cast(Sequence[Sequence[str]], references), weights)
-    recording = record_steps(model, pixels, steps, lrp_of(method))
-    return caption_relevance(model, steps, explain_recording(recording, method, steps.target, **options), counted)
+    recording = record_steps(model, pixels, captions, lrp_of(method))
+    return caption_relevance(model, captions, explain_recording(recording, method, captions.target, **options), counted)
 
 
 @torch.no_grad()
@@ -86,39 +91,42 @@ def tokens_of(model: CLIPMapper, caption: str) -> list[int]:
     return tokens
 
 
-def steps_of(model: CLIPMapper, tokens: Tokens) -> Steps:
-    """Each caption once for every token of it. Raises ValueError for one without words, or longer than CLIP's context."""
+def steps_of(model: CLIPMapper, tokens: Tokens) -> Written:
+    """The steps of captions. Raises ValueError for a caption without words, or longer than CLIP's context."""
     most = model.clip.model.context_length
     for i, caption in enumerate(tokens):
         if not 0 < len(caption) <= most:
             raise ValueError(f"caption {i} has {len(caption)} tokens; from 1 to {most} can be explained")
     counts = torch.tensor([len(caption) for caption in tokens])
-    of = torch.arange(len(tokens)).repeat_interleave(counts)
-    length = torch.cat([torch.arange(1, count + 1) for count in counts.tolist()])  # of the text that a step reads
     read = torch.full((len(tokens), int(counts.max())), model.start)
     for row, caption in zip(read, tokens, strict=True):
         row[1 : len(caption)] = torch.tensor(caption[:-1])
-    mask = torch.arange(read.shape[1]) < length[:, None]
     device = model.token_ids.device
-    target = given(torch.tensor([token for caption in tokens for token in caption], device=device))
-    ids = model.token_ids[read.to(device)].cpu()[of]
-    return Steps(tokens, ids, mask, of, replace(target, name="each token in turn"))
+    labels = torch.tensor([token for caption in tokens for token in caption], device=device)
+    at = torch.cat([torch.arange(count) for count in counts.tolist()])
+    steps = Steps(torch.arange(len(tokens)).repeat_interleave(counts), at, labels)
+    return Written(tokens, model.token_ids[read.to(device)].cpu(), torch.arange(read.shape[1]) < counts[:, None], steps)
 
 
 def record_steps(
-    model: CLIPMapper, pixels: Tensor, steps: Steps, lrp: Lrp = None, whole: FromPixels | None = None
+    model: CLIPMapper, pixels: Tensor, captions: Written, lrp: Lrp = None, whole: FromPixels | None = None
 ) -> Recording:
-    """One recorded pass over all steps of captions of pixels [B, 3, H, W], as `record_answer`."""
-    return record_pass(model, pixels[steps.of], steps.ids, steps.mask, lrp, whole)
+    """One recorded pass over captions of pixels [B, 3, H, W], with a row for each of their steps, as `record_answer`."""
+    recording = record_pass(model, pixels, captions.ids, captions.mask, lrp, whole)
+    text = recording.modalities["text"]
+    assert isinstance(text, slice)
+    require_order(recording, text, 0)
+    return captions.steps.rows(recording, text)
 
 
 def caption_relevance(
-    model: CLIPMapper, steps: Steps, relevance: Relevance, weights: Sequence[Tensor] | None = None
+    model: CLIPMapper, captions: Written, relevance: Relevance, weights: Sequence[Tensor] | None = None
 ) -> CaptionRelevance:
     """Relevance of all steps as that of captions, equal `weights` by default."""
-    weights = [average(len(caption)) for caption in steps.tokens] if weights is None else weights
-    spoken = relevance.with_words(words(model.clip, steps.ids, steps.mask))
-    return CaptionRelevance(spoken, tuple(map(tuple, pieces_of(model, steps.tokens))), tuple(weights))
+    weights = [average(len(caption)) for caption in captions.tokens] if weights is None else weights
+    texts = words(model.clip, captions.ids, captions.mask)
+    spoken = relevance.with_words([texts[of] for of in captions.steps.of.tolist()])
+    return CaptionRelevance(spoken, tuple(map(tuple, pieces_of(model, captions.tokens))), tuple(weights))
 
 
 def pieces_of(model: CLIPMapper, tokens: Tokens) -> list[list[str]]:

@@ -68,7 +68,7 @@ def rerun(order: str, seed: int, unreached: int, scale: float, embeddings: Mappi
     first = {
         name: next(e for e in recording.events if e.queries == where) for name, where in recording.modalities.items()
     }
-    return Rerun(recording.output, {name: (first[name].Y, slice(None)) for name in embeddings})
+    return Rerun(recording.output, {name: (first[name].Y, slice(None)) for name in embeddings}, len(recording.mask))
 
 
 def _events(pairs: list[tuple[slice, slice]], generator: torch.Generator) -> Iterator[Event]:

@@ -66,7 +66,7 @@ def _derive(model: nn.Module, inputs: Any) -> tuple[DerivedLayout, Adapter]:
     )
     named = tuple((streams.name(i), tuple(modalities)) for i, (_, modalities) in enumerate(streams.streams))
     arguments = trace.arguments
-    layout = DerivedLayout(named, _ends(model), settled(arguments), placeholders_of(streams, arguments))
+    layout = DerivedLayout(named, ends_of(model), settled(arguments), placeholders_of(streams, arguments))
     return layout, Adapter(layers, layout, unread, see_padding=True)
 
 
@@ -148,7 +148,7 @@ def _site(one: Attention, queries: Stream, keys: Stream, windows: Windows | None
     return Site(places.module, queries, keys, residual, places.output.module, places, windows)
 
 
-def _ends(model: nn.Module) -> tuple[int, ...]:
+def ends_of(model: nn.Module) -> tuple[int, ...]:
     """Ids of tokens that are no content, as configurations tell them."""
     found: set[int] = set()
     config = getattr(model, "config", None)

@@ -54,7 +54,7 @@ def strips(
     geometry: Callable[[Size], Geometry] | None = None,
 ) -> list[Figure]:
     """Draws one caption: its image, and beside it each word's map over the words before it; every map has a scale of its own."""
-    title, words = " ".join(relevance.words[caption]), relevance.each_word(caption)
+    title, words = relevance.texts[caption], relevance.each_word(caption)
     images = None if image is None else [image]
     return [compare(words[i : i + ACROSS], images, geometry, [title]) for i in range(0, len(words), ACROSS)]
 

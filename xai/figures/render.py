@@ -3,7 +3,7 @@
 Colour is the share of the largest score of a sample's modality: white for none, red for, blue against (signed methods).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from xai.results.relevance import Relevance
 
 GeometryOf = Callable[[Size], Geometry]
+Images = np.ndarray | dict[str, np.ndarray]  # of a sample: its pixels, or those of each image modality
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 LIGHT = 0.4  # how far the grey image below the colours is moved to white
 HEAT_COVER, REGION_COVER = 0.85, 0.5  # how much the strongest colour covers of it
@@ -45,9 +46,9 @@ def overlay(
     count = _check(relevance, images, titles)
     panels = []
     for sample in range(count):
-        image = None if images is None else pixels(images[sample])
+        image = None if images is None else _images(images[sample])
         pictures = _pictures(relevance, sample, image, geometry)
-        plain = () if image is None else (Picture(image),)
+        plain = _plain(image)
         header = "" if titles is None else titles[sample]
         panels.append(Panel(header, (*plain, *pictures), _texts(relevance, sample)))
     across = max(1, round((count / 2) ** 0.5))
@@ -63,9 +64,9 @@ def compare(
     """Draws a row for each sample, a column for each method, the image first; all on the same scale of colours."""
     rows = []
     for sample in range(min(_check(relevance, images, titles) for relevance in relevances)):
-        image = None if images is None else pixels(images[sample])
+        image = None if images is None else _images(images[sample])
         title = "" if titles is None else titles[sample]
-        plain = [] if image is None else [Panel(title, (Picture(image),))]
+        plain = [Panel(title, _plain(image))] if _plain(image) else []
         panels = [
             Panel(label(relevance), _pictures(relevance, sample, image, geometry), _texts(relevance, sample))
             for relevance in relevances
@@ -107,6 +108,16 @@ def pixels(image: Any) -> np.ndarray:
     return array
 
 
+def _images(image: Any) -> Images:
+    """The pixels of a sample's image, or of each of its images by modality."""
+    return {name: pixels(one) for name, one in image.items()} if isinstance(image, Mapping) else pixels(image)
+
+
+def _plain(images: Images | None) -> tuple[Picture, ...]:
+    every = () if images is None else images.values() if isinstance(images, dict) else (images,)
+    return tuple(map(Picture, every))
+
+
 def scale_of(relevances: Sequence["Relevance"]) -> Scale:
     if any(relevance.signed for relevance in relevances):
         return Scale(colours, -1, ("against", "for the target"))
@@ -139,15 +150,16 @@ def _texts(relevance: "Relevance", sample: int) -> tuple[tuple[Word, ...], ...]:
 
 def _text(name: str, words: list[tuple[str, float]]) -> tuple[Word, ...]:
     rgb = _rgb(_shares(np.array([value for _, value in words])))
-    chips = [(" ".join(word.split()), colour) for (word, _), colour in zip(words, rgb, strict=True)]
+    chips = [(" ".join(word.split()) or "…", colour) for (word, _), colour in zip(words, rgb, strict=True)]
     return tuple([(name, WHITE), *chips] if name else chips)
 
 
 def _pictures(
-    relevance: "Relevance", sample: int, image: np.ndarray | None, geometry: GeometryOf | None
+    relevance: "Relevance", sample: int, images: Images | None, geometry: GeometryOf | None
 ) -> tuple[Picture, ...]:
+    image = images if isinstance(images, np.ndarray) else None
     heats = (
-        _heat(relevance.map(name)[sample], image, geometry)
+        _heat(relevance.map(name)[sample], images.get(name) if isinstance(images, dict) else image, geometry)
         for name, part in relevance.modalities.items()
         if part.grid is not None
     )

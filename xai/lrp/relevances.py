@@ -40,6 +40,8 @@ def propagate(
         raise ValueError(
             "the recording was recorded without rules: record with lrp='tokens' (or 'pixels') for LRP methods"
         )
+    if audit and recording.turns is not None:
+        raise ValueError("the flow of relevance can be checked of one target at a time; explain one step alone")
     entries = _entries(recording)
     wanted, tree = tree_flatten(
         (
@@ -54,9 +56,9 @@ def propagate(
         if not score.requires_grad:
             raise PropagationError("the target has no relevance to pass on: it must come from the model's outputs")
         with recording.propagation.by(rules, audit) as ledger:
-            backs = torch.autograd.grad(score.sum(), wanted, retain_graph=True, allow_unused=True)
+            backs = recording.backward(score, wanted)
     found = [
-        torch.zeros_like(tensor) if back is None else rules.relevance(tensor, back)
+        recording.nothing(tensor) if back is None else rules.relevance(tensor, back)
         for tensor, back in zip(wanted, backs, strict=True)
     ]
     maps, states, pixels = tree_unflatten(found, tree)
@@ -67,7 +69,8 @@ def propagate(
         tokens[:, where] = event.state(relevance)[:, rows].sum(dim=-1).to(tokens.dtype)
     start = rules.relevance(score, torch.ones_like(score)).detach()
     by_event = {event: event.maps(parts) for event, parts in zip(recording.events, maps, strict=True)}
-    return Relevances(by_event, tokens, pixels[0].sum(dim=1) if pixels else None), start, ledger
+    images = [values if recording.turns is None else recording.turns.rows(values.flatten(0, 1)) for values in pixels]
+    return Relevances(by_event, tokens, images[0].sum(dim=1) if images else None), start, ledger
 
 
 def _entries(recording: Recording) -> list[tuple[Event, Positions]]:

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from xai.lrp.propagation import Propagation
 from xai.recording.axis import Link, Positions, Windows, index_of, tokens_of, within
-from xai.recording.rerun import Rerun
+from xai.recording.rerun import Again
+from xai.recording.turns import Turns
 
 Score = Callable[[Any], Tensor]  # the model's outputs to one number a sample, [B]
 MASKED = 1e-30  # what a mask of -100, as Swin's, leaves of a probability is less
@@ -48,31 +49,43 @@ class Event:
     in_graph: InGraph
     qkv: QKV | None = None  # None: the model computes its softmax in plain code, which does not show them
     windows: Windows | None = None  # None: every query may attend to every key
+    turns: Turns | None = None  # of rows that share the samples of the pass
 
     @property
     def A(self) -> Tensor:
         """Probabilities [B, H, q, k]; 0 outside of a query's window, and where a window's mask leaves less than 1e-30."""
         if self.windows is None:
-            return self.in_graph.A[0]
-        return self.maps([A.detach().masked_fill(A < MASKED, 0) for A in self.in_graph.A])
+            return self._repeated(self.in_graph.A[0])
+        return self._repeated(self._laid([A.detach().masked_fill(A < MASKED, 0) for A in self.in_graph.A]))
 
     @property
     def Y(self) -> Tensor:
         """What the skip connection carries [B, q, D]."""
-        return self.state(self.in_graph.Y)
+        return self._repeated(self._tokens(self.in_graph.Y))
 
     @property
     def Y_out(self) -> Tensor:
         """What the attention adds to it, after the output projection [B, q, D]."""
-        return self.state(self.in_graph.Y_out)
+        return self._repeated(self._tokens(self.in_graph.Y_out))
 
     def maps(self, parts: Sequence[Tensor]) -> Tensor:
-        """What is known of the probabilities of each call, as one map [B, H, q, k]."""
+        """What came back to the probabilities of each call, by turns if there are any, as one map [B, H, q, k]."""
+        if self.turns is None:
+            return self._laid(parts)
+        return self.turns.rows(self._laid([part.flatten(0, 1) for part in parts]))
+
+    def state(self, values: Tensor) -> Tensor:
+        """What came back to a state as the model has it, by turns if there are any, as [B, q, D]."""
+        return self._tokens(values) if self.turns is None else self.turns.rows(self._tokens(values.flatten(0, 1)))
+
+    def _repeated(self, values: Tensor) -> Tensor:
+        return values if self.turns is None else self.turns.repeated(values)
+
+    def _laid(self, parts: Sequence[Tensor]) -> Tensor:
         return parts[0] if self.windows is None else self.windows.maps(parts)
 
-    def state(self, tensor: Tensor) -> Tensor:
-        """What is known of a state as the model has it, as [B, q, D]."""
-        return tokens_of(tensor, len(tensor) // (1 if self.windows is None else self.windows.states))
+    def _tokens(self, state: Tensor) -> Tensor:
+        return tokens_of(state, len(state) // (1 if self.windows is None else self.windows.states))
 
     @property
     def is_self(self) -> bool:
@@ -130,12 +143,13 @@ class Recording:
     special: Tensor  # [B, T], True at tokens that are no content
     grids: dict[str, tuple[int, int]]  # rows and columns of the tokens of image modalities that are not special
     output: Any
-    rerun: Callable[[Mapping[str, Tensor]], Rerun] | None = field(default=None, repr=False)
+    rerun: Callable[[Mapping[str, Tensor]], Again] | None = field(default=None, repr=False)
     propagation: Propagation | None = field(default=None, repr=False)  # None: recorded without rules for relevance
     pixels: Tensor | None = field(default=None, repr=False)  # [B, C, rows, columns] if the graph starts at them
     links: Mapping[str, Link] = field(
         default_factory=dict
     )  # of modalities made from others, in the order of their streams
+    turns: Turns | None = None  # of rows that share the samples of the pass; None: every sample is one row
     relevances: dict[Any, Any] = field(default_factory=dict, repr=False)  # found so far, for xai.lrp.relevances
     _gradients: dict[Score, Gradients] = field(default_factory=dict, repr=False)
     _rows: dict[Score, Tensor] = field(default_factory=dict, repr=False)
@@ -208,6 +222,21 @@ class Recording:
             )
         return score
 
+    def backward(self, score: Tensor, tensors: list[Tensor]) -> tuple[Tensor | None, ...]:
+        """The gradients of the rows' scores [B] by tensors of the graph, from one backward pass.
+
+        The scores of samples are summed, which leaves each its own; rows that share samples have theirs by turns
+        [turns, ...], which `Event.maps` and `Event.state` sort out. None for a tensor that is on no way to the scores.
+        """
+        if self.turns is None:
+            return torch.autograd.grad(score.sum(), tensors, retain_graph=True, allow_unused=True)
+        turns = self.turns.weights(score)
+        return torch.autograd.grad(score, tensors, turns, retain_graph=True, allow_unused=True, is_grads_batched=True)
+
+    def nothing(self, tensor: Tensor) -> Tensor:
+        """Zeros of the shape that `backward` gives for a tensor."""
+        return tensor.new_zeros((*(() if self.turns is None else (self.turns.count,)), *tensor.shape))
+
     def _rows_with_gradient(self, target: Score) -> Tensor:
         rows = torch.zeros_like(self.mask)
         last = self._last_events()
@@ -217,11 +246,12 @@ class Recording:
             score = self.score(target)
             if not score.requires_grad:
                 return rows
-            states = [event.in_graph.Y_out for event in last.values()]
-            slopes = torch.autograd.grad(
-                score.sum(), states, retain_graph=True, allow_unused=True, materialize_grads=True
+            gradients = tuple(
+                event.state(self.nothing(event.in_graph.Y_out) if gradient is None else gradient)
+                for event, gradient in zip(
+                    last.values(), self.backward(score, [event.in_graph.Y_out for event in last.values()]), strict=True
+                )
             )
-            gradients = tuple(event.state(slope) for event, slope in zip(last.values(), slopes, strict=True))
         for (name, event), gradient in zip(last.items(), gradients, strict=True):
             where = self.modalities[name]
             rows[:, where] = (gradient[:, event.rows(where)] != 0).any(dim=-1)
@@ -248,9 +278,9 @@ class Recording:
                 "the target has no gradient: it must be computed from the model's outputs without detaching them"
             )
         leaves, tree = tree_flatten([tuple(event.in_graph) for event in self.events])
-        slopes = torch.autograd.grad(score.sum(), leaves, retain_graph=True, allow_unused=True)
-        reached = tree_unflatten([slope is not None for slope in slopes], tree)
-        filled = (torch.zeros_like(x) if slope is None else slope for x, slope in zip(leaves, slopes, strict=True))
+        gradients = self.backward(score, leaves)
+        reached = tree_unflatten([gradient is not None for gradient in gradients], tree)
+        filled = (self.nothing(x) if g is None else g for x, g in zip(leaves, gradients, strict=True))
         return {
             event: Gradient(event, InGraph(*tensors), any(there[0]))
             for event, tensors, there in zip(self.events, tree_unflatten(filled, tree), reached, strict=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,22 +29,29 @@ class Call(NamedTuple):
     autocast: torch.autocast
 
 
+class Again(Protocol):
+    """A pass run once more."""
+
+    def gradients(self, target: Callable[[Any], Tensor]) -> dict[str, Tensor]: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Rerun:
     """What came out, and where each changed modality went in. Attention ran as the model has it, and left no record."""
 
     output: Any
     places: dict[str, Rows]
+    samples: int
 
     def gradients(self, target: Callable[[Any], Tensor]) -> dict[str, Tensor]:
         """The target's gradient by the embeddings [B, tokens, D] of each changed modality, 0 where they do not count."""
-        tensors = [tensor for tensor, _ in self.places.values()]
+        states = [state for state, _ in self.places.values()]
         with torch.inference_mode(False), torch.enable_grad():
-            score = target(self.output)
-        found = torch.autograd.grad(score.sum(), tensors, allow_unused=True, materialize_grads=True)
+            score = target(self.output).sum()
+        gradients = torch.autograd.grad(score, states, allow_unused=True, materialize_grads=True)
         return {
-            name: tokens_of(slope, len(score))[:, rows]
-            for (name, (_, rows)), slope in zip(self.places.items(), found, strict=True)
+            name: tokens_of(gradient, self.samples)[:, rows]
+            for (name, (_, rows)), gradient in zip(self.places.items(), gradients, strict=True)
         }
 
 
@@ -106,7 +113,7 @@ def rerun(call: Call, adapter: Adapter, modalities: Mapping[str, Positions], emb
         args, kwargs = tree_map(_copy, (call.args, call.kwargs))  # an argument may be a residual state itself
         placed.see_arguments(arguments_of(call.model, args, kwargs))
         output = call.model(*args, **kwargs)
-    return Rerun(output, places)
+    return Rerun(output, places, max(map(len, embeddings.values()), default=1))
 
 
 def _first(

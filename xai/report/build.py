@@ -7,7 +7,7 @@ The page's security policy admits this style and these scripts by their hashes, 
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from io import BytesIO
@@ -36,9 +36,19 @@ def write_report(report: Report, path: Path) -> None:
 
 def page(report: Report) -> str:
     """Returns the HTML of a report."""
-    style, script = _asset("report.css"), "\n".join(_asset(name) for name in SCRIPTS)
-    return Template(_asset("page.html")).substitute(
-        style=style, style_hash=_hash(style), script=script, script_hash=_hash(script), data=_json(report)
+    gallery = [{**vars(_rounded(sample)), "image": _encoded(sample.image)} for sample in report.gallery]
+    return assembled("page.html", SCRIPTS, {**vars(report), "gallery": gallery})
+
+
+def assembled(template: str, scripts: Sequence[str], values: Mapping[str, Any]) -> str:
+    """Returns the HTML of a page: its template with style, scripts and values, to which the colours of heat are added.
+
+    Raises ValueError for NaN and infinity.
+    """
+    style, script = _asset("report.css"), "\n".join(_asset(name) for name in scripts)
+    data = _json({**values, "heat": _heat()})
+    return Template(_asset(template)).substitute(
+        style=style, style_hash=_hash(style), script=script, script_hash=_hash(script), data=data
     )
 
 
@@ -51,9 +61,7 @@ def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _json(report: Report) -> str:
-    gallery = [{**vars(_rounded(sample)), "image": _picture(sample.image)} for sample in report.gallery]
-    values = {**vars(report), "gallery": gallery, "heat": _heat()}
+def _json(values: Mapping[str, Any]) -> str:
     try:
         text = json.dumps(values, default=_plain, allow_nan=False, separators=(",", ":"))
     except ValueError as error:
@@ -79,22 +87,26 @@ def _rounded(sample: Sample) -> Sample:
 
 
 def _short(explanation: Explanation) -> Explanation:
-    words = tuple((word, _digits(score)) for word, score in explanation.words)
-    steps = tuple(Step(_short_rows(step.patches), tuple(map(_digits, step.scores))) for step in explanation.steps)
+    words = tuple((word, rounded(score)) for word, score in explanation.words)
+    steps = tuple(Step(_short_rows(step.patches), tuple(map(rounded, step.scores))) for step in explanation.steps)
     return replace(explanation, patches=_short_rows(explanation.patches), words=words, steps=steps)
 
 
 def _short_rows(patches: Rows) -> Rows:
-    return tuple(tuple(map(_digits, row)) for row in patches)
+    return tuple(tuple(map(rounded, row)) for row in patches)
 
 
-def _digits(value: float) -> float:
+def rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def _picture(encoded: bytes) -> str:
-    """Encodes an image as a data URL of WebP; raises PIL.UnidentifiedImageError for what is no image."""
-    image = Image.open(BytesIO(encoded)).convert("RGB")
+def _encoded(file: bytes) -> str:
+    """The data URL of an image file; raises PIL.UnidentifiedImageError for what is no image."""
+    return data_url(Image.open(BytesIO(file)).convert("RGB"))
+
+
+def data_url(image: Image.Image) -> str:
+    """Encodes an image as a data URL of WebP, scaled down to SIDE."""
     image.thumbnail((SIDE, SIDE))
     file = BytesIO()
     image.save(file, "webp", quality=85, lossless=max(image.size) <= FINE)

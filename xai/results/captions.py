@@ -1,6 +1,6 @@
-"""Relevance for captions: every token that was written is a classification at its step, the whole their weighted sum."""
+"""Relevance for what a model wrote: every token is a classification at its step, the whole their weighted sum."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -12,23 +12,26 @@ from torch import Tensor
 
 from xai.figures.geometry import Geometry, Size
 from xai.results.relevance import Relevance, Words
-from xai.results.words import merge_pieces
+from xai.results.words import merge_pieces, spoken
 
 ROUNDING = 1e-12  # a smaller drop of a metric is none
 
 
 @dataclass(frozen=True, eq=False)
 class CaptionRelevance:
-    """Relevance of the inputs for each token of one or more captions.
+    """Relevance of the inputs for each token of one or more captions, or other texts that a model wrote.
 
     Attributes:
-        steps: a row for every token, caption by caption. The text of a row is what was there when the token was written: a
-            start token, then the tokens before it.
+        steps: a row for every token, caption by caption. The text of a row is what was there when the token was written:
+            the tokens before it. What the model was given to go on from is a modality of its own, "prompt".
         tokens: of each caption the pieces that were written.
         weights: of each caption how much each of its tokens counts for the whole, [its tokens], sum 1.
+        places: of each caption where its tokens are in the text; None where they follow a start token.
+        pictures: of each caption the pixels [3, height, width] of its images as the model saw them, by modality; None where
+            nobody gave them.
 
     Raises:
-        ValueError: captions without tokens, or tokens, weights and steps that are not equally many.
+        ValueError: captions without tokens, or tokens, weights, places and steps that are not equally many.
 
     Source:
         WRA eq. 20 and 21.
@@ -51,10 +54,17 @@ class CaptionRelevance:
     steps: Relevance
     tokens: Words
     weights: tuple[Tensor, ...]  # of each caption [its tokens], sum 1
+    places: tuple[tuple[int, ...], ...] | None = None
+    pictures: tuple[Mapping[str, Tensor], ...] | None = None
 
     def __post_init__(self) -> None:
         rows = len(next(iter(self.steps.scores.values())))
         counts = [len(pieces) for pieces in self.tokens]
+        for what in (self.places, self.pictures):
+            if what is not None and len(what) != len(counts):
+                raise ValueError(f"places or pictures of {len(what)} captions for {len(counts)}; give them for each")
+        if self.places is not None and counts != [len(places) for places in self.places]:
+            raise ValueError(f"places of {[len(places) for places in self.places]} tokens for {counts}; give each one")
         if sum(counts) != rows or not all(counts) or counts != [len(weights) for weights in self.weights]:
             raise ValueError(
                 f"captions of {counts} tokens with weights of {[len(w) for w in self.weights]} do not fit {rows} steps; "
@@ -65,6 +75,11 @@ class CaptionRelevance:
     def words(self) -> list[list[str]]:
         """Words of each caption, merged from their pieces."""
         return [[word for word, _ in merged] for merged in self._merged]
+
+    @property
+    def texts(self) -> list[str]:
+        """Each caption's words as one text, without blanks in scripts that have none."""
+        return [spoken(words) for words in self.words]
 
     def word_maps(self, modality: str = "image") -> list[Tensor]:
         """Returns for each caption the relevance of patches for its words, the mean over a word's tokens.
@@ -93,10 +108,41 @@ class CaptionRelevance:
         """
         scores = self._by_caption(self.per_word.scores[modality])
         maps = []
-        for merged, rows in zip(self._merged, scores, strict=True):
-            written = torch.cat([rows[:, 1:], rows.new_zeros(len(rows), 1)], dim=1)  # no step reads the last token
+        for caption, (merged, rows) in enumerate(zip(self._merged, scores, strict=True)):
+            places = list(self.places[caption] if self.places else range(1, len(self.tokens[caption]) + 1))
+            read = torch.cat(
+                [rows, rows.new_zeros(len(rows), 1)], dim=1
+            )  # there may be no place of the last: no step reads it
+            written = read[:, [min(place, rows.shape[1]) for place in places]]
             maps.append(torch.stack([written[:, places].sum(dim=1) for _, places in merged], dim=1))
         return maps
+
+    def shares(self) -> list[dict[str, Tensor]]:
+        """Returns for each caption what its words rest on: how much of the positive relevance is on images, prompt and text.
+
+        A word that rests on the text before it rather than on the image may be said of something that is not there.
+
+        Returns:
+            For each caption by "image" (all of them together), "prompt" and "text", as far as there are such tokens, [words],
+            0 to 1, together 1; NaN for a word without positive relevance. Special tokens do not count.
+
+        Example:
+            >>> import torch
+            >>> from xai.results.captions import CaptionRelevance, average
+            >>> from xai.results.relevance import ModalityRelevance, Relevance
+            >>> image, text = torch.tensor([[3.0, 0.0], [1.0, 0.0]]), torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+            >>> parts = {n: ModalityRelevance(s, s == s, s != s) for n, s in {"image": image, "text": text}.items()}
+            >>> words = CaptionRelevance(Relevance(parts, "mine", {}, None), (("▁a", "▁dog"),), (average(2),), ((0, 1),))
+            >>> {name: share.tolist() for name, share in words.shares()[0].items()}
+            {'image': [1.0, 0.5], 'text': [0.0, 0.5]}
+        """
+        by_modality: dict[str, Tensor] = {}
+        for name, share in self.per_word.shares().items():
+            kind = "image" if name.startswith("image") else name
+            by_modality[kind] = by_modality[kind] + share if kind in by_modality else share
+        counts = [len(merged) for merged in self._merged]
+        parts = {name: share.split(counts) for name, share in by_modality.items()}
+        return [{name: split[caption] for name, split in parts.items()} for caption in range(len(counts))]
 
     @cached_property
     def per_word(self) -> Relevance:
@@ -124,8 +170,10 @@ class CaptionRelevance:
     def only(self, caption: int) -> "CaptionRelevance":
         """Selects one of the captions by its place."""
         start, stop = _slices(map(len, self.tokens))[caption]
-        steps = self.steps.rows(range(start, stop))
-        return CaptionRelevance(steps, self.tokens[caption : caption + 1], self.weights[caption : caption + 1])
+        steps, one = self.steps.rows(range(start, stop)), slice(caption, caption + 1)
+        places = None if self.places is None else self.places[one]
+        pictures = None if self.pictures is None else self.pictures[one]
+        return CaptionRelevance(steps, self.tokens[one], self.weights[one], places, pictures)
 
     def each_word(self, caption: int = 0) -> list[Relevance]:
         """Splits one caption into the relevance for each word, a batch of one with the word for target."""
@@ -139,8 +187,9 @@ class CaptionRelevance:
         images: Sequence[Any] | None = None,
         geometry: Callable[[Size], Geometry] | None = None,
     ) -> None:
-        """Draws the whole captions, as `Relevance.save_overlay` does."""
-        self.whole().save_overlay(path, images, geometry=geometry, titles=[" ".join(words) for words in self.words])
+        """Draws the whole captions, as `Relevance.save_overlay` does; without images over those that the model saw."""
+        images = self.pictures if images is None else images
+        self.whole().save_overlay(path, images, geometry=geometry, titles=self.texts)
 
     def save_filmstrip(
         self,
@@ -148,10 +197,35 @@ class CaptionRelevance:
         images: Sequence[Any] | None = None,
         geometry: Callable[[Size], Geometry] | None = None,
     ) -> None:
-        """Draws a strip for each caption: its image, then one heat map for each word over the words before it."""
+        """Draws a strip for each caption: its image, then one heat map for each word over the words before it.
+
+        Without images it draws over those that the model saw.
+        """
         from xai.figures.filmstrip import save_filmstrip  # here: drawing needs matplotlib, explaining does not
 
-        save_filmstrip(self, Path(path), images, geometry)
+        save_filmstrip(self, Path(path), self.pictures if images is None else images, geometry)
+
+    def save_page(
+        self,
+        path: str | Path,
+        images: Sequence[Any] | None = None,
+        geometry: Callable[[Size], Geometry] | None = None,
+        title: str = "Word by word",
+    ) -> None:
+        """Writes one HTML file that needs nothing else, in which one points at a word and sees its map.
+
+        Args:
+            path: of the file.
+            images: as of `save_filmstrip`.
+            geometry: from an image's size to where it went in preprocessing; None for one that was resized whole.
+            title: of the page.
+
+        Raises:
+            ValueError: images and captions are not equally many.
+        """
+        from xai.report.words import write_words  # here: drawing needs matplotlib, explaining does not
+
+        write_words(self, Path(path), self.pictures if images is None else images, geometry, title)
 
     @cached_property
     def _merged(self) -> list[list[tuple[str, list[int]]]]:

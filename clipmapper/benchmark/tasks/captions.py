@@ -21,7 +21,7 @@ from clipmapper.data.captions import Captions
 from clipmapper.explain.answers import FromPixels, preprocessing
 from clipmapper.explain.caption_removal import CaptionScorer, dropping, predictor
 from clipmapper.explain.captions import (
-    Steps,
+    Written,
     caption_relevance,
     pieces_of,
     record_steps,
@@ -146,8 +146,8 @@ class CaptionsTask(Task):
         return Batch(records["image_id"], (stacked, steps_of(self.model, list(tokens.values()))), records)
 
     def record(self, batch: Batch, lrp: Lrp) -> Pass:
-        pixels, steps = batch.inputs
-        return Pass(record_steps(self.model, pixels, steps, lrp, self.module), steps.target)
+        pixels, captions = batch.inputs
+        return Pass(record_steps(self.model, pixels, captions, lrp, self.module), captions.target)
 
     def samples(self, batch: Batch, explained: Explained) -> Records:
         if self.scenes is None:
@@ -278,9 +278,9 @@ class CaptionsTask(Task):
         return regions
 
 
-def words_of(model: CLIPMapper, steps: Steps) -> list[list[str]]:
+def words_of(model: CLIPMapper, captions: Written) -> list[list[str]]:
     """Returns the words of each caption."""
-    return [[word for word, _ in merge_pieces(pieces)] for pieces in pieces_of(model, steps.tokens)]
+    return [[word for word, _ in merge_pieces(pieces)] for pieces in pieces_of(model, captions.tokens)]
 
 
 def unavailable(names: Iterable[str], references: References) -> dict[str, str]:

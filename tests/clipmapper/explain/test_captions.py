@@ -11,8 +11,8 @@ from torch import Tensor
 from clipmapper.config import ModelConfig
 from clipmapper.explain.answers import record_pass
 from clipmapper.explain.captions import (
-    Steps,
     Tokens,
+    Written,
     caption_relevance,
     explain_caption,
     record_steps,
@@ -25,7 +25,7 @@ from clipmapper.metrics.captions import score
 from clipmapper.models.clip import SHAPES_CLIP, clip_tokenizer
 from clipmapper.models.clip_mapper import CLIPMapper
 from xai import METHODS as EXPLAINER_METHODS
-from xai import explain_recording, given
+from xai import Target, explain_recording
 from xai.recording.recording import Recording
 
 WORDS = "a small red hexagon left of two stars , and . dog"
@@ -54,23 +54,28 @@ def pixels() -> Tensor:
     return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
+def last(label: int) -> Target:
+    """The logit of what comes after the whole text."""
+    return Target(f"given {label}", lambda logits: logits[:, -1, label])
+
+
 @pytest.fixture(scope="module", params=["a", "b"])
 def model(request: pytest.FixtureRequest) -> CLIPMapper:
     return make(request.param)
 
 
 @pytest.fixture(scope="module")
-def steps(model: CLIPMapper) -> Steps:
+def steps(model: CLIPMapper) -> Written:
     return steps_of(model, [tokens_of(model, caption) for caption in CAPTIONS])
 
 
 @pytest.fixture(scope="module")
-def recording(model: CLIPMapper, steps: Steps) -> Recording:
+def recording(model: CLIPMapper, steps: Written) -> Recording:
     return record_steps(model, pixels(), steps, "tokens")
 
 
 @pytest.fixture(scope="module")
-def alone(model: CLIPMapper, steps: Steps) -> list[Recording]:
+def alone(model: CLIPMapper, steps: Written) -> list[Recording]:
     """Each step by itself: the image and the caption, truncated, in a batch of one."""
     recordings = []
     for picture, caption in zip(pixels(), steps.tokens, strict=True):
@@ -80,29 +85,23 @@ def alone(model: CLIPMapper, steps: Steps) -> list[Recording]:
     return recordings
 
 
-def test_steps_read_what_was_written_before(model: CLIPMapper, steps: Steps) -> None:
-    assert steps.of.tolist() == 5 * [0] + 2 * [1]
-    assert steps.mask.sum(dim=1).tolist() == [1, 2, 3, 4, 5, 1, 2]
+def test_steps_read_what_was_written_before(model: CLIPMapper, steps: Written) -> None:
+    assert steps.steps.of.tolist() == 5 * [0] + 2 * [1]
+    assert steps.steps.at.tolist() == [0, 1, 2, 3, 4, 0, 1]
+    assert steps.mask.sum(dim=1).tolist() == [5, 2]
     decode = model.clip.tokenizer.decode
     read = [decode(row[kept].tolist()) for row, kept in zip(steps.ids, steps.mask, strict=True)]
-    assert [text.removeprefix("<start_of_text>") for text in read[:5]] == [
-        "",
-        "a ",
-        "a hex",
-        "a hexagon ",
-        "a hexagon , ",
-    ]
-    assert read[5:] == ["<start_of_text>", "<start_of_text>small "]
+    assert read == ["<start_of_text>a hexagon , ", "<start_of_text>small "]
 
 
-def test_recorded_logits_are_the_models_own(model: CLIPMapper, steps: Steps, recording: Recording) -> None:
+def test_recorded_logits_are_the_models_own(model: CLIPMapper, steps: Written, recording: Recording) -> None:
     """Those of one pass over each whole caption: what comes later changes nothing."""
     row = 0
-    for picture, caption in zip(pixels(), steps.tokens, strict=True):
+    for number, (picture, caption) in enumerate(zip(pixels(), steps.tokens, strict=True)):
         ids = model.token_ids[torch.tensor([[model.start, *caption]])]
         image = model.clip.image_tokens(picture[None].double())
         logits = model(image, ids, torch.ones_like(ids, dtype=torch.bool))[0]
-        torch.testing.assert_close(recording.output[row : row + len(caption)], logits[: len(caption)])
+        torch.testing.assert_close(recording.output[number, : len(caption)], logits[: len(caption)])
         scores = recording.score(steps.target)[row : row + len(caption)]
         torch.testing.assert_close(scores, logits[: len(caption)].gather(1, torch.tensor(caption)[:, None])[:, 0])
         row += len(caption)
@@ -125,12 +124,12 @@ def test_the_image_never_attends_to_text(model: CLIPMapper, recording: Recording
 
 @pytest.mark.parametrize("method", METHODS)
 def test_steps_are_explained_as_each_alone(
-    model: CLIPMapper, steps: Steps, recording: Recording, alone: list[Recording], method: str
+    model: CLIPMapper, steps: Written, recording: Recording, alone: list[Recording], method: str
 ) -> None:
     found = explain_recording(recording, method, steps.target, **FEW.get(method, {}))
     labels = [token for caption in steps.tokens for token in caption]
     for row in (3, 6) if method in (*FEW, *LRP) else (0, 4, 6):
-        expected = explain_recording(alone[row], method, given(labels[row]), **FEW.get(method, {})).scores
+        expected = explain_recording(alone[row], method, last(labels[row]), **FEW.get(method, {})).scores
         torch.testing.assert_close(found.scores["image"][row], expected["image"][0])
         length = expected["text"].shape[1]
         torch.testing.assert_close(found.scores["text"][row, :length], expected["text"][0])
@@ -138,7 +137,7 @@ def test_steps_are_explained_as_each_alone(
     assert found.scores["image"].isfinite().all() and found.scores["image"].any()
 
 
-def test_later_words_get_nothing(model: CLIPMapper, steps: Steps, recording: Recording) -> None:
+def test_later_words_get_nothing(model: CLIPMapper, steps: Written, recording: Recording) -> None:
     relevance = caption_relevance(model, steps, explain_recording(recording, "wra", steps.target))
     assert relevance.words == [["a", "hexagon", ",", "dog"], ["small", "dog"]]
     first, second = relevance.between_words()
@@ -203,7 +202,7 @@ def check_drops(model: CLIPMapper, tokens: Tokens, references: list[list[str]], 
 
 
 @pytest.mark.parametrize("name", ["bleu4", "cider"])
-def test_drops_equal_a_loop(model: CLIPMapper, steps: Steps, name: str) -> None:
+def test_drops_equal_a_loop(model: CLIPMapper, steps: Written, name: str) -> None:
     check_drops(model, steps.tokens, REFERENCES, name)
 
 

@@ -177,7 +177,9 @@ def test_images_without_caption_are_left_out(task: CaptionsTask, monkeypatch: py
     monkeypatch.setattr(captions, "written", lambda model, pixels: [[], *write(model, pixels)[1:]])
     batch = task.batch(range(3))
     assert (
-        batch.records["row"] == [1, 2] and len(batch.inputs[0]) == 2 and batch.inputs[1].of.unique().tolist() == [0, 1]
+        batch.records["row"] == [1, 2]
+        and len(batch.inputs[0]) == 2
+        and batch.inputs[1].steps.of.unique().tolist() == [0, 1]
     )
 
 

@@ -1,0 +1,56 @@
+"""Several targets of one recorded pass, against each target by itself."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from xai import EXPLAINERS, Target, adapter_for, explain_recording, record
+from xai.recording.recording import Recording
+from xai.recording.rows import by_rows
+
+from ..adapters.stock import built
+from ..conftest import few_passes
+
+LABELS = torch.tensor([5, 7, 9, 5, 7])
+
+
+def recorded(name: str) -> Recording:
+    family = built(name)
+    with record(family.model, adapter_for(family.model, family.inputs), "tokens") as recorder:
+        family.model(**family.inputs)
+    return recorder.recording
+
+
+@pytest.mark.parametrize(("name", "of"), [("InternVL, three images", [0, 0, 0]), ("LLaVA", [0, 1, 1, 0, 1])])
+def test_rows_are_explained_as_each_target_alone(name: str, of: list[int]) -> None:
+    """By every method: images of one sample that are a batch of their own, and samples with different numbers of rows."""
+    recording, sample, at = recorded(name), torch.tensor(of), -1 - torch.arange(len(of)) % 3
+    rows, labels = by_rows(recording, sample), LABELS[: len(of)]
+    target = Target("rows", lambda outputs: outputs.logits[sample, at, labels])
+    checked = (0, len(of) - 1)
+    alone = {row: Target(str(row), last(int(at[row]), int(labels[row]))) for row in checked}
+    for method in sorted(set(EXPLAINERS) - {"random"}):
+        found = explain_recording(rows, method, target, **few_passes(method)).scores
+        for row in checked:
+            expected = explain_recording(recording, method, alone[row], **few_passes(method)).scores
+            for modality, scores in expected.items():
+                torch.testing.assert_close(found[modality][row], scores[of[row]])
+
+
+def last(at: int, label: int) -> Any:
+    def score(outputs: Any) -> Tensor:
+        return outputs.logits[:, at, label]
+
+    return score
+
+
+def test_every_sample_has_a_row_and_the_flow_is_of_one_target() -> None:
+    recording = recorded("LLaVA")
+    with pytest.raises(ValueError, match=r"rows of samples \[0\] of a pass of 2"):
+        by_rows(recording, torch.tensor([0, 0]))
+    rows = by_rows(recording, torch.tensor([0, 1, 1]))
+    target = Target("rows", lambda outputs: outputs.logits[torch.tensor([0, 1, 1]), -1, torch.tensor([3, 4, 5])])
+    with pytest.raises(ValueError, match="one target at a time"):
+        explain_recording(rows, "attn_lrp", target, check=True)
