@@ -7,8 +7,10 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from xai.adapters.layout import DerivedLayout, Streams, placeholders_of, settled
-from xai.adapters.skips import Attention, Doubt, Graph, attentions, order
+from xai.adapters.layout import DerivedLayout, placeholders_of, settled
+from xai.adapters.skips import Attention, Graph, attentions, order
+from xai.adapters.streams import Streams
+from xai.adapters.tokens import Doubt
 from xai.adapters.trace import call_of, traced
 from xai.recording.adapter import Adapter, Site, Stream
 from xai.recording.axis import Windows

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from xai.adapters.origins import PRODUCTS
-from xai.adapters.tokens import CLASH, GIVEN, before_image, rank_of
+from xai.adapters.tokens import Doubt
 from xai.adapters.trace import AttentionCall, Trace, Value
+from xai.adapters.windows import check_apart, check_moves, of_images, positions_of, stream_of, windows_of
 from xai.lrp.operations import MOVES
 from xai.recording.axis import Windows
 from xai.recording.places import Place, Places
@@ -33,10 +34,6 @@ BEFORE_A_SUM = {
     "contiguous",
     "clone",
 }
-
-
-class Doubt(Exception):
-    """It cannot be told from the pass how to explain the model; the message names the module."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +86,7 @@ def attentions(trace: Trace) -> tuple[list[Attention], frozenset[Place]]:
             unread.add(place)
             continue
         queries, keys = (
-            _windows(tokens, trace.samples, place, which)
+            windows_of(tokens, trace.samples, place, which)
             for tokens, which in ((call.queries, "queries"), (call.keys, "keys"))
         )
         own, state, sum_ = _skip(graph, call, mixed, queries)
@@ -137,30 +134,6 @@ class Graph:
         return None
 
 
-def _windows(tokens: Tensor | None, samples: int, place: Place, which: str) -> Tensor:
-    """Tokens [n, T] of the windows of one sample, from those of all samples; one window where all rows are alike."""
-    if tokens is None or tokens.dim() != 2:
-        raise Doubt(
-            f"{place}: it cannot be told which tokens its {which} are, as where heads are mixed (talking heads) or have five axes"
-        )
-    if _alike(tokens):
-        tokens = tokens[:1]
-    elif len(tokens) % samples == 0 and _alike(tokens.unflatten(0, (samples, -1))):
-        tokens = tokens[: len(tokens) // samples]
-    else:
-        raise Doubt(
-            f"{place}: its {which} are other tokens in every sample (such as images at other places of the text)"
-        )
-    if (rank_of(tokens) == CLASH).any():
-        raise Doubt(f"{place}: its {which} are each made of several tokens, such as a word and a patch that are added")
-    return tokens
-
-
-def _alike(tokens: Tensor) -> bool:
-    """Whether the rows of a batch are the same tokens."""
-    return bool((tokens == tokens[:1]).all())
-
-
 def _joined(graph: Graph, parts: list[_Part], samples: int) -> Attention:
     """One attention from its calls."""
     first = parts[0]
@@ -171,14 +144,14 @@ def _joined(graph: Graph, parts: list[_Part], samples: int) -> Attention:
     images = 1  # rows of the state's own batch that are one sample
     if any(len(part.queries) > 1 for part in parts):
         images = max(1, (own.shape if state is None else state.shape)[0] // samples)
-    queries, keys = ([_of_images(getattr(part, which), images) for part in parts] for which in ("queries", "keys"))
-    stream = _stream_of(place, queries, None if state is None else state.tokens, images, samples)
+    queries, keys = ([of_images(getattr(part, which), images) for part in parts] for which in ("queries", "keys"))
+    stream = stream_of(place, queries, None if state is None else state.tokens, images, samples)
     others = stream if same else torch.cat([tokens.flatten() for tokens in keys])
     plain = len(parts) == len(queries[0]) == 1 and torch.equal(queries[0][0], stream)
     if not plain and not same:
         others = others[others != 0].unique()
     for which, tokens in (("queries", stream), ("keys", others)):
-        _check_apart(place, which, tokens)
+        check_apart(place, which, tokens)
     windows = None
     if not plain:
         windows = Windows(
@@ -187,7 +160,7 @@ def _joined(graph: Graph, parts: list[_Part], samples: int) -> Attention:
             (len(stream), len(others)),
             images,
         )
-        _check_moves(place, own, state, samples, images)
+        check_moves(place, own, state, samples, images)
     return Attention(
         Places(
             tuple(part.place for part in parts), None if state is None else place_of(graph, state), place_of(graph, own)
@@ -200,69 +173,6 @@ def _joined(graph: Graph, parts: list[_Part], samples: int) -> Attention:
         first.sum,
         windows,
     )
-
-
-def _of_images(tokens: Tensor, images: int) -> Tensor:
-    """Windows [n, T], in which each image has its own learned tokens."""
-    if images == 1:
-        return tokens
-    return torch.stack([before_image(row, n * images // len(tokens)) for n, row in enumerate(tokens)])
-
-
-def _stream_of(place: Place, queries: list[Tensor], state: Tensor | None, images: int, samples: int) -> Tensor:
-    """The tokens of the residual state, in its order; each must be a query of one window."""
-    asking = torch.cat([tokens.flatten() for tokens in queries])
-    if state is None or (len(queries) == len(queries[0]) == 1 and state.shape[-1:] == asking.shape):
-        return asking
-    rows = _of_one_sample(state, samples)
-    if rows is None:
-        raise Doubt(f"{place}: the state to which its result is added is of other tokens in every sample")
-    stream = (_of_images(rows, images) if images > 1 else rows).flatten()
-    if not torch.equal(stream.sort().values, asking[asking != 0].sort().values):
-        raise Doubt(
-            f"{place}: its {len(asking)} queries, of all its windows, are not the {len(stream)} tokens of the state to which "
-            "its result is added, each once"
-        )
-    return stream
-
-
-def _of_one_sample(tokens: Tensor, samples: int) -> Tensor | None:
-    """[images, T] of a state [B images, ..., T]; None if samples differ."""
-    flat = tokens.flatten(1) if tokens.dim() > 1 else tokens[None]
-    if len(flat) % samples:
-        return flat[:1] if _alike(flat) else None
-    return flat[: len(flat) // samples] if _alike(flat.unflatten(0, (samples, -1))) else None
-
-
-def _check_apart(place: Place, which: str, tokens: Tensor) -> None:
-    of_inputs = [token for token in tokens.tolist() if token >> 48 >= GIVEN]  # a parameter may stand in several places
-    if (tokens == 0).sum() > 1 or len(set(of_inputs)) != len(of_inputs):
-        raise Doubt(
-            f"{place}: its {which} cannot be told from each other, as they come from no argument or parameter of their own"
-        )
-
-
-def _check_moves(place: Place, own: Value, state: Value | None, samples: int, images: int) -> None:
-    """Raises Doubt unless results of windows are added to the tokens whose queries they are of."""
-    if state is None or own.tokens is None or state.tokens is None:
-        return
-    added, tokens = (_of_one_sample(value.tokens, samples) for value in (own, state) if value.tokens is not None)
-    if (
-        added is None
-        or tokens is None
-        or added.numel() != tokens.numel()
-        or not torch.equal(added.flatten(), tokens.flatten())
-    ):
-        raise Doubt(
-            f"{place}: the results of its windows are added to other tokens than those whose queries they are of"
-        )
-
-
-def positions_of(tokens: Tensor, stream: Tensor) -> Tensor:
-    """Where tokens are in a stream that has each once; -1 for what is no token."""
-    ordered, order = stream.sort()
-    places = torch.searchsorted(ordered, tokens).clamp(max=len(stream) - 1)
-    return order[places].masked_fill(tokens == 0, -1)
 
 
 def place_of(graph: Graph, value: Value) -> Place:

@@ -17,6 +17,10 @@ IMAGE_SHIFT = 24  # above these bits of a learned token's position is the image 
 GRIDS = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_thw"}  # the argument with their sizes
 
 
+class Doubt(Exception):
+    """It cannot be told from the pass how to explain the model; the message names the module."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where tokens come from: an argument of the model, the cells of a convolution of an image, or a parameter."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from xai.lrp.operations import ACTIVATIONS, DIVIDING, MOVES, RULED, name_of
@@ -73,7 +74,7 @@ class Ruling(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        live = [tensor for tensor in _flat((*args, *kwargs.values())) if is_live(tensor)]
+        live = [tensor for tensor in tree_leaves((*args, *kwargs.values())) if is_live(tensor)]
         if self.resting or not live:
             return func(*args, **kwargs)
         name, in_place = name_of(func)
@@ -95,7 +96,7 @@ class Ruling(TorchFunctionMode):
     def _dispatch(self, name: str, in_place: bool, func: Any, args: tuple, kwargs: dict) -> Any:
         if name in MOVES:
             result = func(*args, **kwargs)
-            for part in filter(is_live, _flat((result,))) if args and _has(self.projected, args[0]) else ():
+            for part in filter(is_live, tree_leaves((result,))) if args and _has(self.projected, args[0]) else ():
                 self.projected[part] = object() if name in DIVIDING else self.projected[args[0]]
             return self._as_attention(result) if args and _has(self.attention, args[0]) else result
         if name in ("norm", "linalg_norm", "linalg_vector_norm"):
@@ -113,7 +114,7 @@ class Ruling(TorchFunctionMode):
             return getattr(self, f"_{RULED[name]}")(name, func, *args, **kwargs)
         if not in_place and name != "setitem":
             result = func(*args, **kwargs)
-            if not any(map(is_live, _flat((result,)))):
+            if not any(map(is_live, tree_leaves((result,)))):
                 return result  # a question, such as the size
         raise self._error(name, "has no rule for relevance")
 
@@ -126,7 +127,7 @@ class Ruling(TorchFunctionMode):
         return PropagationError(f"{name} in {where} {what}; explain this model by a method without LRP")
 
     def _as_attention(self, result: Any) -> Any:
-        for tensor in filter(is_live, _flat((result,))):
+        for tensor in filter(is_live, tree_leaves((result,))):
             self.attention[tensor] = True
         return result
 
@@ -259,7 +260,7 @@ class Ruling(TorchFunctionMode):
 
     def _einsum(self, equation: str, *operands: Any) -> Tensor:
         """A stack of linear maps, as of queries and the vectors of relative positions, which are constants."""
-        operands = tuple(_flat(operands))
+        operands = tuple(tree_leaves(operands))
         parts, arrow, out = equation.replace(" ", "").partition("->")
         letters = parts.split(",")
         if len(operands) == 2 and not is_live(operands[0]):
@@ -310,14 +311,6 @@ def is_layer(module: str) -> bool:
 
 def is_live(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
-
-
-def _flat(values: Any) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, (tuple, list)):
-            yield from _flat(value)
-        else:
-            yield value
 
 
 def _has(known: WeakIdKeyDictionary, value: Any) -> bool:

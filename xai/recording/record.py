@@ -25,8 +25,7 @@ from xai.recording.rerun import Call, rerun
 from xai.recording.unchanged import evaluation, same_random_numbers
 
 SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
-# functions with a softmax inside, and the mixing of values
-ATTENTION = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
+ATTENTION = (F.scaled_dot_product_attention, F.multi_head_attention_forward)  # softmax and mixing of values
 _MOVES = ("View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "Clone", "ToCopy")  # of data, in the graph
 
 ANEW = "find it anew for inputs like these: adapter_for(model, inputs)"
