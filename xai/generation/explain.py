@@ -15,15 +15,15 @@ from xai.generation.goals import each_token, parting, together, tokens_of
 from xai.generation.inputs import (
     Messages,
     Passage,
+    continuation,
     passage,
     prompt_inputs,
     special_ids,
     tokenizer_of,
     without_cache,
-    written,
 )
+from xai.generation.pictures import pictures_of
 from xai.generation.pieces import pieces_of
-from xai.generation.seen import seen
 from xai.generation.steps import Figure, require_order
 from xai.generation.tokens import image_tokens_alone
 from xai.recording.adapter import Adapter
@@ -113,7 +113,7 @@ def explain_generated(
     tokenizer = tokenizer_of(processor)
     special = special_ids(tokenizer, model)
     inputs = prompt_inputs(model, processor, pictures, text, chat)
-    tokens = written(model, inputs, special, generation) if answer is None else tokens_of(tokenizer, answer)
+    tokens = continuation(model, inputs, special, generation) if answer is None else tokens_of(tokenizer, answer)
     whole, pieces = passage(model, inputs, tokens), pieces_of(tokenizer, tokens, special)
     if phrase is not None and rather_than is not None:
         raise ValueError("give a phrase or another answer to compare with, not both")
@@ -137,9 +137,9 @@ def explain_generated(
         for part in goals.parts(at_once or _served(recording))
     ]
     steps = _named(_joined(parts), recording, stream, whole, tokenizer, special)
-    shown = seen(processor, whole.inputs, [name for name in recording.inputs if name.startswith("image")])
+    pictures = pictures_of(processor, whole.inputs, [name for name in recording.inputs if name.startswith("image")])
     weights = (average(len(goals.pieces)),)
-    return CaptionRelevance(steps, (goals.pieces,), weights, (goals.places,), (shown,) if shown else None)
+    return CaptionRelevance(steps, (goals.pieces,), weights, (goals.places,), (pictures,) if pictures else None)
 
 
 def _served(recording: Recording) -> int:
@@ -176,19 +176,19 @@ def _named(
 ) -> Relevance:
     """With the words of prompt and text, which are modalities of their own."""
     parts = dict(relevance.modalities)
-    written = parts.pop("text" if whole.prompt is None else "decoder")
+    text = parts.pop("text" if whole.prompt is None else "decoder")
     if whole.prompt is None:
         places = (index_of(recording.modalities["text"]) - stream.start).tolist()
         images = {whole.ids[place] for place in set(range(len(whole.ids))) - set(places)}
         before = sum(place < whole.start for place in places)
-        prompt, written = _columns(written, slice(0, before)), _columns(written, slice(before, None))
+        prompt, text = _columns(text, slice(0, before)), _columns(text, slice(before, None))
         prompt_pieces = pieces_of(tokenizer, whole.ids[: whole.start], special | images)
         parts["prompt"] = _worded(prompt, [prompt_pieces[place] for place in places[:before]])
     elif "text" in parts:
         encoded = parts.pop("text")
         parts["prompt"] = _worded(encoded, pieces_of(tokenizer, whole.prompt, special))
-    said = pieces_of(tokenizer, whole.ids[whole.start :], special)
-    parts["text"] = _worded(written, [*[None] * (written.scores.shape[1] - len(said)), *said])
+    text_pieces = pieces_of(tokenizer, whole.ids[whole.start :], special)
+    parts["text"] = _worded(text, [*[None] * (text.scores.shape[1] - len(text_pieces)), *text_pieces])
     return replace(relevance, modalities=parts)
 
 

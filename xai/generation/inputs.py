@@ -43,8 +43,8 @@ def special_ids(tokenizer: Any, model: nn.Module) -> set[int]:
     added = {number for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
     config = getattr(model, "config", None)
     named = (getattr(config, name, None) for name in ("image_token_id", "image_token_index", "video_token_id"))
-    found = {number for number in named if isinstance(number, int)}
-    return added | set(tokenizer.all_special_ids) | set(ends_of(model)) | found
+    named_ids = {number for number in named if isinstance(number, int)}
+    return added | set(tokenizer.all_special_ids) | set(ends_of(model)) | named_ids
 
 
 def prompt_inputs(
@@ -64,13 +64,15 @@ def prompt_inputs(
     elif tokenizer_of(processor) is processor:
         inputs = processor(text, return_tensors="pt")
     else:
-        given = {"images": list(images) or None, "text": text}
-        inputs = processor(**{name: value for name, value in given.items() if value is not None}, return_tensors="pt")
+        arguments = {"images": list(images) or None, "text": text}
+        inputs = processor(
+            **{name: value for name, value in arguments.items() if value is not None}, return_tensors="pt"
+        )
     where = next(model.parameters())
     return {name: _moved(value, where) for name, value in inputs.items() if name != "labels"}  # for training
 
 
-def written(
+def continuation(
     model: nn.Module, inputs: Mapping[str, Any], special: Collection[int], options: Mapping[str, Any] | None
 ) -> list[int]:
     """Returns the tokens that the model writes, greedily unless the options of its `generate` say otherwise.

@@ -40,19 +40,19 @@ def pieces_of(tokenizer: Any, ids: Sequence[int], special: Collection[int] = ())
     """
     groups = [*_groups(tokenizer, ids, special), (0, None)]
     pieces: list[str | None] = []
-    said, blank = "", False  # since the last token that is no word; whether a blank alone has opened the next word
+    before, blank = "", False  # since the last token that is no word; whether a blank alone has opened the next word
     for (count, text), (_, after) in pairwise(groups):
         if text is None:
-            said, blank = "", False
+            before, blank = "", False
             pieces.append(None)
             continue
         whole = " ".join(text.split()).replace(OPENS, "_")
         last = not whole and after is None
-        ends = last and said.strip() != ""  # a blank at the end belongs to the word before it
+        ends = last and before.strip() != ""  # a blank at the end belongs to the word before it
         whole = BLANK if last and not ends else whole
-        opens = OPENS if not (blank or ends) and (not whole or _opens(said, text, after or "")) else ""
+        opens = OPENS if not (blank or ends) and (not whole or _opens(before, text, after or "")) else ""
         pieces += [opens + whole] if count == 1 else [opens, *[""] * (count - 2), whole]
-        said, blank = said + text, not whole and not ends
+        before, blank = before + text, not whole and not ends
     return pieces
 
 
@@ -78,25 +78,25 @@ def _groups(tokenizer: Any, ids: Sequence[int], special: Collection[int]) -> Ite
             context, start = start, at + 1
 
 
-def _opens(said: str, text: str, after: str) -> bool:
+def _opens(before: str, text: str, after: str) -> bool:
     """Whether a word begins with `text`."""
-    if said == "" or text[0].isspace() or said[-1].isspace():
+    if before == "" or text[0].isspace() or before[-1].isspace():
         return True
-    last, first = said[-1], text[0]
-    if _continues(said, first):
+    last, first = before[-1], text[0]
+    if _continues(before, first):
         return False
     if _stands_alone(first) and _stands_alone(last) and first == last and not without_blanks(first):
         return False  # such as "..."
-    if _joins(last, text, after) or _joins_before(said, first):
+    if _joins(last, text, after) or _joins_before(before, first):
         return False
     return _stands_alone(first) or _stands_alone(last)
 
 
-def _continues(said: str, first: str) -> bool:
+def _continues(before: str, first: str) -> bool:
     """Marks on a letter, and the parts of one emoji: joined ones, tones, and the two letters of a flag."""
-    if JOINER in (first, said[-1]) or unicodedata.category(first) in ("Mn", "Mc", "Me", "Cf"):
+    if JOINER in (first, before[-1]) or unicodedata.category(first) in ("Mn", "Mc", "Me", "Cf"):
         return True
-    flags = len(said) - len(said.rstrip(FLAGS))
+    flags = len(before) - len(before.rstrip(FLAGS))
     return first in TONES or (first in FLAGS and flags % 2 == 1)
 
 
@@ -110,8 +110,8 @@ def _joins(last: str, text: str, after: str) -> bool:
     return last.isalnum() and inside.isalnum()
 
 
-def _joins_before(said: str, first: str) -> bool:
-    return len(said) > 1 and first.isalnum() and _joins(said[-2], said[-1], first)
+def _joins_before(before: str, first: str) -> bool:
+    return len(before) > 1 and first.isalnum() and _joins(before[-2], before[-1], first)
 
 
 def _stands_alone(letter: str) -> bool:

@@ -44,19 +44,19 @@ def image_tokens_alone(recording: Recording) -> Recording:
 def _before(recording: Recording, last: set[str]) -> set[object]:
     """The attentions of tokens that image tokens are made from, and of those that these have read."""
     waiting = [recording.modalities[link.origin] for link in recording.links.values()]
-    found: set[object] = set()
+    events: set[object] = set()
     ends = [recording.modalities[name] for name in last]
     while waiting:
         where = waiting.pop()
         for event in recording.events:
             if (
-                event not in found
+                event not in events
                 and event.rows(where) is not None
                 and not any(event.rows(end) is not None for end in ends)
             ):
-                found.add(event)
+                events.add(event)
                 waiting += [other for other in recording.modalities.values() if within(other, event.keys) is not None]
-    return found
+    return events
 
 
 def _grid(recording: Recording, name: str, link: Link) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from xai import Target, adapter_for, explain, explain_generated, explain_recording, record
 from xai.generation import explain as explain_module
 from xai.generation.goals import tokens_of
-from xai.generation.inputs import Passage, passage, prompt_inputs, special_ids, tokenizer_of, written
+from xai.generation.inputs import Passage, continuation, passage, prompt_inputs, special_ids, tokenizer_of
 from xai.generation.steps import require_order
 from xai.results.captions import CaptionRelevance
 
@@ -85,7 +85,7 @@ def test_the_pass_is_what_generation_computes(name: str) -> None:
     special = special_ids(tokenizer_of(family.processor), family.model)
     options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "suppress_tokens": sorted(special)}
     more = family.model.generate(**inputs, **options, output_logits=True, return_dict_in_generate=True)
-    tokens = written(family.model, inputs, special, options)
+    tokens = continuation(family.model, inputs, special, options)
     assert more.sequences[0, -4:].tolist() == tokens
     whole = passage(family.model, inputs, tokens)
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_what_the_model_writes_by_itself(name: str) -> None:
         family.model, family.processor, family.images or None, family.text, method="genatt", generation=options
     )
     inputs, _ = given(family)
-    tokens = written(family.model, inputs, special_of(family), options)
+    tokens = continuation(family.model, inputs, special_of(family), options)
     assert len(found.tokens[0]) == len(tokens) == 5
     text = tokenizer_of(family.processor).decode(tokens)
     assert "".join(found.words[0]).replace("␣", "") == "".join(text.split()).replace("▁", "_")

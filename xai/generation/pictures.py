@@ -9,7 +9,7 @@ from torch import Tensor
 from xai.adapters.tokens import GRIDS, patch_order
 
 
-def seen(processor: Any, inputs: Mapping[str, Any], modalities: Sequence[str]) -> dict[str, Tensor]:
+def pictures_of(processor: Any, inputs: Mapping[str, Any], modalities: Sequence[str]) -> dict[str, Tensor]:
     """Returns the pixels of each image modality.
 
     Args:
