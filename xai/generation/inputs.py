@@ -193,6 +193,6 @@ def _before(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _one_more(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments beside the ids, such as masks and kinds of tokens, for one token more."""
-    from transformers.utils import ModelOutput  # here: nothing else of xai needs transformers
-
-    return model._update_model_kwargs_for_generation(ModelOutput(), copy(arguments), is_encoder_decoder=False)
+    return model._update_model_kwargs_for_generation(
+        {}, copy(arguments), is_encoder_decoder=False
+    )  # outputs without a cache
