@@ -109,10 +109,10 @@ def explain_generated(
         raise ValueError(f"method {known.name!r} is for images alone; tokens have no pixels")
     if at_once is not None and at_once < 1:
         raise ValueError(f"at_once is {at_once}; give at least 1")
-    pictures = [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
+    sources = [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
     tokenizer = tokenizer_of(processor)
     special = special_ids(tokenizer, model)
-    inputs = prompt_inputs(model, processor, pictures, text, chat)
+    inputs = prompt_inputs(model, processor, sources, text, chat)
     tokens = continuation(model, inputs, special, generation) if answer is None else tokens_of(tokenizer, answer)
     whole, pieces = passage(model, inputs, tokens), pieces_of(tokenizer, tokens, special)
     if phrase is not None and rather_than is not None:
