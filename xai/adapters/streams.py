@@ -228,7 +228,12 @@ class Streams:
             return [self.holders[token]]
         source = source_of(token)
         if token and source not in self.members and (members := self.sources[source].members) is not None:
-            self.members[source] = members()
+            if (cells := members()) is None:
+                raise Doubt(
+                    f"{where}: its tokens are cells of a grid that was scaled (interpolated, or pooled to a size), so it "
+                    "cannot be told which cells each is made from"
+                )
+            self.members[source] = cells
         under = self.members[source][token & POSITION] if source in self.members else []
         parents = [parent for member in under for parent in self._parents(member, where)]
         if len({id(modality) for modality, _ in parents}) > 1:

@@ -29,7 +29,9 @@ class Source:
     argument: str  # of the model; "" for parameters
     grid: tuple[int, int] | None = None  # rows and columns that the positions count, of images
     image: int = 0  # which, of several of the one sample
-    members: Callable[[], list[list[int]]] | None = field(default=None, compare=False)  # tokens that each is made from
+    members: Callable[[], list[list[int]] | None] | None = field(
+        default=None, compare=False
+    )  # tokens that each is made from
 
 
 def rank_of(tokens: Tensor) -> Tensor:
@@ -68,9 +70,11 @@ def lean(tokens: Tensor) -> Tensor:
     return tokens[..., :1] if tokens.dim() and tokens.stride(-1) == 0 else tokens
 
 
-def cells_under(tokens: Tensor, call: Mapping[str, Any]) -> list[list[int]]:
-    """Tokens [1, 1, rows, columns] under each cell of what a convolution or a pooling with a kernel makes."""
-    kernel = call["weight"].shape[2:] if "weight" in call else call["kernel_size"]
+def cells_under(tokens: Tensor, call: Mapping[str, Any]) -> list[list[int]] | None:
+    """Tokens [1, 1, rows, columns] under each cell of what a convolution or a pooling with a kernel makes; None without one."""
+    kernel = call["weight"].shape[2:] if "weight" in call else call.get("kernel_size")
+    if kernel is None:
+        return None
     stride = call.get("stride") or kernel
     cells = F.unfold(tokens.double(), kernel, call.get("dilation", 1), call.get("padding", 0), stride)[0].long()
     return [sorted(set(cell) - {0}) for cell in cells.T.tolist()]

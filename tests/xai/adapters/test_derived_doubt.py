@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers as tf
 from torch import Tensor, nn
 
 from xai import explain, explain_recording, given, record
@@ -390,3 +391,25 @@ def test_in_doubt_it_refuses(run: Callable[[Model, Tensor, Tensor], Tensor], mes
     with pytest.raises(TypeError, match=message) as raised:
         explain(model, inputs, "genatt", given(0))
     assert "docs/how-to-explain-your-own-model.md" in str(raised.value)
+
+
+def test_cells_of_a_scaled_grid_are_refused() -> None:
+    """RT-DETR: its pyramid is interpolated, and its decoder samples it (deformable attention)."""
+    backbone = tf.RTDetrResNetConfig(
+        embedding_size=8,
+        hidden_sizes=[8, 16, 16, 16],
+        depths=[1] * 4,
+        layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    config = tf.RTDetrConfig(
+        backbone_config=backbone, encoder_in_channels=[16] * 3, decoder_in_channels=[16] * 3, encoder_hidden_dim=16, d_model=16,
+        encoder_ffn_dim=16, decoder_ffn_dim=16, encoder_attention_heads=2, decoder_attention_heads=2, decoder_layers=1,
+        num_queries=5, num_denoising=0,
+    )  # fmt: skip
+    model = tf.RTDetrForObjectDetection(config).eval()
+    with pytest.raises(
+        TypeError,
+        match=r"module 'model\.decoder\.layers\.0\.self_attn': its tokens are cells of a grid that was scaled",
+    ):
+        explain(model, {"pixel_values": torch.randn(1, 3, 64, 64)}, "genatt", given(0))
