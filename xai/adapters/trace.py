@@ -187,7 +187,7 @@ class _Observing(TorchFunctionMode):
         best = max(products, key=lambda product: _least_rank(product))
         rows, columns = (_without_heads(tokens) for tokens in (best.rows, best.columns))
         step.rows = best.rows
-        queries, keys = best.reads[0].step, best.reads[-1].step
+        queries, keys = best.reads[-2:][0].step, best.reads[-1].step  # baddbmm reads first what it adds
         upper = torch.ones(probabilities.shape[-2:], dtype=torch.bool, device=probabilities.device).triu(1)
         causal = bool(upper.any()) and not bool((probabilities != 0)[..., upper].any())
         return AttentionCall(-1, (queries,), (keys,), rows, columns, causal)

@@ -106,7 +106,7 @@ class Ruling(TorchFunctionMode):
         named = [key for key in ("input", "other", "mat2") if key in kwargs]
         args = (*args, *(kwargs[key] for key in named))
         kwargs = {key: value for key, value in kwargs.items() if key not in named}
-        if name in ("add", "sub", "rsub", "mul", "div", "matmul", "addmm", "avg_pool2d", "einsum"):
+        if name in ("add", "sub", "rsub", "mul", "div", "matmul", "addmm", "baddbmm", "avg_pool2d", "einsum"):
             return getattr(self, f"_{name}")(*args, **kwargs)
         if name in ("adaptive_avg_pool1d", "adaptive_avg_pool2d"):
             return self._adaptive_avg_pool(name, *args, **kwargs)
@@ -204,6 +204,11 @@ class Ruling(TorchFunctionMode):
         if is_live(bias) or is_live(weight) or (beta, alpha) != (1, 1):
             raise self._error("addmm", "has a live weight or bias, or scales them, which has no rule for relevance")
         return self._ruled("linear", "addmm", torch.addmm(bias, x, weight), x, weight.mT, bias)
+
+    def _baddbmm(self, bias: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+        """Scores with what is added to them, as BLOOM writes them."""
+        added = self._mul(bias, beta) if is_live(bias) else bias * beta
+        return self._add(self._mul(self._matmul(batch1, batch2), alpha), added)
 
     def _pixels(
         self,

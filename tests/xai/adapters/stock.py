@@ -318,6 +318,7 @@ TEXTS: dict[str, Callable[[], Family]] = {
     "StableLM": lambda: text(tf.StableLmForCausalLM, NEXT, num_key_value_heads=2),
     "OLMo 2": lambda: text(tf.Olmo2ForCausalLM, NEXT, **ROTARY),
     "GPT-J": lambda: text(tf.GPTJForCausalLM, NEXT, GPT_2, rotary_dim=4),
+    "BLOOM": lambda: text(tf.BloomForCausalLM, NEXT, {"hidden_size": 16, "n_layer": 2, "n_head": 2, "vocab_size": 40}),
     "Falcon": lambda: text(tf.FalconForCausalLM, NEXT, {k: v for k, v in TEXT.items() if k != "intermediate_size"}),
     "CamemBERT": lambda: text(tf.CamembertForSequenceClassification),
     "ModernBERT": lambda: text(

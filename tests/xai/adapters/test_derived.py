@@ -129,6 +129,7 @@ PLAIN_SOFTMAX = (
     "Gemma 2",
     "DeBERTa v2",
     "MPNet",
+    "BLOOM",
     "FLAVA",
     "ViLT",
     "BLIP retrieval",
