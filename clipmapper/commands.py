@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from clipmapper.errors import messages, unknown
+from clipmapper.files import require_writable
 
 # Named configurations: in the package a link to those of the checkout, whose place is looked at where links are no files.
 _HERE = Path(__file__).parent
@@ -21,6 +22,9 @@ def train(arguments: Sequence[str], program: str = "clipmapper train") -> None:
     from clipmapper.cli import parse_training
 
     settings = parse_training(arguments, CONFIGS, program)
+    require_writable(settings.run.dir)
+    if (cache := settings.data.cache) is not None and not any(cache.glob("*/*.arrow")):  # a whole one may be read alone
+        require_writable(cache)
     from clipmapper.training.run import run  # slow, and not needed to say what is wrong with the command line
 
     run(settings)
@@ -38,6 +42,7 @@ def evaluate(arguments: Sequence[str], program: str = "clipmapper evaluate") -> 
     from clipmapper.evaluation.command import parse_evaluation
 
     settings = parse_evaluation(arguments, CONFIGS, program)
+    require_writable(settings.output)
     from clipmapper.evaluation.run import run
 
     run(settings)
