@@ -1,10 +1,9 @@
 """The commands, whatever starts them: `clipmapper train`, `python -m clipmapper train`, or `python train.py` in a checkout."""
 
 import os
-import runpy
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 
 from clipmapper.errors import messages, unknown
@@ -51,7 +50,7 @@ def evaluate(arguments: Sequence[str], program: str = "clipmapper evaluate") -> 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "evaluate": evaluate}
 MODULES = {  # commands that are modules: `python -m` starts them too
     "truth": ("clipmapper.truth", "Compares explainers by location alone, on Shapes"),
-    "shapes": ("clipmapper.data.shapes", "Writes Shapes, the embedded data set"),
+    "shapes": ("clipmapper.data.shapes.__main__", "Writes Shapes, the embedded data set"),
     "download": ("clipmapper.download", "Fetches VQAv2 and COCO"),
     "export": ("clipmapper.export", "Writes a checkpoint as a folder for from_pretrained"),
     "pretrain": ("clipmapper.pretrain", "Pretrains the CLIP of Shapes"),
@@ -71,12 +70,14 @@ def main() -> None:
         if name in ("-h", "--help"):
             print(overview())
         elif name == "--version":
+            from importlib.metadata import version
+
             print(version("clipmapper"))
         elif name in COMMANDS:
             COMMANDS[name](arguments)
         elif name in MODULES:
             sys.argv = [f"clipmapper {name}", *arguments]
-            runpy.run_module(MODULES[name][0], run_name="__main__")
+            import_module(MODULES[name][0]).main()
         else:
             raise unknown("command", name, [*COMMANDS, *MODULES])
 
