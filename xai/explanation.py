@@ -91,11 +91,16 @@ def explain(
     _check_inputs(inputs)
     if dtype is not None:
         model, inputs = deepcopy(model).to(dtype), tree_map(lambda value: _cast(value, dtype), inputs)
-    with record(model, adapter or adapter_for(model, inputs), lrp_of(known)) as recorder:
-        if isinstance(inputs, dict):
-            model(**inputs)
-        else:
-            model(*([inputs] if isinstance(inputs, Tensor) else inputs))
+    try:
+        with record(model, adapter or adapter_for(model, inputs), lrp_of(known)) as recorder:
+            if isinstance(inputs, dict):
+                model(**inputs)
+            else:
+                model(*([inputs] if isinstance(inputs, Tensor) else inputs))
+    except (IndexError, RuntimeError) as error:  # what torch says of a position or a token that is not there
+        if reason := _beyond(model, inputs):
+            raise ValueError(f"inputs: {reason}") from error
+        raise
     return explain_recording(recorder.recording, known, target, check, **options)
 
 
@@ -237,6 +242,20 @@ def _check_inputs(inputs: Any) -> None:
             raise TypeError(f'inputs: {name} is a {type(value).__name__}; give tensors: return_tensors="pt"')
         if name == "input_ids" and (value is not None and (value.ndim < 2 or not value.numel())):
             raise ValueError(f"inputs: {name} has shape {[*value.shape]}; give [samples, tokens], at least one of each")
+
+
+def _beyond(model: nn.Module, inputs: Any) -> str | None:
+    """Returns which tokens a model that failed has no row for; None where it has all."""
+    ids = inputs.get("input_ids") if isinstance(inputs, dict) else None
+    if ids is None:
+        return None
+    rows = getattr(getattr(model, "config", None), "vocab_size", None)
+    if rows is not None and int(ids.max()) >= rows:
+        return f"input_ids has token {int(ids.max())} of a model of {rows}: take the tokenizer that was saved with it"
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if positions is not None and ids.shape[-1] > positions:
+        return f"{ids.shape[-1]} tokens, of which the model has places for {positions}: tokenizer(..., truncation=True)"
+    return None
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

@@ -3,7 +3,7 @@
 if __name__ == "__main__":  # ahead of what takes seconds to import, in which Ctrl-C and errors are one line too
     from clipmapper.errors import run_module
 
-    run_module(__spec__.name)
+    run_module("clipmapper.data.shapes.__main__")
 
 from pathlib import Path
 
