@@ -1,6 +1,5 @@
 """CLIPmapper: mappers over a frozen CLIP for vision-language tasks."""
 
-from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,8 @@ def _check_xai() -> None:
     spec = find_spec("xai")
     source = getattr(spec and spec.loader, "get_source", lambda name: None)("xai") or ""
     if "xai.recording.record" not in source:  # what ours names: files of both may lie in one folder
+        from importlib.metadata import packages_distributions  # slow, and needed for this error alone
+
         found = spec and (spec.origin or list(spec.submodule_search_locations or ()))
         owners = sorted({*packages_distributions().get("xai", ["xai"])} - {"clipmapper"}) or ["xai"]
         raise ImportError(

@@ -1,13 +1,13 @@
 """The commands, whatever starts them: `clipmapper train`, `python -m clipmapper train`, or `python train.py` in a checkout."""
 
 import os
-import runpy
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 
 from clipmapper.errors import messages, unknown
+from clipmapper.files import require_writable
 
 # Named configurations: in the package a link to those of the checkout, whose place is looked at where links are no files.
 _HERE = Path(__file__).parent
@@ -21,6 +21,9 @@ def train(arguments: Sequence[str], program: str = "clipmapper train") -> None:
     from clipmapper.cli import parse_training
 
     settings = parse_training(arguments, CONFIGS, program)
+    require_writable(settings.run.dir)
+    if (cache := settings.data.cache) is not None and not any(cache.glob("*/*.arrow")):  # a whole one may be read alone
+        require_writable(cache)
     from clipmapper.training.run import run  # slow, and not needed to say what is wrong with the command line
 
     run(settings)
@@ -38,6 +41,7 @@ def evaluate(arguments: Sequence[str], program: str = "clipmapper evaluate") -> 
     from clipmapper.evaluation.command import parse_evaluation
 
     settings = parse_evaluation(arguments, CONFIGS, program)
+    require_writable(settings.output)
     from clipmapper.evaluation.run import run
 
     run(settings)
@@ -46,7 +50,7 @@ def evaluate(arguments: Sequence[str], program: str = "clipmapper evaluate") -> 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "evaluate": evaluate}
 MODULES = {  # commands that are modules: `python -m` starts them too
     "truth": ("clipmapper.truth", "Compares explainers by location alone, on Shapes"),
-    "shapes": ("clipmapper.data.shapes", "Writes Shapes, the embedded data set"),
+    "shapes": ("clipmapper.data.shapes.__main__", "Writes Shapes, the embedded data set"),
     "download": ("clipmapper.download", "Fetches VQAv2 and COCO"),
     "export": ("clipmapper.export", "Writes a checkpoint as a folder for from_pretrained"),
     "pretrain": ("clipmapper.pretrain", "Pretrains the CLIP of Shapes"),
@@ -66,12 +70,14 @@ def main() -> None:
         if name in ("-h", "--help"):
             print(overview())
         elif name == "--version":
+            from importlib.metadata import version
+
             print(version("clipmapper"))
         elif name in COMMANDS:
             COMMANDS[name](arguments)
         elif name in MODULES:
             sys.argv = [f"clipmapper {name}", *arguments]
-            runpy.run_module(MODULES[name][0], run_name="__main__")
+            import_module(MODULES[name][0]).main()
         else:
             raise unknown("command", name, [*COMMANDS, *MODULES])
 

@@ -3,6 +3,11 @@
 Archives are resumed, checked, unpacked below the root and removed; what is there already is skipped.
 """
 
+if __name__ == "__main__":  # ahead of what takes seconds to import, in which Ctrl-C and errors are one line too
+    from clipmapper.errors import run_module
+
+    run_module(__spec__.name)
+
 import argparse
 import hashlib
 import os
@@ -252,7 +257,3 @@ def main(arguments: list[str] | None = None, parts: Mapping[str, tuple[Archive, 
         parser.error(f"--parts: unknown {', '.join(unknown)}; there are {', '.join(parts)}")
     with messages(options.root):
         fetch([archive for name in names for archive in parts[name]], options.root, options.keep_archives)
-
-
-if __name__ == "__main__":
-    main()

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -84,6 +85,13 @@ def messages(saved: Path | None = None) -> Iterator[None]:
         if isinstance(error, Exception) and saved is not None and saved.is_dir():
             error.add_note(f"What was written before this error lies in {saved}")
         raise
+
+
+def run_module(name: str) -> NoReturn:
+    """Runs a command that is a module, and leaves: what `python -m` goes on to read is that module again."""
+    with messages():
+        import_module(name).main()
+    sys.exit()
 
 
 class Terminated(BaseException):

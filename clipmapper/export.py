@@ -1,8 +1,14 @@
 """`python -m clipmapper.export CHECKPOINT FOLDER`: a training checkpoint as a folder for `CLIPMapper.from_pretrained`."""
 
+if __name__ == "__main__":  # ahead of what takes seconds to import, in which Ctrl-C and errors are one line too
+    from clipmapper.errors import run_module
+
+    run_module(__spec__.name)
+
 from pathlib import Path
 
-from clipmapper.errors import messages
+from jsonargparse import auto_cli
+
 from clipmapper.models.clip_mapper import CLIPMapper
 
 
@@ -22,8 +28,6 @@ def export(checkpoint: Path, folder: Path, half: bool = False) -> None:
     print(f"written: {folder}")
 
 
-if __name__ == "__main__":
-    from jsonargparse import auto_cli
-
-    with messages():
-        auto_cli(export)
+def main() -> None:
+    """Command line."""
+    auto_cli(export)

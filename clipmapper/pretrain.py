@@ -9,6 +9,11 @@ Four contrastive losses on Shapes scenes, rendered before training and held on t
   kind, a hard negative (as in NegCLIP, Yuksekgonul et al. 2023).
 """
 
+if __name__ == "__main__":  # ahead of what takes seconds to import, in which Ctrl-C and errors are one line too
+    from clipmapper.errors import run_module
+
+    run_module(__spec__.name)
+
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +22,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from jsonargparse import auto_cli
 from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from safetensors.torch import save_file
@@ -35,7 +41,6 @@ from clipmapper.data.shapes.materials import (
     prepare,
     value_ids,
 )
-from clipmapper.errors import messages
 from clipmapper.models.clip import SHAPES_CLIP, create_clip, image_tokens, text_tokens
 from clipmapper.training.optimizer import parameter_groups
 from xai.files import replacing
@@ -239,8 +244,6 @@ def pretrain(
     print(f"wrote {output} ({output.stat().st_size / 2**20:.1f} MB)")
 
 
-if __name__ == "__main__":
-    from jsonargparse import auto_cli
-
-    with messages():
-        auto_cli(pretrain, as_positional=False)
+def main() -> None:
+    """Command line."""
+    auto_cli(pretrain, as_positional=False)

@@ -4,11 +4,15 @@ The same as `python evaluate.py --model MODEL --data.root data/shapes --benchmar
 `why.png` shows some questions under the methods whose relevance falls most on the deciding objects.
 """
 
+if __name__ == "__main__":  # ahead of what takes seconds to import, in which Ctrl-C and errors are one line too
+    from clipmapper.errors import run_module
+
+    run_module(__spec__.name)
+
 import sys
 
 from clipmapper.cli import renamed
 from clipmapper.commands import evaluate
-from clipmapper.errors import messages
 
 DEFAULTS = {  # the options of the benchmark, and their values here
     "--data.root": "data/shapes",
@@ -26,9 +30,4 @@ def main() -> None:
     words = renamed(sys.argv[1:], ALIASES)
     present = {word.partition("=")[0] for word in words}
     words += [f"{name}={value}" for name, value in DEFAULTS.items() if name not in present]
-    with messages():
-        evaluate([*words, "--data.shapes", "{}"], "python -m clipmapper.truth")
-
-
-if __name__ == "__main__":
-    main()
+    evaluate([*words, "--data.shapes", "{}"], "python -m clipmapper.truth")

@@ -1,5 +1,6 @@
 """What pip installs: everything that training and evaluation need, without the checkout."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -108,6 +109,24 @@ def test_commands_say_their_own_name(capsys: pytest.CaptureFixture[str], monkeyp
         with pytest.raises(SystemExit) as left:
             main()
         assert left.value.code == 2 and said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", [module for module, _ in MODULES.values()])
+def test_a_signal_while_a_module_is_imported_is_one_line(module: str, tmp_path: Path) -> None:
+    """A shell's background jobs ignore SIGINT: the process sets Python's own handler first, as one in a terminal has it."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)"
+    )
+    for name in ("jsonargparse", "requests"):
+        (tmp_path / f"{name}.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)")
+    done = subprocess.run(
+        [sys.executable, "-m", module.removesuffix(".__main__")],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"},
+        capture_output=True,
+        text=True,
+    )
+    expected = "\nSIGINT: stopped; start it again to go on\n"
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", expected)
 
 
 def test_configurations_of_a_checkout_are_those_of_the_package() -> None:

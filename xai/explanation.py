@@ -24,6 +24,13 @@ from xai.results.relevance import ModalityRelevance, Relevance
 from xai.targets import predicted
 
 T = TypeVar("T")
+TENSORS = (
+    "input_ids",
+    "attention_mask",
+    "token_type_ids",
+    "inputs_embeds",
+    "pixel_values",
+)  # whatever a model does with others
 Lrp = Literal["tokens", "pixels"] | None  # the rules for relevance with which a pass is recorded
 Named = str | Method | Callable[..., Tensor]  # how a method may be given
 RAISED = (ValueError, TypeError, RuntimeError, ArithmeticError, PropagationError, RecordingError)  # by methods
@@ -62,7 +69,7 @@ def explain(
 
     Raises:
         ValueError: an unknown method, or a target that is not one finite number a sample.
-        TypeError: a model for which no adapter is found.
+        TypeError: a model for which no adapter is found, or lists of numbers in place of tensors.
         RecordingError: attentions that cannot be recorded; names the module.
         PropagationError: an operation that has no rule, or a layer that loses more relevance than the tolerance.
 
@@ -81,13 +88,19 @@ def explain(
     """
     known = as_method(method)
     model, inputs = unwrapped(model), _plain(inputs)
+    _check_inputs(inputs)
     if dtype is not None:
         model, inputs = deepcopy(model).to(dtype), tree_map(lambda value: _cast(value, dtype), inputs)
-    with record(model, adapter or adapter_for(model, inputs), lrp_of(known)) as recorder:
-        if isinstance(inputs, dict):
-            model(**inputs)
-        else:
-            model(*([inputs] if isinstance(inputs, Tensor) else inputs))
+    try:
+        with record(model, adapter or adapter_for(model, inputs), lrp_of(known)) as recorder:
+            if isinstance(inputs, dict):
+                model(**inputs)
+            else:
+                model(*([inputs] if isinstance(inputs, Tensor) else inputs))
+    except (IndexError, RuntimeError) as error:  # what torch says of a position or a token that is not there
+        if reason := _beyond(model, inputs):
+            raise ValueError(f"inputs: {reason}") from error
+        raise
     return explain_recording(recorder.recording, known, target, check, **options)
 
 
@@ -220,6 +233,29 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _plain(part) for name, part in value.items()}
     return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
+
+
+def _check_inputs(inputs: Any) -> None:
+    """Refuses what tokenizers and processors return where they were not asked for tensors of a batch."""
+    for name, value in inputs.items() if isinstance(inputs, dict) else ():
+        if name in TENSORS and value is not None and not isinstance(value, Tensor):
+            raise TypeError(f'inputs: {name} is a {type(value).__name__}; give tensors: return_tensors="pt"')
+        if name == "input_ids" and (value is not None and (value.ndim < 2 or not value.numel())):
+            raise ValueError(f"inputs: {name} has shape {[*value.shape]}; give [samples, tokens], at least one of each")
+
+
+def _beyond(model: nn.Module, inputs: Any) -> str | None:
+    """Returns which tokens a model that failed has no row for; None where it has all."""
+    ids = inputs.get("input_ids") if isinstance(inputs, dict) else None
+    if ids is None:
+        return None
+    rows = getattr(getattr(model, "config", None), "vocab_size", None)
+    if rows is not None and int(ids.max()) >= rows:
+        return f"input_ids has token {int(ids.max())} of a model of {rows}: take the tokenizer that was saved with it"
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if positions is not None and ids.shape[-1] > positions:
+        return f"{ids.shape[-1]} tokens, of which the model has places for {positions}: tokenizer(..., truncation=True)"
+    return None
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

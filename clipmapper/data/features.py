@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from clipmapper.data.files import BadData
+from clipmapper.files import require_writable
 from xai.files import replacing
 
 T = TypeVar("T")
@@ -103,9 +104,11 @@ class FeatureCache:
         """Encode what is missing and return the sources that raised one of `bad`: key -> message.
 
         `load` makes one input [...] in a worker process, `encode` a batch of them [B, ...] here. A shard is written
-        as soon as it has `shard_size` rows (and the rest of the batch). OSError if the disk is full.
+        as soon as it has `shard_size` rows (and the rest of the batch). OSError if the disk is full or cannot be written.
         """
         todo = self.missing(sources)
+        if todo:
+            require_writable(self.folder)
         failed: dict[str, str] = {}
         keys: list[str] = []
         parts: list[Tensor] = []

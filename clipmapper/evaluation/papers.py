@@ -15,7 +15,7 @@ from clipmapper.benchmark.tasks.segmentation import SegmentationSettings, Segmen
 from clipmapper.benchmark.tasks.source import PaperSettings
 from clipmapper.cli import Parser, renamed
 from clipmapper.errors import messages, unknown
-from clipmapper.files import write_json
+from clipmapper.files import require_writable, write_json
 from clipmapper.models.fingerprint import weights_fingerprint
 from clipmapper.processes import launched
 
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str], program: str = "python evaluate.py") -> None:
     """Runs the benchmark that the first word names; leaves with a message on bad input."""
     with messages():
         settings, config, task_of = parse(arguments, program)
+        require_writable(settings.output)
         method_names(config)  # an unknown one is told before the data are read
     with messages(settings.output):
         run(task_of(settings, config), settings, config)

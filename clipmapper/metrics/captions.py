@@ -96,8 +96,9 @@ def score(
 def plain_words(text: str) -> str:
     """Lower-case words of any script without punctuation: what the PTB tokenizer gives of plain sentences."""
     letters = unicodedata.normalize("NFC", text.lower())
-    # Marks are parts of letters: the vowels of Devanagari, accents that have no letter of their own.
-    plain = "".join(c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in letters)
+    # Marks are parts of letters: the vowels of Devanagari, accents that have no letter of their own. An emoji is a word.
+    kinds = ((c, unicodedata.category(c)) for c in letters)
+    plain = "".join(c if c == "'" or kind[0] in "LMN" else f" {c} " if kind == "So" else " " for c, kind in kinds)
     return " ".join(re.findall(r"[^\s']+|'[^\s'\d]+", plain))
 
 
@@ -113,7 +114,7 @@ def ptb_words(texts: Iterable[str]) -> dict[str, str]:
     """Each text as the PTB tokenizer gives it: lower-case words without punctuation. Raises Unavailable."""
     ordered = sorted(texts)
     # One line a text: the tokenizer answers line by line.
-    lines = "\n".join(" ".join(unicodedata.normalize("NFC", text).split()) for text in ordered)
+    lines = "\n".join(" ".join(_spelled(unicodedata.normalize("NFC", text)).split()) for text in ordered)
     folder, jar = Path(ptbtokenizer.__file__).parent, ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR
     command = [_require_java(), *LANGUAGE, "-cp", jar, "edu.stanford.nlp.process.PTBTokenizer"]
     command += ["-preserveLines", "-lowerCase", "-encoding", "UTF-8"]
@@ -124,7 +125,25 @@ def ptb_words(texts: Iterable[str]) -> dict[str, str]:
         raise Unavailable(f"the PTB tokenizer failed: java does not run it ({error})") from error
     if len(tokens) != len(ordered):
         raise Unavailable(f"the PTB tokenizer failed: it gave {len(tokens)} lines for {len(ordered)} texts")
-    return {text: _without_punctuation(line) for text, line in zip(ordered, tokens, strict=True)}
+    return {text: _unspelled(_without_punctuation(line)) for text, line in zip(ordered, tokens, strict=True)}
+
+
+def _spelled(text: str) -> str:
+    """Spells in letters what the PTB tokenizer drops, characters of more than 16 bits: emoji as words, others in their word."""
+
+    def letters(match: re.Match[str]) -> str:
+        word = "zq" + "".join(chr(ord("a") + int(digit, 16)) for digit in f"{ord(match[0]):x}") + "qz"
+        kind = unicodedata.category(match[0])
+        return word if kind[0] in "LMN" else f" {word} " if kind == "So" else " "
+
+    return re.sub(r"[^\0-\uffff]", letters, text)
+
+
+def _unspelled(line: str) -> str:
+    def character(match: re.Match[str]) -> str:
+        return chr(int("".join(f"{ord(letter) - ord('a'):x}" for letter in match[1]), 16))
+
+    return re.sub(r"zq([a-p]{5,6})qz", character, line)
 
 
 def _without_punctuation(line: str) -> str:

@@ -5,6 +5,7 @@ import importlib
 import sys
 from collections import UserDict
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -143,6 +144,12 @@ def test_class_targets(target: Any, expected: list[float], name: str | None) -> 
     assert target(logits if name is None else SimpleNamespace(**{name: logits})).tolist() == expected
 
 
+@pytest.mark.parametrize("label", [3, -1, torch.tensor([0, 3]), torch.tensor([0, 1, 2])])
+def test_a_class_that_there_is_not_is_named(label: Any) -> None:
+    with pytest.raises(ValueError, match=r"class .* of 3 classes and 2 samples: give one of 0 to 2"):
+        given(label)(torch.zeros(2, 3))
+
+
 def test_targets_of_one_position() -> None:
     logits = torch.arange(24.0).reshape(2, 3, 4)
     assert token(1)(logits).tolist() == [7, 19]
@@ -231,6 +238,40 @@ def off_target(output: Any) -> Tensor:
 def test_errors(bert: Family, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         explain(bert.model, bert.inputs, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ids: ids.tolist(), r'input_ids is a list; give tensors: return_tensors="pt"'),
+        (lambda ids: ids.numpy(), r"input_ids is a ndarray; give tensors"),
+        (lambda ids: ids[0], r"input_ids has shape \[\d+\]; give \[samples, tokens\]"),
+        (lambda ids: ids[:, :0], r"input_ids has shape \[2, 0\]; .* at least one of each"),
+        (lambda ids: ids + 1000, r"input_ids has token 10\d\d of a model of \d+: take the tokenizer"),
+        (
+            lambda ids: ids.repeat(1, 200),
+            r"\d+ tokens, of which the model has places for \d+: tokenizer\(\.\.\., truncation",
+        ),
+    ],
+)
+def test_inputs_that_are_no_batch_of_tensors_are_refused(bert: Family, change: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        explain(bert.model, {"input_ids": change(bert.inputs["input_ids"])}, "genatt")
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+def test_what_is_no_module_is_refused(bert: Family) -> None:
+    pipeline = SimpleNamespace(model=bert.model)
+    for wrapper, remedy in (
+        (partial(bert.model), r"`\.func`"),
+        (pipeline, r"`\.model`"),
+        (bert.model.forward, "nn.Module"),
+    ):
+        with pytest.raises(TypeError, match=f"modules can be watched: give .*{remedy}"):
+            explain(wrapper, bert.inputs, "genatt")  # type: ignore[arg-type]
+    traced = torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2))
+    with pytest.raises(TypeError, match=r"give the nn\.Module that it is made of"):
+        explain(traced, torch.ones(1, 2), "genatt")
 
 
 def test_nan_in_the_weights_is_named(bert: Family) -> None:

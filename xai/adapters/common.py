@@ -37,7 +37,15 @@ def wrapped(model: nn.Module) -> str | None:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Returns the model inside all its wrappers."""
+    """Returns the model inside all its wrappers. Raises TypeError, with what to give, for what is no module of torch's."""
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        inside = next((part for part in ("model", "func") if isinstance(getattr(model, part, None), nn.Module)), None)
+        hint = (
+            f"give `.{inside}` of it"
+            if inside and not isinstance(model, nn.Module)
+            else "give the nn.Module that it is made of"
+        )
+        raise TypeError(f"{type(model).__name__} is not a model whose modules can be watched: {hint}")
     while name := wrapped(model):
         model = getattr(model, name)
     return model

@@ -1,15 +1,19 @@
 """`python -m clipmapper.data.shapes --root DIR [--train N --val N --test N --questions N --seed S]`."""
 
+if __name__ == "__main__":  # ahead of what takes seconds to import, in which Ctrl-C and errors are one line too
+    from clipmapper.errors import run_module
+
+    run_module("clipmapper.data.shapes.__main__")
+
 from pathlib import Path
 
 from jsonargparse import auto_cli
 
 from clipmapper.config import ShapesConfig
 from clipmapper.data.shapes.write import write_shapes
-from clipmapper.errors import messages
 
 
-def main(root: Path, train: int = 8000, val: int = 1000, test: int = 200, questions: int = 6, seed: int = 0) -> None:
+def shapes(root: Path, train: int = 8000, val: int = 1000, test: int = 200, questions: int = 6, seed: int = 0) -> None:
     """Writes Shapes in the official VQAv2 and COCO formats.
 
     Args:
@@ -24,6 +28,6 @@ def main(root: Path, train: int = 8000, val: int = 1000, test: int = 200, questi
     print(f"Shapes stands in {root}")
 
 
-if __name__ == "__main__":
-    with messages():
-        auto_cli(main, as_positional=False)
+def main() -> None:
+    """Command line."""
+    auto_cli(shapes, as_positional=False)

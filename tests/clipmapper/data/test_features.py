@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import pickle
+import tempfile
 import threading
 import time
 import warnings
@@ -136,6 +137,22 @@ def test_a_process_killed_while_writing_leaves_nothing_half_written(tmp_path: Pa
     os.utime(left, (time.time() - 90_000,) * 2)
     FeatureCache(tmp_path, IDENTITY)
     assert not left.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_read_and_refused_before_encoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, encoder = FeatureCache(tmp_path, IDENTITY), Counting()
+    build(cache, {"image 3": 3})
+
+    def denied(**_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", denied)
+    build(cache, {"image 3": 3})
+    with pytest.raises(OSError, match=f"{cache.folder}: no file can be written"):
+        build(cache, SOURCES, encoder)
+    assert encoder.seen == []
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

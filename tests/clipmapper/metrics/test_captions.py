@@ -221,12 +221,23 @@ SCRIPTS = {
     "एक लाल बिल्ली": "एक लाल बिल्ली",
     "ba\u0308r": "b\u00e4r",
     "the dog's 2 bones": "the dog 's 2 bones",
+    "a 🐶🚗, ☀!": "a 🐶 🚗 ☀",
+    "𠮷野家 sells": "𠮷野家 sells",
 }
 
 
 def test_words_of_any_script() -> None:
     assert {text: plain_words(text) for text in SCRIPTS} == SCRIPTS
     assert score(["ein B r"], [["ein Bär"]], ("BLEU-1",), ptb=False).corpus["BLEU-1"] == pytest.approx(1 / 3)
+
+
+@java
+def test_a_caption_of_emoji_is_as_good_as_it_is() -> None:
+    scores = score(["🐶", "🚗"], [["🐶"], ["🚲"]], ("BLEU-1", "METEOR", "ROUGE-L", "CIDEr"))
+    for name in ("METEOR", "ROUGE-L", "CIDEr"):
+        right, wrong = scores.each[name]
+        assert right > 0.9 and wrong == 0, name
+    assert scores.corpus["BLEU-1"] == pytest.approx(1 / 2)
 
 
 @java
