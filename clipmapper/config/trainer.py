@@ -108,3 +108,9 @@ class TrainerConfig:
         for name in ("max_epochs", "max_steps"):
             value = getattr(self, name)
             require(value is None or value == -1 or value > 0, f"trainer.{name}", value, "above 0, or -1 for no limit")
+        for name in ("min_epochs", "min_steps", "log_every_n_steps", "gradient_clip_val"):
+            value = getattr(self, name)
+            require(value is None or value >= 0, f"trainer.{name}", value, "0 or more, or null")
+        steps, every = self.num_sanity_val_steps, self.check_val_every_n_epoch
+        require(steps is None or steps >= -1, "trainer.num_sanity_val_steps", steps, "0 or more, -1 for all, or null")
+        require(every is None or every > 0, "trainer.check_val_every_n_epoch", every, "above 0, or null")

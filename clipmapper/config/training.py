@@ -114,6 +114,7 @@ class ExplainConfig:
             require(getattr(self, name) >= 0, f"explain.{name}", getattr(self, name), "0 or more")
         for name in ("samples", "batch_size"):
             require(getattr(self, name) > 0, f"explain.{name}", getattr(self, name), "above 0")
+        require(self.seconds is None or self.seconds >= 0, "explain.seconds", self.seconds, "0 or more, or null")
         labels = [reference.label for reference in self.references]
         require(len({*labels}) == len(labels), "explain.reference_models", labels, "different models")
 
