@@ -194,7 +194,7 @@ def logits(outputs: Any) -> Tensor:
 def _pick(values: Float[Tensor, "B classes"], label: Index) -> Float[Tensor, " B"]:
     """Returns the value of one class for each sample. Raises ValueError for a class that there is not."""
     index = torch.as_tensor(label, device=values.device)
-    if (index.ndim and len(index) != len(values)) or bool(((index < 0) | (index >= values.shape[1])).any()):
+    if (index.ndim and len(index) not in (1, len(values))) or bool(((index < 0) | (index >= values.shape[1])).any()):
         raise ValueError(
             f"class {_shown(label)} of {values.shape[1]} classes and {len(values)} samples: give one of 0 to "
             f"{values.shape[1] - 1}, or as many as there are samples"

@@ -112,8 +112,7 @@ def _words(captions: Sequence[str], references: Sequence[Sequence[str]]) -> tupl
 
 def ptb_words(texts: Iterable[str]) -> dict[str, str]:
     """Each text as the PTB tokenizer gives it: lower-case words without punctuation. Raises Unavailable."""
-    ordered = sorted(texts)
-    # One line a text: the tokenizer answers line by line.
+    ordered = sorted(texts)  # one line a text: the tokenizer answers line by line
     lines = "\n".join(" ".join(_spelled(unicodedata.normalize("NFC", text)).split()) for text in ordered)
     folder, jar = Path(ptbtokenizer.__file__).parent, ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR
     command = [_require_java(), *LANGUAGE, "-cp", jar, "edu.stanford.nlp.process.PTBTokenizer"]
@@ -143,7 +142,7 @@ def _unspelled(line: str) -> str:
     def character(match: re.Match[str]) -> str:
         return chr(int("".join(f"{ord(letter) - ord('a'):x}" for letter in match[1]), 16))
 
-    return re.sub(r"zq([a-p]{5,6})qz", character, line)
+    return re.sub(r"zq([a-p]{5}|ba[a-p]{4})qz", character, line)  # up to the last character, 10ffff
 
 
 def _without_punctuation(line: str) -> str:
