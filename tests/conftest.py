@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Shapes in annotations are checked in every call of functions on tensors; an int will do for a float.
@@ -25,6 +26,9 @@ SHAPES += [
     )
 ]
 install_import_hook(SHAPES, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+settings.register_profile("any machine", deadline=None)  # a busy one takes its time
+settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -106,7 +106,7 @@ def run(name: str, file: str, valid: Callable[[str], tuple[Path, str]], how: set
         print(f"{name}, {file}: {sum(counts.values())} mutations: {dict(counts)}", flush=True)
 
 
-QUIET: Any = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+QUIET: Any = {"database": None, "suppress_health_check": list(HealthCheck)}
 
 
 @pytest.mark.parametrize(("name", "file"), FILES)

@@ -19,7 +19,7 @@ from .conftest import BIMODAL, ORDERS, tape_of, total
 INPUT_GRADIENTS = ("input_gradient", "integrated_gradients", "smoothgrad")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(order=st.sampled_from(sorted(ORDERS)), seed=st.integers(0, 10_000), equal=st.booleans())
 def test_rows_of_wra_are_shares_after_every_event(order: str, seed: int, equal: bool) -> None:
     recording = tape_of(order, seed)
