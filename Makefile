@@ -13,6 +13,9 @@ demo: .venv/installed
 	@echo "checkpoint: runs/demo/checkpoints/best.ckpt   log: runs/demo/csv   figures: runs/demo/metrics.json"
 	@echo "pictures:   runs/demo/examples.png, runs/demo/curves.png   explainers compared: runs/demo/report.html"
 
+# Models are small: two processes of two threads each wait for each other.
+test test-oldest: export OMP_NUM_THREADS = 1
+
 test: .venv/real
 	$(BIN)/ruff check .
 	@$(BIN)/mypy > .venv/types 2>&1 & types=$$!; \
