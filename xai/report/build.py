@@ -23,6 +23,13 @@ from xai.files import replacing
 from xai.report.data import Explanation, Report, Rows, Sample, Step
 
 SCRIPTS = ("elements.js", "tables.js", "charts.js", "heat.js", "pointing.js", "gallery.js", "report.js")
+BODY = """<main>
+<section id="figures" aria-label="Figures"></section>
+<section id="further" aria-label="Further tables"></section>
+<section id="curves" aria-label="Curves"></section>
+<section id="samples" aria-label="Samples"></section>
+</main>
+<footer id="provenance" aria-label="Protocol and provenance"></footer>"""
 SIDE, FINE = 320, 128  # pixels: images are at most so large; images up to so small are kept exactly
 DIGITS = 4  # that count, of the scores of tokens
 
@@ -37,19 +44,26 @@ def write_report(report: Report, path: Path) -> None:
 def page(report: Report) -> str:
     """Returns the HTML of a report."""
     gallery = [{**vars(_rounded(sample)), "image": _encoded(sample.image)} for sample in report.gallery]
-    return assembled("page.html", SCRIPTS, {**vars(report), "gallery": gallery})
+    return assembled("Report", "tables and pictures", BODY, SCRIPTS, {**vars(report), "gallery": gallery})
 
 
-def assembled(template: str, scripts: Sequence[str], values: Mapping[str, Any]) -> str:
-    """Returns the HTML of a page: its template with style, scripts and values, to which the colours of heat are added.
+def assembled(title: str, drawn: str, body: str, scripts: Sequence[str], values: Mapping[str, Any]) -> str:
+    """Returns the HTML of a page with style, scripts and values, to which the colours of heat are added.
 
-    Raises ValueError for NaN and infinity.
+    Args:
+        title: of the window.
+        drawn: what the scripts draw, told where they are off.
+        body: the elements that they fill.
+        scripts: names of files beside this one.
+        values: for the JSON block.
+
+    Raises:
+        ValueError: a value is NaN or infinite.
     """
     style, script = _asset("report.css"), "\n".join(_asset(name) for name in scripts)
     data = _json({**values, "heat": _heat()})
-    return Template(_asset(template)).substitute(
-        style=style, style_hash=_hash(style), script=script, script_hash=_hash(script), data=data
-    )
+    parts = {"style": style, "style_hash": _hash(style), "script": script, "script_hash": _hash(script), "data": data}
+    return Template(_asset("page.html")).substitute(parts, title=title, drawn=drawn, body=body)
 
 
 def _asset(name: str) -> str:

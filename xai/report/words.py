@@ -50,7 +50,7 @@ def write_words(
     ]
     method = label(relevance.steps)
     values = {"title": title, "method": method, "signed": relevance.steps.signed, "captions": captions}
-    text = assembled("words.html", SCRIPTS, values)
+    text = assembled("Word by word", "pictures", "<main></main>", SCRIPTS, values)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -66,17 +66,13 @@ def _caption(one: "CaptionRelevance", image: Any, geometry: Callable[[Size], Geo
         _map(row, names, between[i], {name: float(share[i]) for name, share in shares.items()})
         for i, row in enumerate(one.each_word())
     ]
-    total = {name: float(share[0]) for name, share in whole.shares().items()}
-    by_kind: dict[str, float] = {}
-    for name, share in total.items():
-        kind = "image" if name.startswith("image") else name
-        by_kind[kind] = by_kind.get(kind, 0.0) + share
+    total = {kind: float(share[0]) for kind, share in whole.shares_by_kind().items()}
     return {
         "words": _words(words),
         "prompt": _words(prompt),
         "images": [_image(name, whole, image, geometry) for name in names],
         "maps": maps,
-        "whole": _map(whole, names, between.mean(dim=0), by_kind),
+        "whole": _map(whole, names, between.mean(dim=0), total),
     }
 
 

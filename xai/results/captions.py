@@ -136,12 +136,8 @@ class CaptionRelevance:
             >>> {name: share.tolist() for name, share in words.shares()[0].items()}
             {'image': [1.0, 0.5], 'text': [0.0, 0.5]}
         """
-        by_modality: dict[str, Tensor] = {}
-        for name, share in self.per_word.shares().items():
-            kind = "image" if name.startswith("image") else name
-            by_modality[kind] = by_modality[kind] + share if kind in by_modality else share
         counts = [len(merged) for merged in self._merged]
-        parts = {name: share.split(counts) for name, share in by_modality.items()}
+        parts = {kind: share.split(counts) for kind, share in self.per_word.shares_by_kind().items()}
         return [{name: split[caption] for name, split in parts.items()} for caption in range(len(counts))]
 
     @cached_property

@@ -96,6 +96,14 @@ class Relevance:
         content = {name: part.content for name, part in self.modalities.items() if part.content.any()}
         return modality_share({name: self[name].scores for name in content}, content)
 
+    def shares_by_kind(self) -> dict[str, Tensor]:
+        """Returns the shares [B] of modalities, those of several images together as "image"."""
+        by_kind: dict[str, Tensor] = {}
+        for name, share in self.shares().items():
+            kind = "image" if name.startswith("image") else name
+            by_kind[kind] = by_kind[kind] + share if kind in by_kind else share
+        return by_kind
+
     def map(self, modality: str = "image") -> Tensor:
         """Returns the scores of an image's patches.
 
