@@ -3,10 +3,9 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 
-from clipmapper.errors import messages, unknown
+from clipmapper.errors import messages, run_module, unknown
 from clipmapper.files import require_writable
 
 # Named configurations: in the package a link to those of the checkout, whose place is looked at where links are no files.
@@ -77,7 +76,7 @@ def main() -> None:
             COMMANDS[name](arguments)
         elif name in MODULES:
             sys.argv = [f"clipmapper {name}", *arguments]
-            import_module(MODULES[name][0]).main()
+            run_module(MODULES[name][0])
         else:
             raise unknown("command", name, [*COMMANDS, *MODULES])
 
