@@ -59,6 +59,7 @@ OPT = {**{k: v for k, v in TEXT.items() if k != "intermediate_size"}, "ffn_dim":
 ROTARY = {"num_key_value_heads": 1}
 LANGUAGE = {**TEXT, "head_dim": 8, "num_key_value_heads": 1}
 PATCHES = {**TINY, "image_size": 16, "patch_size": 4}  # 4 x 4, of which 2 x 2 are merged where a model merges
+QFORMER = {"vocab_size": 40, "encoder_hidden_size": 16, "cross_attention_frequency": 1, **TINY}
 IMAGE_TOKEN = 39
 LAST = Target("last word", lambda outputs: outputs.logits[:, -1, 5])
 
@@ -266,7 +267,7 @@ SEEING: dict[str, Callable[[], Family]] = {
         tf.InstructBlipForConditionalGeneration(
             tf.InstructBlipConfig(
                 vision_config=PATCHES,
-                qformer_config={"vocab_size": 40, "encoder_hidden_size": 16, "cross_attention_frequency": 1, **TINY},
+                qformer_config=QFORMER,
                 text_config=tf.OPTConfig(**OPT),
                 num_query_tokens=4,
                 image_token_index=IMAGE_TOKEN,
@@ -281,7 +282,7 @@ SEEING: dict[str, Callable[[], Family]] = {
         tf.Blip2ForConditionalGeneration(
             tf.Blip2Config(
                 vision_config=PATCHES,
-                qformer_config={"vocab_size": 40, "encoder_hidden_size": 16, "cross_attention_frequency": 1, **TINY},
+                qformer_config=QFORMER,
                 text_config=tf.OPTConfig(**OPT),
                 num_query_tokens=4,
                 image_token_index=IMAGE_TOKEN,
