@@ -1,0 +1,180 @@
+"""Tokens hidden from every attention of a model: what it says when nothing reads them."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from xai.recording.adapter import Adapter, Site
+from xai.recording.axis import Positions, count_of, first_of
+from xai.recording.places import Calls, Place, drawn_in_order
+from xai.recording.recording import Recording, Score
+from xai.recording.unchanged import evaluation, same_random_numbers
+
+_SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+_PROJECTED = ("query", "key", "value")
+
+
+class Hidden:
+    """Runs a model with some tokens hidden: no attention has them among its keys, so that nothing reads them.
+
+    For patches this is the same as leaving them out of the sequence: each has its own position. Words keep their positions, so that
+    a word that is hidden leaves a gap. Tokens that are made from hidden ones, as a language model's image tokens from the
+    patches of its vision tower, are hidden too.
+
+    Args:
+        model: what runs.
+        adapter: its adapter as `xai.adapters.derived` finds it.
+        recording: of a pass over inputs of the same structure; any number of samples may run later.
+        target: what of the outputs is looked at, one number a sample.
+
+    Raises:
+        ValueError: an adapter from a table, or a target as `Recording.score` refuses it.
+
+    Example:
+        >>> import torch
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> from xai import adapter_for, record
+        >>> from xai.recording.hidden import Hidden
+        >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=16, n_layer=2, n_head=2))
+        >>> inputs = {"input_ids": torch.tensor([[5, 7, 2]])}
+        >>> adapter = adapter_for(model, inputs)
+        >>> with record(model, adapter) as recorder:
+        ...     whole = model(**inputs).logits
+        >>> hidden = Hidden(model, adapter, recorder.recording, lambda outputs: outputs.logits[:, 2, 0])
+        >>> with hidden.except_for("text", torch.tensor([[True, False, True]])):
+        ...     without = model(**inputs).logits
+        >>> torch.allclose(whole[0, 0], without[0, 0], atol=1e-5), torch.allclose(whole[0, 2], without[0, 2], atol=1e-5)
+        (True, False)
+    """
+
+    def __init__(self, model: nn.Module, adapter: Adapter, recording: Recording, target: Score) -> None:
+        if not adapter.places:
+            raise ValueError("tokens are hidden by adapters that are found from the model: give xai.adapters.derived's")
+        self.model, self.recording = model, recording
+        self.read = recording.rows_of(target).any(dim=0)  # [T], what the target reads after the last attention
+        self.sites: list[tuple[Site, slice]] = [
+            (site, event.keys) for site, event in zip(adapter.sites, recording.events, strict=True)
+        ]
+
+    @contextmanager
+    def except_for(self, modality: str, keep: Bool[Tensor, "N T"]) -> Iterator[None]:
+        """Hides all tokens of a modality except for some, in every call of the model or of its parts in the body.
+
+        Args:
+            modality: of the recording.
+            keep: [N, tokens of the modality], one row for each sample that runs in the body.
+
+        Raises:
+            ValueError: a token of the modality can be read past all attentions, so that hiding it does not take it away; names
+                the module and another removal.
+        """
+        axis = self._axis(modality, keep)
+        keys = {
+            place: axis[:, span]
+            for site, span in self.sites
+            if site.places is not None
+            for place in site.places.attentions
+        }
+        calls = Calls()
+        with ExitStack() as stack:
+            stack.enter_context(same_random_numbers(self.model))
+            stack.enter_context(evaluation(self.model))
+            for handle in calls.hooks(self.model):
+                stack.callback(handle.remove)
+            stack.enter_context(_Masking(calls, {place: kept for place, kept in keys.items() if not kept.all()}))
+            yield
+
+    def require(self, modality: str) -> None:
+        """Raises ValueError if a token of a modality can be read past all attentions."""
+        self._axis(modality, torch.zeros(1, count_of(self.recording.modalities[modality]), dtype=torch.bool))
+
+    def _axis(self, modality: str, keep: Tensor) -> Tensor:
+        """Tokens [N, T] of the joint axis that stay."""
+        recording, where = self.recording, self.recording.modalities[modality]
+        axis = torch.ones(len(keep), recording.mask.shape[1], dtype=torch.bool, device=keep.device)
+        axis[:, where] = keep
+        removed = {modality: ~keep}
+        self._check(modality, where, removed[modality])
+        for name, link in recording.links.items():
+            if link.origin not in removed:
+                continue
+            parts = (link.weights > 0).to(keep.device)
+            made = removed[link.origin].any(dim=0)[None].logical_and(parts)
+            if bool((made.any(dim=1) & (parts.sum(dim=1) > 1)).any()):
+                raise ValueError(
+                    f"tokens of {name!r} are made from several of {link.origin!r} each, so that a hidden one is still read by "
+                    'them; remove by "mean", "zero" or "blur", which change the pixels'
+                )
+            removed[name] = removed[link.origin].float() @ parts.float().mT > 0
+            self._check(name, recording.modalities[name], removed[name])
+            axis[:, recording.modalities[name]] &= ~removed[name]
+        return axis
+
+    def _check(self, modality: str, where: Positions, removed: Tensor) -> None:
+        gone = removed.any(dim=0)
+        if bool((self.read[where].to(gone.device) & gone).any()):
+            raise ValueError(
+                f"what is looked at is read from tokens of {modality!r} themselves, so that hiding them from attention does not "
+                'take them away; remove by "mean", "zero" or "blur", which change the pixels'
+            )
+        for site, span in self.sites:
+            if site.windows is not None and bool(gone.any()) and span.start <= first_of(where) < span.stop:
+                raise ValueError(
+                    f'module {site.module!r} attends in windows, in which no tokens are hidden; remove by "mean", "zero" or '
+                    '"blur", which change the pixels'
+                )
+
+
+class _Masking(TorchFunctionMode):
+    """Attentions at some places, with the keys [N, k] that stay."""
+
+    def __init__(self, calls: Calls, keys: Mapping[Place, Tensor]) -> None:
+        super().__init__()
+        self.calls, self.keys = calls, keys
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs, place = kwargs or {}, self.calls.place(func)
+        if place not in self.keys:
+            return drawn_in_order(func, args, kwargs)
+        kept = self.keys[place]
+        if func is F.scaled_dot_product_attention:
+            return _scaled_dot_product({**dict(zip(_SDPA, args, strict=False)), **kwargs}, kept)
+        if func is F.multi_head_attention_forward:
+            call = {**dict(zip(_PROJECTED, args, strict=False)), **kwargs}
+            padding = call.get("key_padding_mask")
+            hidden = (
+                ~kept
+                if padding is None
+                else ~kept | (padding if padding.dtype == torch.bool else padding == -torch.inf)
+            )
+            return func(*args, **{**kwargs, "key_padding_mask": hidden})
+        scores, *more = args if args else (kwargs.pop("input"),)
+        apart = scores.unflatten(0, (len(kept), -1)) if scores.dim() == 3 else scores
+        masked, nothing = _masked(apart, kept)
+        return func(masked.view_as(scores), *more, **kwargs).masked_fill(
+            nothing.expand(apart.shape).reshape(scores.shape), 0
+        )
+
+
+def _scaled_dot_product(call: dict[str, Any], kept: Tensor) -> Tensor:
+    query, key, given = call["query"], call["key"], call.get("attn_mask")
+    mask = query.new_zeros(len(kept), 1, query.shape[-2], key.shape[-2]) if given is None else given
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)
+    if call.get("is_causal"):
+        mask = mask.masked_fill(~torch.ones_like(mask[0, 0], dtype=torch.bool).tril(), -torch.inf)
+    masked, nothing = _masked(mask.expand(len(kept), *mask.shape[-3:]), kept)
+    masked = masked.masked_fill(nothing, 0)
+    return F.scaled_dot_product_attention(**{**call, "attn_mask": masked, "is_causal": False}).masked_fill(nothing, 0)
+
+
+def _masked(scores: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores [N, H, q, k] with hidden keys [N, k] at -inf; which queries have no key left, masks of large numbers counted."""
+    masked = scores.masked_fill(~kept[:, None, None, :], -torch.inf)
+    return masked, (masked <= torch.finfo(scores.dtype).min / 2).all(dim=-1, keepdim=True)
