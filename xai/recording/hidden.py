@@ -23,9 +23,9 @@ _PROJECTED = ("query", "key", "value")
 class Hidden:
     """Runs a model with some tokens hidden: no attention has them among its keys, so that nothing reads them.
 
-    For patches this is the same as leaving them out of the sequence: each has its own position. Words keep their positions, so that
-    a word that is hidden leaves a gap. Tokens that are made from hidden ones, as a language model's image tokens from the
-    patches of its vision tower, are hidden too.
+    For patches this is the same as leaving them out of the sequence: each has its own position. Words keep their positions, so
+    that a word that is hidden leaves a gap. Tokens that are made from hidden ones, as a language model's image tokens from
+    the patches of its vision tower, are hidden too.
 
     Args:
         model: what runs.

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import transformers as tf
 from torch import Tensor, nn
 
 from xai import Target, record
@@ -79,7 +78,7 @@ def test_nothing_reads_a_hidden_token(name: str) -> None:
 
 def test_hidden_words_are_those_that_the_model_s_own_mask_hides() -> None:
     family = model_of("ViLT")
-    hidden, recording = recorded(family)
+    hidden, _ = recorded(family)
     keep = family.inputs["attention_mask"].bool().clone()
     keep[:, 2] = False
     masked = {**family.inputs, "attention_mask": keep.long()}
@@ -121,7 +120,7 @@ def test_more_samples_than_were_recorded() -> None:
 
 def test_what_the_head_reads_cannot_be_hidden() -> None:
     family = model_of("SigLIP classifier")
-    hidden, recording = recorded(family)
+    hidden, _ = recorded(family)
     with pytest.raises(ValueError, match="read from tokens of 'image' themselves"):
         hidden.require("image")
 
