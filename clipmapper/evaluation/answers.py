@@ -94,8 +94,7 @@ def load_questions(model: VQAModel | CLIPMapper, data: DataConfig, split: str) -
 
 def answer_split(model: VQAModel | CLIPMapper, questions: Questions, data: DataConfig, folder: Path) -> Answered:
     """Answers every question of the split whose image can be read; each process its share, told to the first in `folder`."""
-    labels = shared(folder, lambda rows: answers_of(model, questions, data, rows), range(len(questions.records)))
-    answers = {row: model.answers[label] for row, label in labels.items()}
+    answers = shared(folder, lambda rows: answers_of(model, questions, data, rows), range(len(questions.records)))
     annotated = questions.records.select_columns(["answers"])
     accuracy = {
         row: vqa_accuracy(answer, annotators)

@@ -55,8 +55,8 @@ def shared(
 
 def answers_of(
     model: VQAModel | CLIPMapper, questions: Questions, data: DataConfig, rows: Sequence[int]
-) -> dict[int, int]:
-    """Returns the likeliest answer's label for the rows that can be read."""
+) -> dict[int, str]:
+    """Returns the likeliest answer for the rows that can be read."""
     mapper = mapper_of(model)
     if mapper is not None:
         questions.encode_once(mapper.clip, data)
@@ -66,17 +66,19 @@ def answers_of(
         device = mapper.image_projection.weight.device
         parts = predictions(task, questions, data, device, places)
         pairs = [torch.stack(part, dim=1) for part in parts]  # rows and labels
-        return dict(map(tuple, torch.cat(pairs).tolist())) if pairs else {}
+        labels = torch.cat(pairs).tolist() if pairs else []
+        return {row: mapper.answers[label] for row, label in labels}
     assert isinstance(model, VQAModel)
-    labels: dict[int, int] = {}
-    for start in tqdm(range(0, len(rows), AT_ONCE), desc="answering", unit="batch"):
+    answers: dict[int, str] = {}
+    size = AT_ONCE if model.batch_size > 1 else 1
+    for start in tqdm(range(0, len(rows), size), desc="answering", unit="batch"):
         try:
-            prepared = prepare_questions(model, questions, rows[start : start + AT_ONCE])
+            prepared = prepare_questions(model, questions, rows[start : start + size])
         except BadImage:
             continue
-        likeliest = model.logits(prepared.inputs).argmax(dim=1).tolist()
-        labels |= zip(prepared.records["row"], likeliest, strict=True)
-    return labels
+        texts = model.texts(model.answer(prepared.inputs))
+        answers |= zip(prepared.records["row"], texts, strict=True)
+    return answers
 
 
 def of_shapes(model: VQAModel | CLIPMapper) -> bool:

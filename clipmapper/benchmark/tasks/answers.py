@@ -22,7 +22,7 @@ from clipmapper.images import BadImage, load_image, png
 from clipmapper.models.fingerprint import weights_fingerprint
 from xai.explanation import Lrp, explain_recording
 from xai.figures.render import compare
-from xai.metrics.protocols import Protocol, named
+from xai.metrics.protocols import Protocol
 from xai.metrics.ranking import random_relevance
 from xai.report.data import Column, Explanation, Sample
 from xai.results.relevance import Relevance
@@ -54,7 +54,7 @@ class AnswersTask(Task):
         self, model: VQAModel, questions: Questions, rows: Sequence[int], config: BenchmarkConfig, root: Path | None
     ) -> None:
         self.model, self.questions, self.rows, self.config, self.root = model, questions, list(rows), config, root
-        self.module = model.module
+        self.module, self.batch_size = model.module, model.batch_size
         folder = "" if root is None or not self.rows else Path(questions.records[self.rows[0]]["image"]).parent.name
         self.truth = ground_truth_of(root, folder)
         types = set(column(questions.records, "question_type").take(self.rows).to_pylist()) if self.rows else set()
@@ -73,7 +73,9 @@ class AnswersTask(Task):
 
     def protocols(self) -> dict[str, Protocol]:
         return (
-            {modality: named(self.config.protocol, modality) for modality in MODALITIES} if self.config.removal else {}
+            {modality: self.model.protocol(self.config.protocol, modality) for modality in MODALITIES}
+            if self.config.removal
+            else {}
         )
 
     def parameter_groups(self) -> dict[str, tuple[str, ...]]:
@@ -90,9 +92,8 @@ class AnswersTask(Task):
         return self.model.record(batch.inputs.inputs, lrp)
 
     def samples(self, batch: Batch, explained: Explained) -> Records:
-        labels: Tensor = explained.recorded.labels  # type: ignore[attr-defined]
-        accuracy = batch.inputs.inputs.scores.gather(1, labels[:, None])[:, 0].tolist()
-        answers = [self.model.answers[label] for label in labels.tolist()]
+        labels = explained.recorded.labels  # type: ignore[attr-defined]
+        accuracy, answers = self.model.accuracies(batch.inputs.inputs, labels), self.model.texts(labels)
         return {**batch.records, "predicted": answers, "accuracy": accuracy, "right": [a > 0 for a in accuracy]}
 
     def maps(self, batch: Batch, explained: Explained) -> dict[str, Maps]:
@@ -164,7 +165,7 @@ class AnswersTask(Task):
         if not self.config.removal:
             return []
         protocol = self.protocols()[modality]
-        predict = self.model.predictor(batch.inputs.inputs, explained.recorded.labels, protocol)  # type: ignore[attr-defined]
+        predict = self.model.predictor(batch.inputs.inputs, explained.recorded, protocol)  # type: ignore[arg-type]
         counted = explained.progress.removals(predict)
         return [removal(counted, protocol, content, mask, torch.tensor(batch.ids), self.config.removal_batch)]
 

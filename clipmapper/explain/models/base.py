@@ -45,20 +45,19 @@ class QuestionBatch:
     images: list[Image.Image]
     names: list[str]  # of the image files without their endings, "" where there is no file
     records: dict[str, list[Any]]  # COLUMNS
-    scores: Tensor  # [B, answers]
+    soft: list[dict[str, float]]  # of each question the soft scores of the annotators' answers, normalised
+
+    def scores(self, answers: Sequence[str]) -> Tensor:
+        """Returns how good each of some answers is, [B, answers], 0 to 1."""
+        return torch.tensor([[by.get(answer, 0.0) for answer in answers] for by in self.soft])
 
 
 @dataclass(frozen=True)
 class PreparedQuestions:
     """Questions as a model takes them, and their records by column."""
 
-    inputs: Any  # Inputs of the model's own kind
+    inputs: Any  # of the model's own kind
     records: dict[str, list[Any]]
-
-    @property
-    def ids(self) -> Tensor:
-        """Question ids [B]."""
-        return torch.tensor(self.records["question_id"], device=self.inputs.scores.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,24 +66,22 @@ class Recorded:
 
     recording: Recording
     target: Target
-    labels: Tensor  # [B], the likeliest answers
+    labels: Any  # the likeliest answers, as the model has them: their numbers [B], or of each its tokens
     words: list[list[str]]  # of each sample, of its text tokens
 
 
-class VQAModel(ABC):
-    """A model with a list of answers that it chooses from.
+class Explainable:
+    """A model of images and text that can be recorded.
 
     Attributes:
         module: the module that a recorded pass calls once.
-        answers: in the order of its logits.
         description: a line on what it is.
-        grid: rows and columns of its patches; None for a model of regions.
+        batch_size: samples that it takes at once, at most.
     """
 
     module: nn.Module
-    answers: Sequence[str]
     description: str
-    grid: tuple[int, int] | None = None
+    batch_size: int = 32
 
     @property
     def device(self) -> torch.device:
@@ -99,21 +96,47 @@ class VQAModel(ABC):
         """Names of the submodules of `module` that the sanity check shuffles together, by group."""
         return {"model": tuple(name for name, part in self.module.named_children() if [*part.parameters()])}
 
-    @abstractmethod
-    def prepare(self, batch: QuestionBatch) -> Any:
-        """Returns `Inputs` on the model's device; raises ValueError, with a remedy, for what the model cannot take."""
+    def protocol(self, name: str, modality: str) -> protocols.Protocol:
+        """Returns how tokens of a modality are removed by a named protocol."""
+        return protocols.named(name, modality)
+
+    def geometry(self, size: Size) -> Geometry:
+        """Returns where the pixels of an image of a height and width lie in what the patches cover."""
+        return squash(size, size)
+
+
+class VQAModel(Explainable, ABC):
+    """A model that answers questions about images.
+
+    Attributes:
+        answers: those it chooses from, in the order of its logits; none for a model that writes its answers.
+    """
+
+    answers: Sequence[str] = ()
 
     @abstractmethod
-    def logits(self, inputs: Any) -> Tensor:
-        """Returns the logits of all answers, [B, answers], without a record."""
+    def prepare(self, batch: QuestionBatch) -> Any:
+        """Returns inputs on the model's device; raises ValueError, with a remedy, for what the model cannot take."""
+
+    @abstractmethod
+    def answer(self, inputs: Any) -> Any:
+        """Returns the likeliest answers as the model has them, without a record."""
+
+    @abstractmethod
+    def texts(self, labels: Any) -> list[str]:
+        """Returns answers as text."""
+
+    @abstractmethod
+    def accuracies(self, inputs: Any, labels: Any) -> list[float]:
+        """Returns the soft accuracy of answers, 0 to 1."""
 
     @abstractmethod
     def record(self, inputs: Any, lrp: Lrp) -> Recorded:
         """Records one pass; raises PropagationError if LRP is asked for and the model has an operation without rule."""
 
     @abstractmethod
-    def predictor(self, inputs: Any, labels: Tensor, protocol: protocols.Protocol) -> Predict:
-        """Returns accuracy of the likeliest answer and probability of `labels` [B], where tokens are removed.
+    def predictor(self, inputs: Any, recorded: Recorded, protocol: protocols.Protocol) -> Predict:
+        """Returns accuracy of the likeliest answer, and probability of the recorded one, where tokens are removed.
 
         Raises:
             ValueError: a removal that the modality does not have.
@@ -127,21 +150,38 @@ class VQAModel(ABC):
             questions: as the model takes them.
             frame: any relevance of the questions, with its words.
         """
-        assert self.grid is not None
+        grid = frame["image"].grid
+        if grid is None:
+            raise ValueError(
+                f"the image tokens of {self.description} lie in no grid, so that objects cannot be found on them"
+            )
         content = frame.content("text").tolist()
         words = [
             [token if keep else "" for token, keep in zip_longest(*pair, fillvalue="")]  # padding may have no strings
             for pair in zip(frame["text"].words or (), content, strict=True)
         ]
-        return of_answers(truth, questions.records, ~frame["image"].special, words, self.grid)
+        return of_answers(truth, questions.records, ~frame["image"].special, words, grid)
 
     def patches(self, relevance: Relevance, inputs: Any) -> Tensor:
         """Returns relevance of the image as a grid, [B, rows, columns]."""
         return relevance.map("image").detach().float().cpu()
 
-    def geometry(self, size: Size) -> Geometry:
-        """Returns where the pixels of an image of a height and width lie in what the patches cover."""
-        return squash(size, size)
+
+class Classifier(VQAModel):
+    """A model that chooses from a list of answers. Its inputs have `scores` [B, answers]."""
+
+    @abstractmethod
+    def logits(self, inputs: Any) -> Tensor:
+        """Returns the logits of all answers, [B, answers], without a record."""
+
+    def answer(self, inputs: Any) -> Tensor:
+        return self.logits(inputs).argmax(dim=1)
+
+    def texts(self, labels: Tensor) -> list[str]:
+        return [self.answers[label] for label in labels.tolist()]
+
+    def accuracies(self, inputs: Inputs, labels: Tensor) -> list[float]:
+        return inputs.scores.gather(1, labels[:, None])[:, 0].tolist()
 
 
 def prepare_questions(model: VQAModel, questions: Questions, rows: Sequence[int]) -> PreparedQuestions:
@@ -160,10 +200,9 @@ def prepare_questions(model: VQAModel, questions: Questions, rows: Sequence[int]
         raise BadImage(f"no image of {len(rows)} questions can be read")
     records = questions.records.select_columns([*COLUMNS, "answers"])[list(images)]
     soft = [soft_scores(answers) for answers in records.pop("answers")]
-    scores = torch.tensor([[by.get(answer, 0.0) for answer in model.answers] for by in soft])
     sources = [questions.source(row) for row in images]
     names = [Path(source).stem if isinstance(source, str | Path) else "" for source in sources]
-    batch = QuestionBatch(list(images.values()), names, records, scores)
+    batch = QuestionBatch(list(images.values()), names, records, soft)
     return PreparedQuestions(model.prepare(batch), {"row": list(images), **records})
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from clipmapper.explain.answers import FromPixels, answer_target, mapper_adapter, preprocessing, record_answer, words
-from clipmapper.explain.models.base import QuestionBatch, Recorded, VQAModel
+from clipmapper.explain.models.base import Classifier, QuestionBatch, Recorded
 from clipmapper.explain.removal import Inputs, predictor
 from clipmapper.models.clip_mapper import CLIPMapper
 from xai.explanation import Lrp
@@ -15,7 +15,7 @@ from xai.metrics.perturbation import Predict
 from xai.metrics.protocols import Protocol
 
 
-class MapperModel(VQAModel):
+class MapperModel(Classifier):
     """A CLIPMapper that answers questions, explained from pixels, through CLIP and the mapper.
 
     Args:
@@ -31,7 +31,7 @@ class MapperModel(VQAModel):
         if model.config.task != "vqa":
             raise ValueError("the model writes captions; only answers to questions can be compared")
         mapper_adapter(model)
-        self.model, self.module, self.grid = model, FromPixels(model), model.clip.grid
+        self.model, self.module = model, FromPixels(model)
         self.answers: Sequence[str] = model.answers
         self.description = f"mapper {model.config.mapper} over {model.config.clip}"
 
@@ -43,7 +43,7 @@ class MapperModel(VQAModel):
         clip, weight = self.model.clip, self.model.clip.model.visual.conv1.weight
         pixels = torch.stack([clip.pixels(image) for image in batch.images]).to(weight)
         ids, mask = clip.tokenize(batch.records["question"])
-        return Inputs(pixels, *(t.to(weight.device) for t in (ids, mask, batch.scores)))
+        return Inputs(pixels, *(t.to(weight.device) for t in (ids, mask, batch.scores(self.answers))))
 
     @torch.no_grad()
     def logits(self, inputs: Inputs) -> Tensor:
@@ -55,8 +55,8 @@ class MapperModel(VQAModel):
         labels = recording.output.detach().argmax(dim=1)
         return Recorded(recording, answer_target(self.model, recording), labels, strings)
 
-    def predictor(self, inputs: Inputs, labels: Tensor, protocol: Protocol) -> Predict:
-        return predictor(self.model, inputs, labels, protocol)
+    def predictor(self, inputs: Inputs, recorded: Recorded, protocol: Protocol) -> Predict:
+        return predictor(self.model, inputs, recorded.labels, protocol)
 
     def geometry(self, size: Size) -> Geometry:
         return preprocessing(self.model.clip)(size)

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.errors import unknown
-from clipmapper.explain.models.base import PreparedQuestions, QuestionBatch, Recorded, VQAModel, answer_logit
+from clipmapper.explain.models.base import Classifier, PreparedQuestions, QuestionBatch, Recorded, answer_logit
 from clipmapper.explain.removal import figures
 from xai import Adapter, Relevance, record
 from xai.adapters import adapter_for
@@ -67,7 +67,7 @@ class RegionInputs:
     scores: Tensor  # [B, answers]
 
 
-class RegionModel(VQAModel):
+class RegionModel(Classifier):
     """`find` gives the regions of an image by its id or the name of its file, None if it has none."""
 
     module: Any  # transformers' models have no common type
@@ -100,7 +100,7 @@ class RegionModel(VQAModel):
         like = next(self.module.parameters())
         moved = {name: t.to(like) if t.is_floating_point() else t.to(like.device) for name, t in arguments.items()}
         boxes = lxmert_inputs(regions)["visual_pos"].clamp(0, 1)
-        return RegionInputs(moved, boxes, texts["offset_mapping"], words, batch.scores.to(like.device))
+        return RegionInputs(moved, boxes, texts["offset_mapping"], words, batch.scores(self.answers).to(like.device))
 
     def record(self, inputs: RegionInputs, lrp: Lrp) -> Recorded:
         with record(self.module, self.adapter, lrp) as recorder:
@@ -113,10 +113,10 @@ class RegionModel(VQAModel):
         return logits(self.module(**inputs.arguments))
 
     @torch.no_grad()
-    def predictor(self, inputs: RegionInputs, labels: Tensor, protocol: Protocol) -> Predict:
+    def predictor(self, inputs: RegionInputs, recorded: Recorded, protocol: Protocol) -> Predict:
         """Regions that are dropped take their boxes along, words close up; other removals put a filler in their place."""
         image = protocol.modality == "image"
-        changed = self._without_regions if image else self._without_words
+        labels, changed = recorded.labels, self._without_regions if image else self._without_words
         known = REGIONS if image else WORDS
         if protocol.removal not in known:
             raise unknown("removal of regions" if image else "removal of words", protocol.removal, known)

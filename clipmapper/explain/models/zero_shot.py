@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipmapper.explain.answers import preprocessing, words
-from clipmapper.explain.models.base import QuestionBatch, Recorded, VQAModel
+from clipmapper.explain.models.base import Classifier, QuestionBatch, Recorded
 from clipmapper.explain.removal import SHORTER, figures, image_states, word_states
 from clipmapper.models.clip import FrozenCLIP, text_tower
 from xai import Adapter, record
@@ -40,12 +40,12 @@ class ZeroShotInputs:
     scores: Tensor  # [B, answers]
 
 
-class ZeroShotModel(VQAModel):
+class ZeroShotModel(Classifier):
     """Raises ValueError for a CLIP whose poolings are not known, and for answers that its context cannot hold."""
 
     def __init__(self, clip: FrozenCLIP, answers: Sequence[str]) -> None:
         self.module, self.answers, self.clip = clip, answers, clip
-        self.grid, self.description = clip.grid, f"{clip.name} with weights {clip.pretrained}, zero-shot"
+        self.description = f"{clip.name} with weights {clip.pretrained}, zero-shot"
         self.adapter = open_clip(clip.model)
         self.context = len(text_tower(clip.model).positional_embedding)
         ids, mask = clip.tokenize(answers)
@@ -60,7 +60,7 @@ class ZeroShotModel(VQAModel):
         rows = torch.arange(len(ids), device=ids.device)
         prompts = self._encoded(ids, rows, ids.new_ones(len(ids), ids.shape[2]).bool(), lengths, "drop")
         pixels = torch.stack([self.clip.pixels(image) for image in batch.images]).to(weight)
-        return ZeroShotInputs(pixels, ids, lengths, prompts, batch.scores.to(weight.device))
+        return ZeroShotInputs(pixels, ids, lengths, prompts, batch.scores(self.answers).to(weight.device))
 
     def record(self, inputs: ZeroShotInputs, lrp: Lrp) -> Recorded:
         with torch.no_grad():
@@ -82,9 +82,9 @@ class ZeroShotModel(VQAModel):
         return preprocessing(self.clip)(size)
 
     @torch.no_grad()
-    def predictor(self, inputs: ZeroShotInputs, labels: Tensor, protocol: Protocol) -> Predict:
+    def predictor(self, inputs: ZeroShotInputs, recorded: Recorded, protocol: Protocol) -> Predict:
         """The probability is the softmax over the answers. Prompts are encoded once where patches are removed."""
-        visual = self.clip.model.visual
+        visual, labels = self.clip.model.visual, recorded.labels
         if protocol.modality == "image":
             left = image_states(self.clip, inputs.pixels, protocol.removal)
 

@@ -1,5 +1,6 @@
 """Models of regions: what they are given, under which names it is explained, fillers, and the truth in boxes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,9 @@ def test_fillers(model: RegionModel, asked: PreparedQuestions, removal: tuple[st
     mask = arguments["visual_attention_mask" if modality == "image" else "attention_mask"].bool()
     keep = mask.clone()
     keep[:, 1] = False
-    predict = model.predictor(asked.inputs, labels, Protocol("wra", how, modality))
+    predict = model.predictor(
+        asked.inputs, replace(model.record(asked.inputs, None), labels=labels), Protocol("wra", how, modality)
+    )
     for b in range(len(ROWS)):
         own = {name: tensor[[b]] for name, tensor in arguments.items()}
         embedded = model.module.get_input_embeddings()(own.pop("input_ids"))
@@ -99,7 +102,7 @@ def test_fillers(model: RegionModel, asked: PreparedQuestions, removal: tuple[st
 def test_removals_they_do_not_have(model: RegionModel, asked: PreparedQuestions) -> None:
     for modality, removal in (("image", "blur"), ("text", "attention_mask")):
         with pytest.raises(ValueError, match=f"removal of {'regions' if modality == 'image' else 'words'} '{removal}'"):
-            model.predictor(asked.inputs, torch.tensor([0, 0]), Protocol("wra", removal, modality))  # type: ignore[arg-type]
+            model.predictor(asked.inputs, model.record(asked.inputs, None), Protocol("wra", removal, modality))  # type: ignore[arg-type]
 
 
 def test_share_of_a_box() -> None:

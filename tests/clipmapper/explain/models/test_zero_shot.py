@@ -1,5 +1,7 @@
 """CLIP zero-shot: its answers are those of open_clip's similarities, its words those of the question."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -30,7 +32,7 @@ def test_answers_are_the_most_similar_prompts(model: ZeroShotModel, questions: Q
     for b, question in enumerate(asked.records["question"]):
         prompts = model.clip.tokenizer([f"{question} {answer}" for answer in PHRASES])
         expected = clip.logit_scale.exp() * image[b] @ clip.encode_text(prompts, normalize=True).T
-        found = model.predictor(asked.inputs, recorded.labels, Protocol("wra", "drop", "image"))(
+        found = model.predictor(asked.inputs, recorded, Protocol("wra", "drop", "image"))(
             Perturbed(torch.tensor([b]), torch.ones(1, 65, dtype=torch.bool), 65)
         )
         assert recorded.labels[b] == expected.argmax()
@@ -49,7 +51,9 @@ def test_removed_words_are_so_in_every_prompt(model: ZeroShotModel, removal: Rem
     """However long the answer; what the chosen prompt has after the question does not matter."""
     asked = prepare_questions(model, questions, ROWS)
     inputs, labels = asked.inputs, torch.tensor([0, 1])
-    predict = model.predictor(inputs, labels, Protocol("wra", removal, "text"))
+    predict = model.predictor(
+        inputs, replace(model.record(inputs, None), labels=labels), Protocol("wra", removal, "text")
+    )
     for b, label in enumerate(labels.tolist()):
         length = int(inputs.lengths[b])
         keep = torch.zeros(1, 77, dtype=torch.bool)
@@ -88,9 +92,9 @@ def test_many_candidates_are_encoded_in_parts(
 
 def test_prompts_are_encoded_once_where_patches_are_removed(model: ZeroShotModel, questions: Questions) -> None:
     inputs = prepare_questions(model, questions, ROWS).inputs
-    calls: list[int] = []
+    recorded, calls = model.record(inputs, None), list[int]()
     hook = model.clip.model.transformer.register_forward_hook(lambda m, args, out: calls.append(1))
-    predict = model.predictor(inputs, torch.tensor([0, 0]), Protocol("wra", "drop", "image"))
+    predict = model.predictor(inputs, recorded, Protocol("wra", "drop", "image"))
     predict(Perturbed(torch.tensor([0, 1]), torch.arange(65).expand(2, 65) < 9, 9))
     hook.remove()
     assert not calls
