@@ -1,6 +1,6 @@
 """The caption that a captioner writes, and how likely its old one is, when image patches are removed (WRA §4.3.5)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from clipmapper.models.decoding import most_tokens, write
 from xai.metrics.perturbation import Perturbed, Predict
 from xai.metrics.protocols import Protocol, named
 
-FIGURES = ("RefCLIPScore", "CIDEr", "log_probability")
+LIKELIHOOD = "log_probability"
+FIGURES = ("RefCLIPScore", "CIDEr", LIKELIHOOD)
 
 
 def dropping(protocol: str) -> Protocol:
@@ -65,22 +66,33 @@ def predictor(
     encode, tower, config = image_states(model.clip, pixels, "drop"), model.clip.model.visual, DecodingConfig()
     old, most = _Old(model, tokens), most_tokens(model, config)
     whole = old.log_probability(model.clip.image_tokens(pixels), torch.arange(len(pixels)))
-    scores: dict[tuple[str, int], tuple[float, float]] = {}  # by caption and image
+    score = scores_once(scorer, images)
 
     def predict(batch: Perturbed) -> dict[str, Tensor]:
         left, rows = tower.ln_post(encode(batch)), batch.rows.tolist()
         new = write(model, left, config)
-        pairs = [(model.text_of(text), images[row]) for text, row in zip(new.tokens, rows, strict=True)]
-        if unknown := list(dict.fromkeys(pair for pair in pairs if pair not in scores)):
-            scores.update(zip(unknown, map(tuple, scorer(*zip(*unknown, strict=True)).T.tolist()), strict=True))
-        score, cider = torch.tensor([scores[pair] for pair in pairs], device=left.device).T
+        scores = score([model.text_of(text) for text in new.tokens], batch.rows)
         likely = new.log_probability.clone()  # of the old caption, where the new one is the same to its end
         ended = [len(text) < most and text == list(tokens[row]) for text, row in zip(new.tokens, rows, strict=True)]
         others = (~torch.tensor(ended, device=left.device)).nonzero()[:, 0]
         likely[others] = old.log_probability(left[others], batch.rows[others])
-        return dict(zip(FIGURES, (score, cider, likely - whole[batch.rows]), strict=True))
+        return {**scores, LIKELIHOOD: likely - whole[batch.rows]}
 
     return predict
+
+
+def scores_once(scorer: CaptionScorer, images: Sequence[int]) -> Callable[[Sequence[str], Tensor], dict[str, Tensor]]:
+    """Returns what scores captions [N] of images `images[row]` by the first FIGURES, each caption of an image once."""
+    known: dict[tuple[str, int], tuple[float, ...]] = {}
+
+    def scores(captions: Sequence[str], rows: Tensor) -> dict[str, Tensor]:
+        pairs = [(text, images[row]) for text, row in zip(captions, rows.tolist(), strict=True)]
+        if unknown := list(dict.fromkeys(pair for pair in pairs if pair not in known)):
+            known.update(zip(unknown, map(tuple, scorer(*zip(*unknown, strict=True)).T.tolist()), strict=True))
+        columns = torch.tensor([known[pair] for pair in pairs], device=rows.device).T
+        return dict(zip(FIGURES, columns, strict=False))
+
+    return scores
 
 
 class _Old:

@@ -66,7 +66,7 @@ def explain_caption(
             f"{len(pixels)} images and {len(tokens)} captions are no pairs; give one image for each caption"
         )
     captions = steps_of(model, tokens)
-    counted = caption_weights(model, tokens, cast(Sequence[Sequence[str]], references), weights)
+    counted = caption_weights(model.text_of, tokens, cast(Sequence[Sequence[str]], references), weights)
     recording = record_steps(model, pixels, captions, lrp_of(method))
     return caption_relevance(model, captions, explain_recording(recording, method, captions.target, **options), counted)
 

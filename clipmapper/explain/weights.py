@@ -1,6 +1,6 @@
 """The weight of each token of a caption in the whole: equal, or by how much a metric drops without it (WRA eq. 21)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,16 +10,16 @@ from torch import Tensor
 
 from clipmapper.errors import unknown
 from clipmapper.metrics.captions import Unavailable, images_by_ngram, plain_words, score
-from clipmapper.models.clip_mapper import CLIPMapper
 from xai.results.captions import average, drop_weights
 
 Weights = Literal["average", "bleu4", "cider", "meteor"]
 METRICS: dict[str, str] = {"bleu4": "BLEU-4", "cider": "CIDEr", "meteor": "METEOR"}
+TextOf = Callable[[Sequence[int]], str]
 References = Sequence[Sequence[str]]  # of each image
 
 
 def caption_weights(
-    model: CLIPMapper,
+    text_of: TextOf,
     tokens: Sequence[Sequence[int]],
     references: References | None,
     weights: str,
@@ -28,8 +28,8 @@ def caption_weights(
     """Returns of each caption the weights of its tokens, sum 1.
 
     Args:
-        model: what wrote the captions.
-        tokens: of each caption, numbered as the head's logits.
+        text_of: from a caption's tokens to its text.
+        tokens: of each caption.
         references: the right captions of each image; None only for "average".
         weights: "average" or a metric's name.
         images: the image of each caption; None where caption i is of image i.
@@ -43,11 +43,11 @@ def caption_weights(
         return [average(len(caption)) for caption in tokens]
     if references is None:
         raise ValueError(f"weights by {METRICS[weights]} need references: the right captions of each image")
-    return [drop_weights(drops) for drops in metric_drops(model, tokens, references, [weights], images)[weights]]
+    return [drop_weights(drops) for drops in metric_drops(text_of, tokens, references, [weights], images)[weights]]
 
 
 def metric_drops(
-    model: CLIPMapper,
+    text_of: TextOf,
     tokens: Sequence[Sequence[int]],
     references: References,
     names: Iterable[str] = METRICS,
@@ -63,7 +63,7 @@ def metric_drops(
     images = range(len(references)) if images is None else images
     if len(tokens) != len(images):
         raise ValueError(f"{len(tokens)} captions and {len(images)} lists of references; give one for each caption")
-    texts = [model.text_of(part) for caption in tokens for part in (caption, *without_each(caption))]
+    texts = [text_of(part) for caption in tokens for part in (caption, *without_each(caption))]
     counts = [len(caption) + 1 for caption in tokens]
     of = np.repeat(images, counts).tolist()
     drops = {}

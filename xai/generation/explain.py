@@ -24,7 +24,7 @@ from xai.generation.inputs import (
 )
 from xai.generation.pictures import pictures_of
 from xai.generation.pieces import pieces_of
-from xai.generation.steps import Figure, require_order
+from xai.generation.steps import Figure, require_order, text_stream
 from xai.generation.tokens import image_tokens_alone
 from xai.recording.adapter import Adapter
 from xai.recording.axis import index_of
@@ -130,7 +130,7 @@ def explain_generated(
         model(**arguments)
     recording = image_tokens_alone(recorder.recording) if image_tokens else recorder.recording
     text_name = "text" if whole.prompt is None else "decoder"
-    stream = _stream(recording, text_name, len(whole.ids))
+    stream = text_stream(recording, text_name, len(whole.ids))
     require_order(recording, stream, whole.start - 1)
     parts = [
         explain_recording(part.rows(recording, stream), known, part.target(), **options)
@@ -146,18 +146,6 @@ def _served(recording: Recording) -> int:
     """How many tokens one backward pass may serve: gradients of all attentions are there at once for each."""
     kept = (tensor for event in recording.events for tensor in (event.A, event.Y, event.Y_out))
     return max(1, GRADIENTS // sum(tensor.numel() * tensor.element_size() for tensor in kept))
-
-
-def _stream(recording: Recording, name: str, length: int) -> slice:
-    """Where the text with the written words is on the joint axis; raises ValueError unless its tokens are those of the ids."""
-    event = recording.first_event(recording.modalities[name]) if name in recording.modalities else None
-    if event is None or event.queries.stop - event.queries.start != length:
-        found = "none" if event is None else str(event.queries.stop - event.queries.start)
-        raise ValueError(
-            f"the stream of {name!r} has {found} tokens for a text of {length}; a model with other tokens among those of its "
-            f"text cannot be explained word by word. It has {', '.join(recording.modalities)}"
-        )
-    return event.queries
 
 
 def _joined(parts: Sequence[Relevance]) -> Relevance:

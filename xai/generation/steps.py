@@ -69,6 +69,18 @@ class Steps:
         return by_rows(recording, self.of, mask, read)
 
 
+def text_stream(recording: Recording, name: str, length: int) -> slice:
+    """Where the text with the written words is on the joint axis; raises ValueError unless its tokens are those of the ids."""
+    event = recording.first_event(recording.modalities[name]) if name in recording.modalities else None
+    if event is None or event.queries.stop - event.queries.start != length:
+        found = "none" if event is None else str(event.queries.stop - event.queries.start)
+        raise ValueError(
+            f"the stream of {name!r} has {found} tokens for a text of {length}; a model with other tokens among those of its "
+            f"text cannot be explained word by word. It has {', '.join(recording.modalities)}"
+        )
+    return event.queries
+
+
 def require_order(recording: Recording, text: slice, first: int) -> None:
     """Checks that one pass over a whole text is what the model does word by word.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from xai.recording.adapter import Adapter, Site
-from xai.recording.axis import Positions, count_of, first_of
+from xai.recording.axis import Positions, first_of
 from xai.recording.places import Calls, Place, drawn_in_order
 from xai.recording.recording import Recording, Score
 from xai.recording.unchanged import evaluation, same_random_numbers
@@ -90,9 +90,9 @@ class Hidden:
             stack.enter_context(_Masking(calls, {place: kept for place, kept in keys.items() if not kept.all()}))
             yield
 
-    def require(self, modality: str) -> None:
-        """Raises ValueError if a token of a modality can be read past all attentions."""
-        self._axis(modality, torch.zeros(1, count_of(self.recording.modalities[modality]), dtype=torch.bool))
+    def require(self, modality: str, removable: Bool[Tensor, "B T"]) -> None:
+        """Raises ValueError if one of some tokens of a modality can be read past all attentions, as `except_for`."""
+        self._axis(modality, ~removable)
 
     def _axis(self, modality: str, keep: Tensor) -> Tensor:
         """Tokens [N, T] of the joint axis that stay."""

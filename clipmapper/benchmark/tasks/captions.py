@@ -15,21 +15,12 @@ from clipmapper.benchmark.measure import explain_batch, location, removal
 from clipmapper.benchmark.page import location_columns, removal_columns
 from clipmapper.benchmark.run import method_names
 from clipmapper.benchmark.settings import BenchmarkConfig
-from clipmapper.benchmark.task import Batch, Explained, Maps, Pass, Records, Scorer, Task
+from clipmapper.benchmark.task import Batch, Explained, Maps, Records, Scorer, Task
 from clipmapper.benchmark.tasks.caption_report import caption_explanation, caption_sample, scene_explanation
 from clipmapper.data.captions import Captions
-from clipmapper.explain.answers import FromPixels, preprocessing
-from clipmapper.explain.caption_removal import CaptionScorer, dropping, predictor
-from clipmapper.explain.captions import (
-    Written,
-    caption_relevance,
-    pieces_of,
-    record_steps,
-    require_captioner,
-    steps_of,
-    written,
-)
+from clipmapper.explain.caption_removal import CaptionScorer, dropping
 from clipmapper.explain.ground_truth import NamedWord, named_words, scene_region
+from clipmapper.explain.models.captioner import Captioner, MapperCaptioner, RecordedCaptions
 from clipmapper.explain.weights import METRICS, References, caption_weights, metric
 from clipmapper.images import BadImage, load_image
 from clipmapper.metrics.caption_truth import KINDS, claims, scenes_of
@@ -40,9 +31,9 @@ from xai.explanation import Lrp
 from xai.figures.filmstrip import strips
 from xai.figures.render import compare
 from xai.metrics.protocols import Protocol
+from xai.recording.recording import Recording
 from xai.report.data import Column, Explanation, Sample
 from xai.results.captions import CaptionRelevance
-from xai.results.words import merge_pieces
 
 FIGURES = {
     "RefCLIPScore": ("RefCLIPScore of the caption that is written without the patches", False),
@@ -69,22 +60,21 @@ class CaptionsTask(Task):
         weighted: whether WRA's maps are also weighted by how much metrics drop without a word (WRA eq. 21).
     """
 
-    name, unit, batch_size = "captions", "caption", 8
-    module: FromPixels
+    name, unit = "captions", "caption"
     order = ("caption/RefCLIPScore/srg",)
 
     def __init__(
         self,
-        model: CLIPMapper,
+        model: CLIPMapper | Captioner,
         split: Captions,
         config: BenchmarkConfig,
         root: Path | None,
         judge: FrozenCLIP,
         weighted: bool = True,
     ) -> None:
-        require_captioner(model)
-        self.model, self.split, self.config, self.judge = model, split, config, judge
-        self.module, self.protocol = FromPixels(model), dropping(config.protocol)
+        self.model = model if isinstance(model, Captioner) else MapperCaptioner(model)
+        self.split, self.config, self.judge, self.protocol = split, config, judge, dropping(config.protocol)
+        self.module, self.batch_size = self.model.module, self.model.batch_size
         self.rows = split.rows[split.one_each(config.samples)].tolist()
         if len(self.rows) < 2:
             raise ValueError("explainers of captions are compared on 2 images at least: give more --benchmark.samples")
@@ -102,7 +92,7 @@ class CaptionsTask(Task):
         self.weights = tuple(name for name in wanted if name not in missing)
         self.order = ("caption/RefCLIPScore/srg",) if config.removal else ("caption/mass",)
         self.facts = {
-            "model": f"mapper {model.config.mapper} over {model.config.clip}",
+            "model": self.model.description,
             "data": str(root or "a hub data set"),
             "judge": f"{judge.name} with weights {judge.pretrained}",
             "protocol": config.protocol,
@@ -123,31 +113,31 @@ class CaptionsTask(Task):
         return {"caption": self.protocol} if self.config.removal else {}
 
     def parameter_groups(self) -> dict[str, tuple[str, ...]]:
-        return self.module.parameter_groups
+        return self.model.parameter_groups
 
     def batch(self, rows: Sequence[int]) -> Batch:
         """Returns images with their captions; those that cannot be read, or of which the model says nothing, are left out."""
-        pixels = {}
+        images = {}
         for row in rows:
             with suppress(BadImage):
-                pixels[row] = self.model.clip.pixels(load_image(self.split.source(self.rows[row])))
-        texts = written(self.model, torch.stack([*pixels.values()])) if pixels else []
-        tokens = {row: text for row, text in zip(pixels, texts, strict=True) if text}
+                images[row] = load_image(self.split.source(self.rows[row]))
+        texts = self.model.write(self.model.prepare([*images.values()])) if images else []
+        tokens = {row: text for row, text in zip(images, texts, strict=True) if text}
         if not tokens:
             raise BadImage(f"none of {len(rows)} images can be read and captioned")
         records = {
             "image_id": [self.ids[row] for row in tokens],
             "row": list(tokens),
             "data_row": [self.rows[row] for row in tokens],
-            "caption": [self.model.text_of(text) for text in tokens.values()],
+            "caption": [self.model.text(text) for text in tokens.values()],
             "reference": [self.references[row][0] for row in tokens],
         }
-        stacked = torch.stack([pixels[row] for row in tokens]).to(self.model.clip.model.visual.conv1.weight)
-        return Batch(records["image_id"], (stacked, steps_of(self.model, list(tokens.values()))), records)
+        inputs = self.model.prepare([images[row] for row in tokens])
+        return Batch(records["image_id"], (inputs, list(tokens.values())), records)
 
-    def record(self, batch: Batch, lrp: Lrp) -> Pass:
-        pixels, captions = batch.inputs
-        return Pass(record_steps(self.model, pixels, captions, lrp, self.module), captions.target)
+    def record(self, batch: Batch, lrp: Lrp) -> RecordedCaptions:
+        inputs, tokens = batch.inputs
+        return self.model.record(inputs, tokens, lrp)
 
     def samples(self, batch: Batch, explained: Explained) -> Records:
         if self.scenes is None:
@@ -159,19 +149,19 @@ class CaptionsTask(Task):
     def maps(self, batch: Batch, explained: Explained) -> dict[str, Maps]:
         captions, rows = self._captions(batch, explained), batch.records["row"]
         recording, ids = explained.recorded.recording, torch.tensor(batch.ids)
-        content = (recording.mask & ~recording.special)[:, recording.modalities["image"]][: len(rows)]
+        grid, content = grid_of(recording), self._patches(batch, recording)
         scorers = [self._removal(batch, explained, content, ids)] if self.config.removal else []
         if self.scenes is None:
             return {"caption": Maps(self._whole_maps(batch, explained, captions, content), ids, scorers)}
-        named = named_words(words_of(self.model, batch.inputs[1]), [self.scenes[row] for row in rows])
+        named = named_words(self.model.words(batch.inputs[1]), [self.scenes[row] for row in rows])
         things = [
             (i, {thing for word in named if word.caption == i for thing in word.things}) for i in range(len(rows))
         ]
-        scorers.append(location(self._regions(things, rows, content), content))
+        scorers.append(location(self._regions(things, rows, content, grid), content))
         maps = {"caption": Maps(self._whole_maps(batch, explained, captions, content), ids, scorers)}
         for kind in KINDS:
             words = [word for word in named if word.kind == kind]
-            maps[kind] = self._word_maps(words, batch, captions, explained.methods, content)
+            maps[kind] = self._word_maps(words, batch, captions, explained.methods, content, grid)
         return maps
 
     def columns(self) -> list[Column]:
@@ -184,7 +174,7 @@ class CaptionsTask(Task):
 
     def pictures(self, batch: Batch, explained: Explained) -> Iterator[tuple[Figure, str]]:
         """Yields the words one by one, by the first method, and the caption-level map by every method."""
-        captions, geometry = self._shown(batch, explained), preprocessing(self.model.clip)
+        captions, geometry = self._shown(batch, explained), self.model.geometry
         for i, row in enumerate(batch.records["data_row"] if captions else []):
             image, alone = load_image(self.split.source(row)), [relevance.only(i) for relevance in captions.values()]
             text = batch.records["caption"][i]
@@ -197,8 +187,8 @@ class CaptionsTask(Task):
         shown = {n: caption_explanation(r.only(place)) for n, r in self._shown(batch, explained).items()}
         if self.scenes is not None:
             scene = self.scenes[batch.records["row"][place]]
-            words = words_of(self.model, batch.inputs[1])[place]
-            shown[GROUND_TRUTH] = scene_explanation(words, scene, self.model.clip.grid)
+            words = self.model.words(batch.inputs[1])[place]
+            shown[GROUND_TRUTH] = scene_explanation(words, scene, grid_of(explained.recorded.recording))
         return shown
 
     def gallery(self, record: Mapping[str, Any], explanations: Mapping[str, Explanation]) -> Sample | None:
@@ -206,18 +196,25 @@ class CaptionsTask(Task):
             image = load_image(self.split.source(record["data_row"]))
         except BadImage:
             return None
-        return caption_sample(record, image, preprocessing(self.model.clip), explanations)
+        return caption_sample(record, image, self.model.geometry, explanations)
 
     def save_filmstrips(self, path: Path, method: str, count: int = 10) -> None:
         """Draws captions with the maps of their words by one method."""
         batch = self.batch(range(min(count, len(self))))
         relevance = self._captions(batch, explain_batch(self, batch, [method]))[method]
         images = [load_image(self.split.source(row)) for row in batch.records["data_row"]]
-        relevance.save_filmstrip(path, images, preprocessing(self.model.clip))
+        relevance.save_filmstrip(path, images, self.model.geometry)
 
     def _removal(self, batch: Batch, explained: Explained, content: Tensor, ids: Tensor) -> Scorer:
-        pixels, steps = batch.inputs
-        predict = predictor(self.model, pixels, steps.tokens, self.scorer, batch.records["row"])
+        (inputs, tokens), recorded = batch.inputs, explained.recorded
+        predict = self.model.predictor(
+            inputs,
+            tokens,
+            recorded,  # type: ignore[arg-type]
+            self.protocol,
+            self.scorer,
+            batch.records["row"],
+        )
         size = self.config.removal_batch or (CPU_BATCH if content.device.type == "cpu" else None)
         return removal(explained.progress.removals(predict), self.protocol, content, None, ids, size)
 
@@ -227,7 +224,7 @@ class CaptionsTask(Task):
         """The caption-level maps of all rows of the table [rows, B, tokens]; notes why a weighted row has none."""
         absent = torch.full(content.shape, torch.nan, device=content.device)
         scores = [captions[n].whole().scores["image"] if n in captions else absent for n in explained.methods]
-        tokens, rows = batch.inputs[1].tokens, batch.records["row"]
+        tokens, rows = batch.inputs[1], batch.records["row"]
         for name in self.weights:
             row = f"{WEIGHTED}/{name}"
             scores.append(absent)
@@ -235,7 +232,7 @@ class CaptionsTask(Task):
                 explained.errors[row] = explained.errors[WEIGHTED]
             elif WEIGHTED in captions:
                 try:
-                    weights = caption_weights(self.model, tokens, self.references, name, rows)
+                    weights = caption_weights(self.model.text, tokens, self.references, name, rows)
                     scores[-1] = captions[WEIGHTED].whole(weights).scores["image"]
                 except ValueError as error:
                     explained.errors[row] = str(error)
@@ -243,8 +240,8 @@ class CaptionsTask(Task):
 
     def _captions(self, batch: Batch, explained: Explained) -> dict[str, CaptionRelevance]:
         """The captions' relevance by each method that is measured here."""
-        steps = batch.inputs[1]
-        return {n: caption_relevance(self.model, steps, r) for n, r in explained.relevances().items()}
+        inputs, tokens = batch.inputs
+        return {n: self.model.relevance(inputs, tokens, r) for n, r in explained.relevances().items()}
 
     def _shown(self, batch: Batch, explained: Explained) -> dict[str, CaptionRelevance]:
         return {n: r for n, r in self._captions(batch, explained).items() if n not in explained.errors}
@@ -256,31 +253,45 @@ class CaptionsTask(Task):
         captions: Mapping[str, CaptionRelevance],
         methods: Sequence[str],
         content: Tensor,
+        grid: tuple[int, int],
     ) -> Maps:
         """The maps of some words, perhaps of none; a weighted row has none of its own."""
-        starts = np.cumsum([0, *map(len, words_of(self.model, batch.inputs[1]))])
+        starts = np.cumsum([0, *map(len, self.model.words(batch.inputs[1]))])
         places = [int(starts[word.caption]) + word.place for word in words]
         of = torch.tensor([word.caption for word in words], dtype=torch.long)
         valid = content[of.to(content.device)]
         absent = torch.full(valid.shape, torch.nan, device=content.device)
         scores = [captions[n].per_word.scores["image"][places].float() if n in captions else absent for n in methods]
         scores += [absent for _ in self.weights]
-        regions = self._regions([(word.caption, word.things) for word in words], batch.records["row"], valid)
+        regions = self._regions([(word.caption, word.things) for word in words], batch.records["row"], valid, grid)
         ids = [MOST_WORDS * batch.ids[word.caption] + word.place for word in words]
         return Maps(torch.stack(scores), torch.tensor(ids, dtype=torch.long), [location(regions, valid)], of)
 
-    def _regions(self, things: Sequence[tuple[int, Collection[int]]], rows: Sequence[int], content: Tensor) -> Tensor:
+    def _patches(self, batch: Batch, recording: Recording) -> Tensor:
+        """The image tokens [B, tokens] of each caption that are patches; its rows are those of the caption's tokens."""
+        first = np.cumsum([0, *map(len, batch.inputs[1])])[:-1]
+        return (recording.mask & ~recording.special)[:, recording.modalities["image"]][first]
+
+    def _regions(
+        self,
+        things: Sequence[tuple[int, Collection[int]]],
+        rows: Sequence[int],
+        content: Tensor,
+        grid: tuple[int, int],
+    ) -> Tensor:
         """Returns the share of each token that objects cover, [N, tokens], from (caption, its objects)."""
         assert self.scenes is not None
-        regions, grid = torch.zeros(content.shape), self.model.clip.grid
+        regions = torch.zeros(content.shape)
         for i, (caption, some) in enumerate(things):
             regions[i, content[i].cpu()] = scene_region(self.scenes[rows[caption]], list(some), grid).flatten()
         return regions
 
 
-def words_of(model: CLIPMapper, captions: Written) -> list[list[str]]:
-    """Returns the words of each caption."""
-    return [[word for word, _ in merge_pieces(pieces)] for pieces in pieces_of(model, captions.tokens)]
+def grid_of(recording: Recording) -> tuple[int, int]:
+    """Returns rows and columns of the image's tokens; raises ValueError where they lie in none."""
+    if "image" not in recording.grids:
+        raise ValueError("the image's tokens lie in no grid, so that objects cannot be found on them")
+    return recording.grids["image"]
 
 
 def unavailable(names: Iterable[str], references: References) -> dict[str, str]:

@@ -192,12 +192,12 @@ def naive_drops(model: CLIPMapper, tokens: Tokens, references: list[list[str]], 
 
 
 def check_drops(model: CLIPMapper, tokens: Tokens, references: list[list[str]], name: str) -> None:
-    found = metric_drops(model, tokens, references, [name])[name]
+    found = metric_drops(model.text_of, tokens, references, [name])[name]
     expected = naive_drops(model, tokens, references, METRICS[name])
     for drops, values in zip(found, expected, strict=True):
         torch.testing.assert_close(drops, torch.tensor(values, dtype=torch.float64), atol=1e-9, rtol=1e-6)
     assert max(map(max, expected)) > 0
-    for weights, drops in zip(caption_weights(model, tokens, references, name), found, strict=True):
+    for weights, drops in zip(caption_weights(model.text_of, tokens, references, name), found, strict=True):
         torch.testing.assert_close(weights, drops.clamp(min=0) / drops.clamp(min=0).sum())
 
 

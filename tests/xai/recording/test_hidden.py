@@ -118,22 +118,26 @@ def test_more_samples_than_were_recorded() -> None:
         torch.testing.assert_close(together[i : i + 1, :real], alone[:, :real])
 
 
+def everything(recording: Recording) -> Tensor:
+    return ~recording.special[:, recording.modalities["image"]]
+
+
 def test_what_the_head_reads_cannot_be_hidden() -> None:
     family = model_of("SigLIP classifier")
-    hidden, _ = recorded(family)
+    hidden, recording = recorded(family)
     with pytest.raises(ValueError, match="read from tokens of 'image' themselves"):
-        hidden.require("image")
+        hidden.require("image", everything(recording))
 
 
 def test_windows_and_merged_patches_are_refused() -> None:
     family = model_of("Swin")
-    hidden, _ = recorded(family)
+    hidden, recording = recorded(family)
     with pytest.raises(ValueError, match="attends in windows"):
-        hidden.require("image")
+        hidden.require("image", everything(recording))
     family = model_of("InternVL")
-    hidden, _ = recorded(family)
+    hidden, recording = recorded(family)
     with pytest.raises(ValueError, match="made from several"):
-        hidden.require("image")
+        hidden.require("image", everything(recording))
 
 
 class Careful(nn.Module):

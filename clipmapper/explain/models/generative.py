@@ -1,0 +1,286 @@
+"""Generative models of transformers: open answers to questions, and captions, as LLaVA, BLIP and their like write them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clipmapper.data.answers import normalise
+from clipmapper.explain.caption_removal import LIKELIHOOD, CaptionScorer, scores_once
+from clipmapper.explain.models.base import QuestionBatch, Recorded, VQAModel
+from clipmapper.explain.models.captioner import Captioner, RecordedCaptions, Tokens
+from clipmapper.explain.models.stock import Pass, Stock, content_of, differing, placed
+from xai import Relevance, Target
+from xai.explanation import Lrp
+from xai.generation.batches import Prompts, after, greedy, prompts_of
+from xai.generation.inputs import special_ids, tokenizer_of
+from xai.generation.pieces import pieces_of
+from xai.generation.steps import Steps, require_order, text_stream
+from xai.metrics.perturbation import Perturbed, Predict
+from xai.metrics.protocols import Protocol
+from xai.recording.recording import Recording
+from xai.results.captions import CaptionRelevance, average
+from xai.results.relevance import ModalityRelevance
+
+QUESTION = "{question}"  # in a prompt, where the question goes
+ANSWER, CAPTION = 10, 40  # tokens that are written at most
+
+
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """Questions as a generative model goes on from them.
+
+    Attributes:
+        prompts: with room for the answers.
+        spans: where each question is among the ids of its prompt.
+        soft: of each question the soft scores of the annotators' answers, normalised.
+    """
+
+    prompts: Prompts
+    spans: list[slice]
+    soft: list[dict[str, float]]
+
+
+class Writer(Stock):
+    """What answers and captions have in common: tokens are written greedily, by the highest logit each time.
+
+    Args:
+        model: one of transformers with `generate`.
+        processor: the model's.
+        prompt: what the model goes on from; in it {question} stands for the question. None for images alone.
+        room: tokens that are written at most.
+    """
+
+    def __init__(self, model: Any, processor: Any, prompt: str | None, room: int) -> None:
+        super().__init__(model, processor)
+        self.prompt, self.room, self.tokenizer = prompt, room, tokenizer_of(processor)
+        self.special, self.end = special_ids(self.tokenizer, model), min(ends_of(model))
+        self.ends = ends_of(model) | self.special  # a token that is no word ends the text
+
+    def text(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        return [piece or "" for piece in pieces_of(self.tokenizer, tokens, self.special)]
+
+    def until_the_end(self, tokens: Tensor) -> list[list[int]]:
+        """Returns the tokens before the end of each text [B, room]."""
+        stops = torch.tensor(sorted(self.ends), device=tokens.device)
+        real = ~(after(tokens, stops) | torch.isin(tokens, stops))
+        return [row[kept].tolist() for row, kept in zip(tokens, real, strict=True)]
+
+    def written(self, prompts: Prompts, guess: Tensor | None = None) -> Tensor:
+        """Returns the tokens [B, room] that follow on the prompts."""
+        return greedy(prompts, lambda arguments, _: self.module(**arguments), self.ends, guess)[0]
+
+    def with_end(self, prompts: Prompts, tokens: Tokens) -> Tensor:
+        """Returns texts [B, room] with an end each, as far as there is room."""
+        whole = prompts.starts.new_full((len(tokens), self.room), self.end)
+        for row, text in zip(whole, tokens, strict=True):
+            row[: len(text)] = torch.tensor(text[: self.room], device=row.device)
+        return whole
+
+    def pass_over(self, prompts: Prompts, tokens: Tensor, target: Target, lrp: Lrp) -> tuple[Pass, slice]:
+        """Returns the recorded pass over prompts and texts [B, room], and where the texts' stream is on the joint axis."""
+        recorded = self.recorded(prompts.with_tokens(tokens), target, lrp)
+        name = "decoder" if prompts.text == "decoder_input_ids" else "text"
+        stream = text_stream(recorded.recording, name, prompts.arguments[prompts.text].shape[1])
+        require_order(recorded.recording, stream, int(prompts.starts.min()) - 1)
+        return recorded, stream
+
+    def removing(self, recorded: Pass, prompts: Prompts, tokens: Tensor, protocol: Protocol, score: Any) -> Predict:
+        """Returns what measures texts that are written without some tokens.
+
+        Args:
+            recorded: of the prompts.
+            prompts: all of them.
+            tokens: [B, room], what was written with all tokens.
+            protocol: what is removed.
+            score: from the new tokens [N, room], the old texts' log-probability [N] and their rows to metrics by name.
+        """
+        run = self.without(recorded, protocol, prompts.arguments)
+
+        @torch.no_grad()
+        def predict(batch: Perturbed) -> Mapping[str, Tensor]:
+            def outputs(arguments: Mapping[str, Any], samples: Tensor) -> Any:
+                part = Perturbed(batch.rows[samples], batch.keep[samples], batch.length)
+                return run(part, arguments, self.module)
+
+            new, likely = greedy(prompts.of(batch.rows), outputs, self.ends, tokens[batch.rows])
+            return score(new, likely, batch.rows)
+
+        return predict
+
+
+class GenerativeVQA(Writer, VQAModel):
+    """A model that writes its answers."""
+
+    def __init__(self, model: Any, processor: Any, prompt: str | None = None, room: int = ANSWER) -> None:
+        super().__init__(model, processor, QUESTION if prompt is None else prompt, room)
+        assert self.prompt is not None
+        if QUESTION not in self.prompt:
+            raise ValueError(
+                f"the prompt {self.prompt!r} has no place for the question: write {QUESTION} where it goes"
+            )
+
+    def prepare(self, batch: QuestionBatch) -> Questions:
+        assert self.prompt is not None
+        texts = [self.prompt.replace(QUESTION, question) for question in batch.records["question"]]
+        bare = [self.prompt.replace(QUESTION, "")] * len(texts)
+        prompts, without = (prompts_of(self.module, self.processor, batch.images, t, self.room) for t in (texts, bare))
+        spans = [differing(one, other) for one, other in zip(prompts.prompts, without.prompts, strict=True)]
+        return Questions(prompts, spans, batch.soft)
+
+    def answer(self, inputs: Questions) -> list[list[int]]:
+        return self.until_the_end(self.written(inputs.prompts))
+
+    def texts(self, labels: Tokens) -> list[str]:
+        return [self.text(tokens) for tokens in labels]
+
+    def accuracies(self, inputs: Questions, labels: Tokens) -> list[float]:
+        return [soft.get(normalise(text), 0.0) for soft, text in zip(inputs.soft, self.texts(labels), strict=True)]
+
+    def record(self, inputs: Questions, lrp: Lrp) -> "RecordedAnswers":
+        """The target is the sum of the logits of the answer's tokens; of an empty answer, that of the end."""
+        prompts, labels = inputs.prompts, self.answer(inputs)
+        tokens = self.with_end(prompts, labels)
+        counts = torch.tensor([max(1, len(label)) for label in labels])
+        of = torch.arange(len(labels)).repeat_interleave(counts)
+        at = torch.cat([torch.arange(count) for count in counts.tolist()])
+        first = prompts.starts.cpu() - 1
+        each = Steps(of, first[of] + at, tokens.cpu()[of, at])
+
+        def score(outputs: Any) -> Tensor:
+            values = each.target()(outputs)
+            return values.new_zeros(len(labels)).index_add(0, of.to(values.device), values)
+
+        target = Target(", ".join(self.texts(labels)), score)
+        recorded, stream = self.pass_over(prompts, tokens, target, lrp)
+        last = Steps(torch.arange(len(labels)), first + counts - 1, tokens.cpu()[torch.arange(len(labels)), counts - 1])
+        recording, words = self._of_questions(recorded.recording, inputs, stream)
+        return RecordedAnswers(last.rows(recording, stream), target, labels, words, recorded, tokens)
+
+    def predictor(self, inputs: Questions, recorded: Recorded, protocol: Protocol) -> Predict:
+        assert isinstance(recorded, RecordedAnswers)
+        soft = inputs.soft
+
+        def score(new: Tensor, likely: Tensor, rows: Tensor) -> dict[str, Tensor]:
+            texts = self.texts(self.until_the_end(new))
+            right = [soft[row].get(normalise(text), 0.0) for row, text in zip(rows.tolist(), texts, strict=True)]
+            return {"accuracy": likely.new_tensor(right), "probability": likely.exp()}
+
+        return self.removing(recorded.whole, inputs.prompts, recorded.tokens, protocol, score)
+
+    def _of_questions(
+        self, recording: Recording, inputs: Questions, stream: slice
+    ) -> tuple[Recording, list[list[str]]]:
+        """The recording in which words of questions alone are content, and the pieces of all text tokens."""
+        one_text = inputs.prompts.text == "input_ids"
+        event = recording.first_event(recording.modalities["text"])
+        assert event is not None
+        whole = stream if one_text else event.queries
+        spans = placed(recording, "text", inputs.spans, whole)
+        others = [name for name in recording.inputs if name not in ("image", "text")]
+        index = (torch.arange(recording.mask.shape[1])[recording.modalities["text"]] - whole.start).tolist()
+        words = []
+        for ids in inputs.prompts.prompts:
+            pieces = [piece or "" for piece in pieces_of(self.tokenizer, ids, self.special)]
+            words.append([pieces[place] if place < len(pieces) else "" for place in index])
+        return content_of(recording, {"text": spans}, others), words
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedAnswers(Recorded):
+    """Answers with the whole pass that their rows are of, and the tokens [B, room] that were written."""
+
+    whole: Pass
+    tokens: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedTexts(RecordedCaptions):
+    """Captions with the whole pass that their rows are of."""
+
+    whole: Pass
+
+
+class GenerativeCaptioner(Writer, Captioner):
+    """A model that writes captions."""
+
+    def __init__(self, model: Any, processor: Any, prompt: str | None = None, room: int = CAPTION) -> None:
+        super().__init__(model, processor, prompt, room)
+
+    def prepare(self, images: Sequence[Image.Image]) -> Prompts:
+        return prompts_of(self.module, self.processor, images, [self.prompt] * len(images), self.room)
+
+    def write(self, inputs: Prompts) -> list[list[int]]:
+        return self.until_the_end(self.written(inputs))
+
+    def record(self, inputs: Prompts, tokens: Tokens, lrp: Lrp) -> RecordedTexts:
+        steps, counts = self._steps(inputs, tokens), [len(caption) for caption in tokens]
+        each = steps.target()
+        captions = Target("captions", lambda outputs: torch.stack([v.sum() for v in each(outputs).split(counts)]))
+        recorded, stream = self.pass_over(inputs, self.with_end(inputs, tokens), captions, lrp)
+        return RecordedTexts(steps.rows(recorded.recording, stream), each, recorded)
+
+    def relevance(self, inputs: Prompts, tokens: Tokens, relevance: Relevance) -> CaptionRelevance:
+        """The text of a row is what was written; what it goes on from is left out."""
+        steps, parts = self._steps(inputs, tokens), dict(relevance.modalities)
+        name = "decoder" if inputs.text == "decoder_input_ids" else "text"
+        text = parts.pop(name)
+        parts = {kind: part for kind, part in parts.items() if kind.startswith("image")}
+        shift = inputs.arguments[inputs.text].shape[1] - text.scores.shape[1]  # image tokens, which stand before
+        places = (inputs.places.cpu() - shift)[steps.of].to(text.scores.device)
+        columns = {what: getattr(text, what).gather(1, places) for what in ("scores", "mask")}
+        pieces = [self.pieces(caption) for caption in tokens]
+        words = [[*pieces[of], *[""] * (self.room - len(pieces[of]))] for of in steps.of.tolist()]
+        special = torch.tensor([[piece == "" for piece in row] for row in words], device=places.device)
+        parts["text"] = ModalityRelevance(**columns, special=special, words=tuple(map(tuple, words)))
+        captions = tuple(map(tuple, pieces))
+        weights = tuple(average(len(caption)) for caption in captions)
+        own = tuple(tuple(range(len(caption))) for caption in captions)
+        return CaptionRelevance(replace(relevance, modalities=parts), captions, weights, own)
+
+    def predictor(
+        self,
+        inputs: Prompts,
+        tokens: Tokens,
+        recorded: RecordedCaptions,
+        protocol: Protocol,
+        scorer: CaptionScorer,
+        images: Sequence[int],
+    ) -> Predict:
+        assert isinstance(recorded, RecordedTexts)
+        old, score = self.with_end(inputs, tokens), scores_once(scorer, images)
+        whole = greedy(inputs, lambda arguments, _: self.module(**arguments), self.ends, old)[1]
+
+        def metrics(new: Tensor, likely: Tensor, rows: Tensor) -> dict[str, Tensor]:
+            texts = [self.text(caption) for caption in self.until_the_end(new)]
+            return {**score(texts, rows), LIKELIHOOD: likely - whole[rows]}
+
+        return self.removing(recorded.whole, inputs, old, protocol, metrics)
+
+    def _steps(self, inputs: Prompts, tokens: Tokens) -> Steps:
+        counts = torch.tensor([len(caption) for caption in tokens])
+        of = torch.arange(len(tokens)).repeat_interleave(counts)
+        at = torch.cat([torch.arange(count) for count in counts.tolist()])
+        labels = torch.tensor([token for caption in tokens for token in caption])
+        return Steps(of, inputs.starts.cpu()[of] - 1 + at, labels)
+
+
+def ends_of(model: Any) -> set[int]:
+    """Returns the ids that end a text.
+
+    Raises:
+        ValueError: none is known.
+    """
+    configs = (getattr(model, "generation_config", None), model.config, getattr(model.config, "text_config", None))
+    names = ("eos_token_id", "sep_token_id") if model.config.model_type == "blip" else ("eos_token_id",)
+    values = [getattr(config, name, None) for config in configs for name in names]
+    found = {v for value in values for v in (value if isinstance(value, list) else [value]) if isinstance(v, int)}
+    if not found:
+        raise ValueError(f"{type(model).__name__} names no eos_token_id; set it in model.generation_config")
+    return found

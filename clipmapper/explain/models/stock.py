@@ -1,0 +1,171 @@
+"""Stock models of transformers: recorded with an adapter found from themselves, their patches and words hidden from attention."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipmapper.errors import unknown
+from clipmapper.explain.models.base import Explainable
+from xai import Target, record
+from xai.adapters.derived import derived
+from xai.explanation import Lrp
+from xai.figures.geometry import Geometry, Size, shortest, squash
+from xai.metrics.perturbation import Perturbed
+from xai.metrics.protocols import Protocol, Removal, named
+from xai.metrics.removal import blank, filler
+from xai.recording.hidden import Hidden
+from xai.recording.recording import Recording
+
+HIDDEN: tuple[Removal, ...] = ("drop", "attention_mask")
+PIXELS: tuple[Removal, ...] = ("mean", "zero", "blur")
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """A recorded pass, and what hides its tokens from later ones."""
+
+    recording: Recording
+    hidden: Hidden
+    target: Target
+
+
+class Stock(Explainable):
+    """A model of transformers with its processor; one image a sample."""
+
+    module: Any  # transformers' models have no common type
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.module, self.processor = model, processor
+        images = getattr(processor, "image_processor", processor)
+        self.images, self.batch_size = images, 1 if getattr(images, "do_pad", False) else self.batch_size
+        self.description = f"{type(model).__name__} of transformers"
+
+    def protocol(self, name: str, modality: str) -> Protocol:
+        """Words keep their positions where they are hidden, so that dropping them is hiding them; patches have their own."""
+        whole = named(name, modality)
+        return replace(whole, removal="attention_mask") if whole.removal == "drop" and modality != "image" else whole
+
+    def geometry(self, size: Size) -> Geometry:
+        crop = getattr(self.images, "crop_size", None)
+        if not getattr(self.images, "do_center_crop", False) or crop is None:
+            return squash(size, size)
+        side = getattr(self.images.size, "shortest_edge", None) or (
+            self.images.size["height"],
+            self.images.size["width"],
+        )
+        return shortest(size, side, (crop["height"], crop["width"]), by="transformers")
+
+    def recorded(self, arguments: Mapping[str, Any], target: Target, lrp: Lrp) -> Pass:
+        """Records a pass over arguments by name."""
+        adapter = derived(self.module, arguments)
+        with record(self.module, adapter, lrp) as recorder:
+            self.module(**arguments)
+        recording = recorder.recording
+        if "image" not in recording.modalities:
+            names = ", ".join(recording.modalities)
+            raise ValueError(
+                f"{self.description}: no tokens of its pass are known as those of one image; it has {names}"
+            )
+        return Pass(recording, Hidden(self.module, adapter, recording, target), target)
+
+    def without(
+        self, recorded: Pass, protocol: Protocol, arguments: Mapping[str, Any]
+    ) -> Callable[[Perturbed, Mapping[str, Any], Callable[..., Any]], Any]:
+        """Returns what runs the model, as `run(batch, arguments of its rows, model)`, without what a protocol removes.
+
+        Raises:
+            ValueError: a removal that the modality does not have, or tokens that cannot be hidden.
+        """
+        modality, removal = protocol.modality, protocol.removal
+        known = HIDDEN + (PIXELS if modality == "image" else ())
+        if removal not in known:
+            raise unknown(f"removal of {modality} tokens", removal, known)
+        if removal in HIDDEN:
+            recorded.hidden.require(modality, ~recorded.recording.special[:, recorded.recording.modalities[modality]])
+            return lambda batch, given, model: _hiding(recorded, modality, batch, given, model)
+        pixels = arguments.get("pixel_values")
+        grid = recorded.recording.grids.get("image")
+        if pixels is None or pixels.dim() != 4 or grid is None:
+            raise ValueError(f'{self.description} takes no plain pixels of one image: remove by "drop"')
+        mean, std = (
+            torch.tensor(getattr(self.images, name, None) or default, device=pixels.device)[:, None, None]
+            for name, default in (("image_mean", [0.0] * 3), ("image_std", [1.0] * 3))
+        )
+        fillers = ((filler((pixels * std + mean).float(), removal) - mean) / std).to(pixels)  # type: ignore[arg-type]
+        special = recorded.recording.special[:, recorded.recording.modalities["image"]]
+
+        def run(batch: Perturbed, given: Mapping[str, Any], model: Callable[..., Any]) -> Any:
+            keep = batch.keep[~special[batch.rows]].unflatten(0, (len(batch.rows), -1))
+            seen = blank(given["pixel_values"], fillers[batch.rows], keep, grid)
+            return model(**{**given, "pixel_values": seen})
+
+        return run
+
+
+def _hiding(
+    recorded: Pass, modality: str, batch: Perturbed, given: Mapping[str, Any], model: Callable[..., Any]
+) -> Any:
+    with recorded.hidden.except_for(modality, batch.keep):
+        return model(**given)
+
+
+def content_of(recording: Recording, spans: Mapping[str, Sequence[slice]], others: Sequence[str] = ()) -> Recording:
+    """Returns a recording in which of some modalities only a span of each sample's tokens is content, and of others nothing.
+
+    Args:
+        recording: of a pass.
+        spans: by modality, of each sample.
+        others: modalities without content.
+    """
+    special = recording.special.clone()
+    for name in others:
+        special[:, recording.modalities[name]] = True
+    for name, of_samples in spans.items():
+        where = recording.modalities[name]
+        outside = torch.ones_like(special[:, where])
+        for row, span in zip(outside, of_samples, strict=True):
+            row[span] = False
+        special[:, where] = outside
+    return replace(recording, special=special)
+
+
+def differing(one: Sequence[int], other: Sequence[int]) -> slice:
+    """Returns where a sequence of ids differs from another: what is left of it without their common beginning and end.
+
+    Example:
+        >>> from clipmapper.explain.models.stock import differing
+        >>> differing([1, 7, 8, 2], [1, 2])
+        slice(1, 3, None)
+    """
+    shorter = min(len(one), len(other))
+    start = next((i for i in range(shorter) if one[i] != other[i]), shorter)
+    left = shorter - start
+    end = next((i for i in range(left) if one[-1 - i] != other[-1 - i]), left)
+    return slice(start, len(one) - end)
+
+
+def placed(recording: Recording, name: str, spans: Sequence[slice], stream: slice) -> list[slice]:
+    """Returns spans of a stream's positions as those of a modality inside it.
+
+    Raises:
+        ValueError: other tokens stand between them.
+    """
+    where = recording.modalities[name]
+    index = torch.arange(recording.mask.shape[1])[where] - stream.start
+    found = []
+    for span in spans:
+        inside = ((index >= span.start) & (index < span.stop)).nonzero()[:, 0]
+        if len(inside) != span.stop - span.start:
+            raise ValueError(f"some tokens of a question are none of {name!r}: is an image written inside of it?")
+        found.append(slice(int(inside[0]), int(inside[-1]) + 1))
+    return found
+
+
+def tensors(arguments: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
+    """Returns arguments whose first axis are samples, for some rows."""
+    return {
+        name: value[rows.to(value.device)] if isinstance(value, Tensor) else value for name, value in arguments.items()
+    }
