@@ -81,26 +81,28 @@ def text_stream(recording: Recording, name: str, length: int) -> slice:
     return event.queries
 
 
-def require_order(recording: Recording, text: slice, first: int) -> None:
+def require_order(recording: Recording, text: slice, first: int | Int[Tensor, " B"]) -> None:
     """Checks that one pass over a whole text is what the model does word by word.
 
     Args:
         recording: of the pass.
         text: the stream of the text on the joint axis.
-        first: the position in it from which the first word was written.
+        first: the position in it from which the first word was written, one for all samples or for each.
 
     Raises:
         ValueError: something attends to a word that is written later; names the module.
     """
-    start = text.start + first
-    later_keys = torch.arange(start + 1, text.stop)
+    starts = text.start + torch.as_tensor(first).reshape(-1, 1).cpu()  # [B or 1, 1]
+    keys = torch.arange(text.start, text.stop)
     for event in recording.events:
-        if not len(later_keys) or not (event.keys.start <= text.start and text.stop <= event.keys.stop):
+        if not (event.keys.start <= text.start and text.stop <= event.keys.stop):
             continue
         queries = torch.arange(event.queries.start, event.queries.stop)
-        reach = torch.where((queries >= text.start) & (queries < text.stop), queries, start).clamp(min=start)
-        seen = event.A.detach()[..., start + 1 - event.keys.start : text.stop - event.keys.start] > 0
-        if (seen & (later_keys > reach[:, None]).to(seen.device)).any():
+        written = (queries >= text.start) & (queries < text.stop)
+        reach = torch.maximum(torch.where(written, queries, 0), starts)  # [B or 1, q]
+        later = keys > reach[..., None]  # [B or 1, q, k]
+        seen = event.A.detach()[..., text.start - event.keys.start : text.stop - event.keys.start] > 0
+        if (seen & later[:, None].to(seen.device)).any():
             raise ValueError(
                 f"module {event.module!r} attends to words that are written later, so one pass over the whole text is not what "
                 "the model does word by word; explain each word by xai.explain, with the text before it"

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -57,24 +57,27 @@ class Hidden:
         if not adapter.places:
             raise ValueError("tokens are hidden by adapters that are found from the model: give xai.adapters.derived's")
         self.model, self.recording = model, recording
-        self.read = recording.rows_of(target).any(dim=0)  # [T], what the target reads after the last attention
+        self.read = recording.rows_of(target)  # [B, T], what the target reads after the last attention
         self.sites: list[tuple[Site, slice]] = [
             (site, event.keys) for site, event in zip(adapter.sites, recording.events, strict=True)
         ]
 
     @contextmanager
-    def except_for(self, modality: str, keep: Bool[Tensor, "N T"]) -> Iterator[None]:
+    def except_for(
+        self, modality: str, keep: Bool[Tensor, "N T"], samples: Int[Tensor, " N"] | None = None
+    ) -> Iterator[None]:
         """Hides all tokens of a modality except for some, in every call of the model or of its parts in the body.
 
         Args:
             modality: of the recording.
-            keep: [N, tokens of the modality], one row for each sample that runs in the body.
+            keep: [N, tokens of the modality], one row for each input that runs in the body.
+            samples: which sample of the recording each row is of; None where row i is of sample i.
 
         Raises:
             ValueError: a token of the modality can be read past all attentions, so that hiding it does not take it away; names
                 the module and another removal.
         """
-        axis = self._axis(modality, keep)
+        axis = self._axis(modality, keep, samples)
         keys = {
             place: axis[:, span]
             for site, span in self.sites
@@ -92,15 +95,16 @@ class Hidden:
 
     def require(self, modality: str, removable: Bool[Tensor, "B T"]) -> None:
         """Raises ValueError if one of some tokens of a modality can be read past all attentions, as `except_for`."""
-        self._axis(modality, ~removable)
+        self._axis(modality, ~removable, None)
 
-    def _axis(self, modality: str, keep: Tensor) -> Tensor:
+    def _axis(self, modality: str, keep: Tensor, samples: Tensor | None) -> Tensor:
         """Tokens [N, T] of the joint axis that stay."""
         recording, where = self.recording, self.recording.modalities[modality]
         axis = torch.ones(len(keep), recording.mask.shape[1], dtype=torch.bool, device=keep.device)
         axis[:, where] = keep
         removed = {modality: ~keep}
-        self._check(modality, where, removed[modality])
+        read = self.read.to(keep.device) if samples is None else self.read[samples.to(self.read.device)].to(keep.device)
+        self._check(modality, where, removed[modality], read)
         for name, link in recording.links.items():
             if link.origin not in removed:
                 continue
@@ -112,19 +116,18 @@ class Hidden:
                     'them; remove by "mean", "zero" or "blur", which change the pixels'
                 )
             removed[name] = removed[link.origin].float() @ parts.float().mT > 0
-            self._check(name, recording.modalities[name], removed[name])
+            self._check(name, recording.modalities[name], removed[name], read)
             axis[:, recording.modalities[name]] &= ~removed[name]
         return axis
 
-    def _check(self, modality: str, where: Positions, removed: Tensor) -> None:
-        gone = removed.any(dim=0)
-        if bool((self.read[where].to(gone.device) & gone).any()):
+    def _check(self, modality: str, where: Positions, removed: Tensor, read: Tensor) -> None:
+        if bool((read[:, where] & removed).any()):
             raise ValueError(
                 f"what is looked at is read from tokens of {modality!r} themselves, so that hiding them from attention does not "
                 'take them away; remove by "mean", "zero" or "blur", which change the pixels'
             )
         for site, span in self.sites:
-            if site.windows is not None and bool(gone.any()) and span.start <= first_of(where) < span.stop:
+            if site.windows is not None and bool(removed.any()) and span.start <= first_of(where) < span.stop:
                 raise ValueError(
                     f'module {site.module!r} attends in windows, in which no tokens are hidden; remove by "mean", "zero" or '
                     '"blur", which change the pixels'

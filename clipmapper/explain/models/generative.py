@@ -16,7 +16,7 @@ from clipmapper.explain.models.stock import Pass, Stock, content_of, differing, 
 from xai import Relevance, Target
 from xai.explanation import Lrp
 from xai.generation.batches import Prompts, after, greedy, prompts_of
-from xai.generation.inputs import special_ids, tokenizer_of
+from xai.generation.inputs import is_encoder_decoder, special_ids, tokenizer_of
 from xai.generation.pieces import pieces_of
 from xai.generation.steps import Steps, require_order, text_stream
 from xai.metrics.perturbation import Perturbed, Predict
@@ -26,6 +26,7 @@ from xai.results.captions import CaptionRelevance, average
 from xai.results.relevance import ModalityRelevance
 
 QUESTION = "{question}"  # in a prompt, where the question goes
+PLAIN = "Question: {question} Answer:"  # the prompt of models without a chat template (BLIP-2)
 ANSWER, CAPTION = 10, 40  # tokens that are written at most
 
 
@@ -60,6 +61,15 @@ class Writer(Stock):
         self.special, self.end = special_ids(self.tokenizer, model), min(ends_of(model))
         self.ends = ends_of(model) | self.special  # a token that is no word ends the text
 
+    def probe(self) -> Pass:
+        images, text = (
+            [Image.new("RGB", (64, 64))],
+            None if self.prompt is None else self.prompt.replace(QUESTION, "what?"),
+        )
+        prompts = prompts_of(self.module, self.processor, images, [text], self.room)
+        target = Target("first", lambda outputs: prompts.decided(outputs)[:, 0].amax(dim=-1))
+        return self.pass_over(prompts, self.with_end(prompts, [[]]), target, None)[0]
+
     def text(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
@@ -88,7 +98,7 @@ class Writer(Stock):
         recorded = self.recorded(prompts.with_tokens(tokens), target, lrp)
         name = "decoder" if prompts.text == "decoder_input_ids" else "text"
         stream = text_stream(recorded.recording, name, prompts.arguments[prompts.text].shape[1])
-        require_order(recorded.recording, stream, int(prompts.starts.min()) - 1)
+        require_order(recorded.recording, stream, prompts.starts - 1)
         return recorded, stream
 
     def removing(self, recorded: Pass, prompts: Prompts, tokens: Tensor, protocol: Protocol, score: Any) -> Predict:
@@ -119,11 +129,12 @@ class GenerativeVQA(Writer, VQAModel):
     """A model that writes its answers."""
 
     def __init__(self, model: Any, processor: Any, prompt: str | None = None, room: int = ANSWER) -> None:
-        super().__init__(model, processor, QUESTION if prompt is None else prompt, room)
-        assert self.prompt is not None
-        if QUESTION not in self.prompt:
+        if prompt is None:
+            prompt = QUESTION if getattr(processor, "chat_template", None) or is_encoder_decoder(model) else PLAIN
+        super().__init__(model, processor, prompt, room)
+        if QUESTION not in prompt:
             raise ValueError(
-                f"the prompt {self.prompt!r} has no place for the question: write {QUESTION} where it goes"
+                f"the prompt {prompt!r} has no place for the question: write {QUESTION} where it goes"
             )
 
     def prepare(self, batch: QuestionBatch) -> Questions:
@@ -132,6 +143,11 @@ class GenerativeVQA(Writer, VQAModel):
         bare = [self.prompt.replace(QUESTION, "")] * len(texts)
         prompts, without = (prompts_of(self.module, self.processor, batch.images, t, self.room) for t in (texts, bare))
         spans = [differing(one, other) for one, other in zip(prompts.prompts, without.prompts, strict=True)]
+        if prompts.text == "input_ids" and any(span.stop == start for span, start in zip(spans, prompts.starts, strict=True)):
+            raise ValueError(
+                f"the prompt {self.prompt!r} ends with the question, from whose last token the answer is read, so that it cannot be "
+                f"hidden: let it go on, as in {PLAIN!r}"
+            )
         return Questions(prompts, spans, batch.soft)
 
     def answer(self, inputs: Questions) -> list[list[int]]:
@@ -161,7 +177,8 @@ class GenerativeVQA(Writer, VQAModel):
         recorded, stream = self.pass_over(prompts, tokens, target, lrp)
         last = Steps(torch.arange(len(labels)), first + counts - 1, tokens.cpu()[torch.arange(len(labels)), counts - 1])
         recording, words = self._of_questions(recorded.recording, inputs, stream)
-        return RecordedAnswers(last.rows(recording, stream), target, labels, words, recorded, tokens)
+        whole = replace(recorded, recording=recording)
+        return RecordedAnswers(last.rows(recording, stream), target, labels, words, whole, tokens)
 
     def predictor(self, inputs: Questions, recorded: Recorded, protocol: Protocol) -> Predict:
         assert isinstance(recorded, RecordedAnswers)

@@ -1,10 +1,13 @@
 """Stock models of transformers: recorded with an adapter found from themselves, their patches and words hidden from attention."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from clipmapper.errors import unknown
@@ -31,22 +34,42 @@ class Pass:
     hidden: Hidden
     target: Target
 
+    def content(self, modality: str) -> Tensor:
+        """Returns which tokens of a modality are content, [B, tokens]."""
+        return (self.recording.mask & ~self.recording.special)[:, self.recording.modalities[modality]]
 
-class Stock(Explainable):
+
+class Stock(Explainable, ABC):
     """A model of transformers with its processor; one image a sample."""
 
     module: Any  # transformers' models have no common type
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.module, self.processor = model, processor
-        images = getattr(processor, "image_processor", processor)
-        self.images, self.batch_size = images, 1 if getattr(images, "do_pad", False) else self.batch_size
+        self.images = getattr(processor, "image_processor", processor)
+        self.batch_size = self.batch_size if one_size(self.images) else 1
         self.description = f"{type(model).__name__} of transformers"
 
+    @abstractmethod
+    def probe(self) -> Pass:
+        """Returns a recorded pass over some picture."""
+
+    @cached_property
+    def hides_patches(self) -> bool:
+        """Whether patches can be hidden from attention; if not, they are covered by the picture's mean colour."""
+        probe = self.probe()
+        try:
+            probe.hidden.require("image", probe.content("image"))
+        except ValueError:
+            return False
+        return True
+
     def protocol(self, name: str, modality: str) -> Protocol:
-        """Words keep their positions where they are hidden, so that dropping them is hiding them; patches have their own."""
+        """Words are hidden and keep their positions; patches are dropped, which is the same for them, where that can be had."""
         whole = named(name, modality)
-        return replace(whole, removal="attention_mask") if whole.removal == "drop" and modality != "image" else whole
+        if modality != "image":
+            return replace(whole, removal="attention_mask")
+        return whole if whole.removal != "drop" or self.hides_patches else replace(whole, removal="mean")
 
     def geometry(self, size: Size) -> Geometry:
         crop = getattr(self.images, "crop_size", None)
@@ -84,7 +107,7 @@ class Stock(Explainable):
         if removal not in known:
             raise unknown(f"removal of {modality} tokens", removal, known)
         if removal in HIDDEN:
-            recorded.hidden.require(modality, ~recorded.recording.special[:, recorded.recording.modalities[modality]])
+            recorded.hidden.require(modality, recorded.content(modality))
             return lambda batch, given, model: _hiding(recorded, modality, batch, given, model)
         pixels = arguments.get("pixel_values")
         grid = recorded.recording.grids.get("image")
@@ -105,10 +128,17 @@ class Stock(Explainable):
         return run
 
 
+def one_size(images: Any) -> bool:
+    """Returns whether an image processor brings all pictures to one tensor each, of one size, without padding."""
+    made = images(images=[Image.new("RGB", (64, 48)), Image.new("RGB", (48, 64))], return_tensors="pt")
+    pixels = made["pixel_values"]
+    return isinstance(pixels, Tensor) and pixels.dim() == 4 and len(pixels) == 2 and "pixel_mask" not in made
+
+
 def _hiding(
     recorded: Pass, modality: str, batch: Perturbed, given: Mapping[str, Any], model: Callable[..., Any]
 ) -> Any:
-    with recorded.hidden.except_for(modality, batch.keep):
+    with recorded.hidden.except_for(modality, batch.keep, batch.rows):
         return model(**given)
 
 
@@ -162,10 +192,3 @@ def placed(recording: Recording, name: str, spans: Sequence[slice], stream: slic
             raise ValueError(f"some tokens of a question are none of {name!r}: is an image written inside of it?")
         found.append(slice(int(inside[0]), int(inside[-1]) + 1))
     return found
-
-
-def tensors(arguments: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
-    """Returns arguments whose first axis are samples, for some rows."""
-    return {
-        name: value[rows.to(value.device)] if isinstance(value, Tensor) else value for name, value in arguments.items()
-    }

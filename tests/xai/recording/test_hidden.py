@@ -108,11 +108,11 @@ def test_more_samples_than_were_recorded() -> None:
     keep = torch.ones(5, 7, dtype=torch.bool)
     keep[torch.arange(5), torch.arange(5) % 3] = False
     inputs = {name: values[rows] for name, values in family.inputs.items()}
-    with torch.no_grad(), hidden.except_for("text", keep):
+    with torch.no_grad(), hidden.except_for("text", keep, rows):
         together = family.model(**inputs).logits
     for i, row in enumerate(rows.tolist()):
         one = {name: values[row : row + 1] for name, values in family.inputs.items()}
-        with torch.no_grad(), hidden.except_for("text", keep[i : i + 1]):
+        with torch.no_grad(), hidden.except_for("text", keep[i : i + 1], rows[i : i + 1]):
             alone = family.model(**one).logits
         real = int(family.inputs["attention_mask"][row].sum())
         torch.testing.assert_close(together[i : i + 1, :real], alone[:, :real])

@@ -1,0 +1,89 @@
+"""Classifiers of transformers that take a picture and a question: ViLT and its like."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clipmapper.explain.models.base import Classifier, QuestionBatch, Recorded, answer_logit
+from clipmapper.explain.models.stock import Pass, Stock
+from clipmapper.explain.removal import figures
+from xai import Target, predicted
+from xai.explanation import Lrp
+from xai.generation.inputs import tokenizer_of
+from xai.generation.pieces import pieces_of
+from xai.metrics.perturbation import Perturbed, Predict
+from xai.metrics.protocols import Protocol
+from xai.targets import logits
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierInputs:
+    """Questions and pictures as the model takes them."""
+
+    arguments: dict[str, Any]
+    words: list[list[str]]
+    scores: Tensor  # [B, answers]
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedClasses(Recorded):
+    """Answers with what hides tokens."""
+
+    whole: Pass
+
+
+class TransformersClassifier(Stock, Classifier):
+    """A model whose head chooses an answer. The probability is a sigmoid, as VQA's soft labels are trained.
+
+    Args:
+        model: a model of transformers for VQA, from pixels and ids to `logits`.
+        processor: the model's.
+        answers: in the order of the logits.
+    """
+
+    def __init__(self, model: Any, processor: Any, answers: Sequence[str]) -> None:
+        super().__init__(model, processor)
+        self.answers, self.tokenizer = answers, tokenizer_of(processor)
+        self.description = f"{self.description}, {len(answers)} answers"
+
+    def probe(self) -> Pass:
+        return self.recorded(self._arguments([Image.new("RGB", (64, 64))], ["what?"]), predicted(), None)
+
+    def prepare(self, batch: QuestionBatch) -> ClassifierInputs:
+        arguments = self._arguments(batch.images, batch.records["question"])
+        special = set(self.tokenizer.all_special_ids)
+        words = [[p or "" for p in pieces_of(self.tokenizer, ids, special)] for ids in arguments["input_ids"].tolist()]
+        return ClassifierInputs(arguments, words, batch.scores(self.answers).to(self.device))
+
+    def record(self, inputs: ClassifierInputs, lrp: Lrp) -> RecordedClasses:
+        whole = self.recorded(inputs.arguments, Target("answers", lambda outputs: logits(outputs).amax(dim=1)), lrp)
+        labels = logits(whole.recording.output).detach().argmax(dim=1)
+        return RecordedClasses(whole.recording, answer_logit(labels, self.answers), labels, inputs.words, whole)
+
+    @torch.no_grad()
+    def logits(self, inputs: ClassifierInputs) -> Tensor:
+        return logits(self.module(**inputs.arguments))
+
+    def predictor(self, inputs: ClassifierInputs, recorded: Recorded, protocol: Protocol) -> Predict:
+        assert isinstance(recorded, RecordedClasses)
+        run, labels = self.without(recorded.whole, protocol, inputs.arguments), recorded.labels
+
+        @torch.no_grad()
+        def predict(batch: Perturbed) -> Mapping[str, Tensor]:
+            rows = {name: value[batch.rows] for name, value in inputs.arguments.items()}
+            found = logits(run(batch, rows, self.module))
+            return figures(found, found.sigmoid(), inputs.scores[batch.rows], labels[batch.rows])
+
+        return predict
+
+    def _arguments(self, images: Sequence[Image.Image], questions: Sequence[str]) -> dict[str, Tensor]:
+        most = getattr(self.module.config, "max_position_embeddings", None)
+        made = self.processor(
+            images=list(images), text=list(questions), padding=True, truncation=True, max_length=most, return_tensors="pt"
+        )
+        like = next(self.module.parameters())
+        return {name: t.to(like) if t.is_floating_point() else t.to(like.device) for name, t in made.items()}
