@@ -39,7 +39,6 @@ def sanity(task: Task, batch: Batch, methods: Sequence[str], draws: int, progres
     """
     groups, embeddings = task.parameter_groups(), embedding_modules(task.module)
     own, names = task.record(batch, None), [method_named(name).name for name in methods]
-    content = own.recording.mask & ~own.recording.special
 
     def explain(draw: int) -> Tensor:
         with ExitStack() as stack:
@@ -50,7 +49,7 @@ def sanity(task: Task, batch: Batch, methods: Sequence[str], draws: int, progres
 
     with progress.passes(task.module, len(batch.ids)):
         correlations = randomisation(
-            task.module, explain, tuple(groups.values()), content, draws, cascade=False
+            task.module, explain, tuple(groups.values()), own.recording.content, draws, cascade=False
         ).tolist()
     return {
         name: {group: [_number(value) for value in correlations[g][m]] for g, group in enumerate(groups)}

@@ -88,14 +88,17 @@ class ModelSource:
     """A model, wherever it is kept.
 
     Attributes:
-        name: a CLIPMapper: a checkpoint, saved folder, shipped name or hub id; LXMERT, VisualBERT: a saved folder or hub id;
-            CLIP without training: open_clip's MODEL:WEIGHTS.
-        kind: clipmapper, lxmert, visualbert, or clip (zero-shot); null finds it from what is there.
+        name: a CLIPMapper: a checkpoint, saved folder, shipped name or hub id; a model of transformers: a saved folder or hub
+            id; CLIP without training: open_clip's MODEL:WEIGHTS.
+        kind: clipmapper, lxmert, visualbert, classifier (ViLT), generative (BLIP, LLaVA and their like), siglip or clip
+            (both zero-shot); null finds it from what is there.
         regions: lxmert, visualbert: table of the images' regions (TSV), or a folder with an npz file for each image.
         tokenizer: lxmert, visualbert: where its tokenizer is, if not beside the model.
         answers: the answers in the order of the model's labels (label2ans JSON list), if its config.json does not name
             them; of clip those it chooses from, null for the commonest of the data.
-        candidates: clip: how many answers it chooses from.
+        candidates: clip, siglip: how many answers they choose from.
+        prompt: generative: what the model goes on from. With {question} in it the model answers, without it captions; null for
+            the question in the model's chat template, or for no prompt where it has none and captions.
     """
 
     name: str
@@ -104,6 +107,7 @@ class ModelSource:
     tokenizer: str | None = None
     answers: Path | None = None
     candidates: int = 100
+    prompt: str | None = None
 
     def __post_init__(self) -> None:
         require(self.candidates > 0, f"{self.name}: candidates", self.candidates, "above 0")

@@ -1,12 +1,14 @@
 """The captions of a checkpoint: all metrics beside two baselines, the COCO results file, and on Shapes the check of truth."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from clipmapper.benchmark.measure import RANDOM
 from clipmapper.benchmark.run import run as benchmark
@@ -16,13 +18,15 @@ from clipmapper.config import DataConfig, OptimizerConfig
 from clipmapper.data.captions import Captions
 from clipmapper.data.records import load_caption_split
 from clipmapper.data.shapes.scene import Scene
-from clipmapper.evaluation.command import EvaluationSettings
+from clipmapper.evaluation.command import EvaluationSettings, refuse
 from clipmapper.evaluation.gallery import save_captions
 from clipmapper.evaluation.prediction import of_shapes, predictions
+from clipmapper.explain.models.captioner import Captioner
 from clipmapper.files import write_json
+from clipmapper.images import BadImage, load_image
 from clipmapper.metrics.caption_truth import scenes_of, truth
 from clipmapper.metrics.captions import clip_scores, coco_results, embed_images, score
-from clipmapper.models.clip import FrozenCLIP
+from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.processes import launched
 from clipmapper.training.tasks import CaptionTask
@@ -45,17 +49,21 @@ class Captioned:
 
 
 def evaluate_captions(
-    model: CLIPMapper, data: DataConfig, settings: EvaluationSettings, output: Path
+    model: CLIPMapper | Captioner, data: DataConfig, settings: EvaluationSettings, output: Path
 ) -> dict[str, Any]:
     """Writes metrics.json, captions.json and examples.png; raises MissingData, BadData, ValueError."""
+    if isinstance(model, Captioner):
+        refuse(settings, ("--decoding.",), "models of transformers write greedily, by the highest logit")
     captioned = caption_split(model, data, settings)
+    own = own_judge(model, known_scenes(data, captioned.image_ids) is not None, settings)
     train = load_caption_split(data, "train", of_shapes(model))[0]["caption"]
     baselines = {
         "random caption": random_captions(train, len(captioned.captions)),
-        "constant caption": len(captioned.captions) * [best_constant(load_references(model, data))],
+        "constant caption": len(captioned.captions) * [best_constant(load_references(data))],
     }
     systems = {"model": list(captioned.captions.values()), **baselines}
-    judges = {"": model.clip} | ({f" by {settings.judge}": judge(settings.judge)} if settings.judge else {})
+    other = {f" by {settings.judge}": judge(settings.judge)} if settings.judge and own is not None else {}
+    judges = {"": judge(str(settings.judge)) if own is None else own} | other
     metrics = all_metrics(captioned, systems, judges)
     scenes = known_scenes(data, captioned.image_ids)
     summary = {
@@ -65,7 +73,7 @@ def evaluate_captions(
         "truth": {name: truth(texts, scenes) for name, texts in systems.items()} if scenes else {},
         "images": len(captioned.captions),
         "skipped": captioned.split.skipped(),
-        "decoding": asdict(settings.decoding),
+        "decoding": asdict(settings.decoding) if isinstance(model, CLIPMapper) else "greedy, by the highest logit",
     }
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "metrics.json", summary)
@@ -82,11 +90,16 @@ def evaluate_captions(
 
 
 def compare_explainers(
-    model: CLIPMapper, data: DataConfig, split: Captions, config: BenchmarkConfig, judged_by: FrozenCLIP, output: Path
+    model: CLIPMapper | Captioner,
+    data: DataConfig,
+    split: Captions,
+    config: BenchmarkConfig,
+    judged_by: FrozenCLIP,
+    output: Path,
 ) -> dict[str, Any]:
     """Compares explainers on greedy captions of images from all over the split, and draws some captions word by word."""
     root = data.root if data.hub is None else None
-    task = CaptionsTask(model, split, config, root, judged_by.to(model.token_ids.device))
+    task = CaptionsTask(model, split, config, root, judged_by.to(device_of(model)))
     metrics = benchmark(task, config, output).metrics
     if launched().first and (method := best_on_words(metrics)):
         task.save_filmstrips(output / "filmstrips.png", method)
@@ -110,19 +123,57 @@ def say_written(folder: Path, *names: str) -> None:
     print(f"written: {', '.join(str(folder / name) for name in names)}")
 
 
-def caption_split(model: CLIPMapper, data: DataConfig, settings: EvaluationSettings) -> Captioned:
+def caption_split(model: CLIPMapper | Captioner, data: DataConfig, settings: EvaluationSettings) -> Captioned:
     """Captions every image of the split that can be read."""
     records, root = load_caption_split(data, settings.split, of_shapes(model))
+    if isinstance(model, Captioner):
+        split = Captions(records, root, None)
+        return Captioned(split, captions_of(model, split, split.rows[split.one_each()].tolist()))
     split = Captions(records, root, model.clip)
     split.encode_once(model.clip, data)
     task = CaptionTask(model, OptimizerConfig(), seed=0, extra={}, decoding=settings.decoding)
-    written = predictions(task, split, data, model.token_ids.device, split.one_each())
+    written = predictions(task, split, data, device_of(model), split.one_each())
     return Captioned(split, dict(pair for part in written for pair in part))
 
 
-def load_references(model: CLIPMapper, data: DataConfig) -> list[list[str]]:
+def captions_of(model: Captioner, split: Captions, rows: Sequence[int]) -> dict[int, str]:
+    """Returns the captions of the rows whose image can be read."""
+    captions: dict[int, str] = {}
+    for start in tqdm(range(0, len(rows), model.batch_size), desc="captioning", unit="batch"):
+        images = {}
+        for row in rows[start : start + model.batch_size]:
+            with suppress(BadImage):
+                images[row] = load_image(split.source(row))
+        texts = model.write(model.prepare([*images.values()])) if images else []
+        captions |= {row: model.text(text) for row, text in zip(images, texts, strict=True)}
+    return captions
+
+
+def own_judge(model: CLIPMapper | Captioner, shapes: bool, settings: EvaluationSettings) -> FrozenCLIP | None:
+    """Returns the CLIP that scores a model's captions: the mapper's own, on Shapes the one that knows them.
+
+    Returns:
+        None where --judge names it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if isinstance(model, CLIPMapper):
+        return model.clip
+    if settings.judge:
+        return None
+    if shapes:
+        return FrozenCLIP(SHAPES_CLIP, "shapes")
+    raise ValueError("this model has no CLIP by which captions are scored: name one, --judge ViT-B-32:openai")
+
+
+def device_of(model: CLIPMapper | Captioner) -> torch.device:
+    return model.token_ids.device if isinstance(model, CLIPMapper) else model.device
+
+
+def load_references(data: DataConfig) -> list[list[str]]:
     """All captions of each of JUDGED training images."""
-    train = Captions(*load_caption_split(data, "train"), model.clip)
+    train = Captions(*load_caption_split(data, "train"), None)
     return [train.references(row) for row in train.rows[train.one_each(JUDGED)]]
 
 

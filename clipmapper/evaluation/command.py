@@ -129,6 +129,13 @@ def parse_evaluation(
         parser.error(str(error))
 
 
+def refuse(settings: EvaluationSettings, prefixes: tuple[str, ...], why: str) -> None:
+    """Raises ValueError for options that do nothing with this model."""
+    for name in sorted(settings.given):
+        if name.startswith(prefixes):
+            raise ValueError(f"{name} does nothing here: {why}; leave it out")
+
+
 def _refuse_nameless(name: str) -> None:
     """Raises ValueError for what can be no model, before anything is imported to load it."""
     if not (name in SHIPPED or set("/:\\") & {*name} or name.endswith(".ckpt") or Path(name).exists()):

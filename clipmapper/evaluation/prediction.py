@@ -15,7 +15,7 @@ from tqdm import tqdm
 from clipmapper.config import DataConfig, OptimizerConfig
 from clipmapper.data.batches import Batches, Texts, loader
 from clipmapper.data.vqa import Questions
-from clipmapper.explain.models.base import VQAModel, prepare_questions
+from clipmapper.explain.models.base import Explainable, VQAModel, prepare_questions
 from clipmapper.explain.models.mapper import MapperModel
 from clipmapper.files import write_json
 from clipmapper.images import BadImage
@@ -81,14 +81,14 @@ def answers_of(
     return answers
 
 
-def of_shapes(model: VQAModel | CLIPMapper) -> bool:
+def of_shapes(model: Explainable | CLIPMapper) -> bool:
     """Tells whether a model sees by the CLIP that knows Shapes alone."""
     mapper = mapper_of(model)
     clip = mapper.clip if mapper is not None else getattr(model, "clip", None)
     return isinstance(clip, FrozenCLIP) and clip.name == SHAPES_CLIP
 
 
-def mapper_of(model: VQAModel | CLIPMapper) -> CLIPMapper | None:
+def mapper_of(model: Explainable | CLIPMapper) -> CLIPMapper | None:
     """Returns the CLIPMapper that a model is, whose image tokens are cached; None for another kind."""
     if isinstance(model, MapperModel):
         return model.model

@@ -12,9 +12,10 @@ from clipmapper.config import DataConfig, ModelConfig, ModelSource
 from clipmapper.errors import messages
 from clipmapper.evaluation.answers import evaluate_answers
 from clipmapper.evaluation.captions import evaluate_captions
-from clipmapper.evaluation.command import EvaluationSettings, merged
+from clipmapper.evaluation.command import EvaluationSettings, merged, refuse
 from clipmapper.evaluation.prediction import mapper_of
 from clipmapper.evaluation.side_by_side import side_by_side
+from clipmapper.explain.models.base import VQAModel
 from clipmapper.explain.models.load import load_model
 from clipmapper.files import write_json
 from clipmapper.logs import quiet_lightning
@@ -62,17 +63,10 @@ def evaluate_model(source: ModelSource, settings: EvaluationSettings, output: Pa
     data = data_config(trained_on, settings.data)
     model.to(own_device(torch.device(device_of(settings.accelerator))))
     output.mkdir(parents=True, exist_ok=True)
-    if not isinstance(model, CLIPMapper) or model.config.task == "vqa":
+    if isinstance(model, VQAModel) or (isinstance(model, CLIPMapper) and model.config.task == "vqa"):
         refuse(settings, ("--judge", "--decoding."), f"{source.label} answers questions")
         return evaluate_answers(model, source, data, settings, output)
     return evaluate_captions(model, data, settings, output)
-
-
-def refuse(settings: EvaluationSettings, prefixes: tuple[str, ...], why: str) -> None:
-    """Raises ValueError for options that do nothing with this model."""
-    for name in sorted(settings.given):
-        if name.startswith(prefixes):
-            raise ValueError(f"{name} does nothing here: {why}; leave it out")
 
 
 def data_config(trained_on: Mapping[str, Any], values: Mapping[str, Any]) -> DataConfig:

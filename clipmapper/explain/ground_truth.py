@@ -13,6 +13,7 @@ from clipmapper.data.shapes.scene import Scene
 from clipmapper.data.shapes.truth import Span, Truth
 from clipmapper.metrics.caption_truth import mentions
 from xai.metrics.localisation import patch_shares
+from xai.results.words import OPENS
 
 FINE = 16  # pixels of a patch's side in which a region is drawn
 ENDS = ("<start_of_text>", "<end_of_text>")  # tokens that stand for no characters
@@ -75,7 +76,7 @@ def deciding_tokens(spans: Sequence[Span], question: str, tokens: Sequence[str])
     """Returns 1 at the tokens [T] that share characters with a span, else 0. ValueError for a token that the question has not."""
     shares, at, text = torch.zeros(len(tokens)), 0, question.lower()
     for i, token in enumerate(tokens):
-        piece = token.strip()
+        piece = token.strip().removeprefix(OPENS).lower()
         if not piece or piece in ENDS:
             continue
         first = text.index(piece, at)

@@ -109,7 +109,11 @@ def prompts_of(
 
 @torch.no_grad()
 def greedy(
-    prompts: Prompts, run: Run, ends: Collection[int], guess: Int[Tensor, "B room"] | None = None
+    prompts: Prompts,
+    run: Run,
+    ends: Collection[int],
+    guess: Int[Tensor, "B room"] | None = None,
+    never: Collection[int] = (),
 ) -> tuple[Int[Tensor, "B room"], Float[Tensor, " B"]]:
     """Writes texts greedily, the likeliest token each time, without a cache of keys and values.
 
@@ -121,6 +125,7 @@ def greedy(
         run: the model.
         ends: tokens that end a text.
         guess: texts to start from, such as those that were written for nearly the same prompts.
+        never: tokens that are not written, such as those that stand for an image.
 
     Returns:
         The tokens, of any value after the first end; and the log-probability of the guess up to its end.
@@ -147,7 +152,9 @@ def greedy(
         if likely is None:
             each = scores.log_softmax(dim=-1).gather(2, tokens[..., None])[..., 0]
             likely = each.masked_fill(after(tokens, stops), 0).sum(dim=1)
-        best = scores.argmax(dim=-1)
+        best = scores.index_fill(-1, torch.tensor(sorted(never), device=scores.device).long(), -torch.inf).argmax(
+            dim=-1
+        )
         same = (best == tokens[left]) | after(best, stops)
         tokens[left] = best
         left = left[~same.all(dim=1)]

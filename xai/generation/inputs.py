@@ -41,10 +41,14 @@ def tokenizer_of(processor: Any) -> Any:
 def special_ids(tokenizer: Any, model: nn.Module) -> set[int]:
     """Returns the ids that are no words: start, end, roles of a chat, places of images."""
     added = {number for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
+    return added | set(tokenizer.all_special_ids) | set(ends_of(model)) | image_ids(model)
+
+
+def image_ids(model: nn.Module) -> set[int]:
+    """Returns the ids that stand for places of images in a text."""
     config = getattr(model, "config", None)
     named = (getattr(config, name, None) for name in ("image_token_id", "image_token_index", "video_token_id"))
-    named_ids = {number for number in named if isinstance(number, int)}
-    return added | set(tokenizer.all_special_ids) | set(ends_of(model)) | named_ids
+    return {number for number in named if isinstance(number, int)}
 
 
 def prompt_inputs(

@@ -163,6 +163,12 @@ class Recording:
         """The modalities whose tokens are made from no other ones: those that have scores in the end."""
         return {name: where for name, where in self.modalities.items() if name not in self.links}
 
+    @property
+    def content(self) -> Tensor:
+        """[B, tokens of all inputs one modality after the other], True where a token is neither padding nor special."""
+        content = self.mask & ~self.special
+        return torch.cat([content[:, tokens] for tokens in self.inputs.values()], dim=1)
+
     def first_event(self, tokens: Positions) -> Event | None:
         """The first event whose queries these tokens are."""
         return next((event for event in self.events if event.rows(tokens) is not None), None)

@@ -100,9 +100,12 @@ class AnswersTask(Task):
         recording, ids = explained.recorded.recording, torch.tensor(batch.ids)
         content = recording.mask & ~recording.special
         truth = self._ground_truth(batch, explained)
-        maps, joint, noise = {}, [], []
+        maps, noise = {}, []
+        joint, places = list[Tensor](), dict[str, slice]()
         for modality in recording.inputs:
             scores, tokens = explained.scores(modality), recording.modalities[modality]
+            start = sum(part.shape[-1] for part in joint)
+            places[modality] = slice(start, start + scores.shape[-1])
             joint.append(scores)  # positions are those in the modality, whatever the padding of others
             noise.append(random_relevance(ids.to(scores.device), scores.shape[-1], range(self.config.random_seeds)))
             if modality in MODALITIES:
@@ -110,7 +113,7 @@ class AnswersTask(Task):
                 if modality in truth:
                     scorers.append(location(truth[modality], content[:, tokens]))
                 maps[modality] = Maps(scores, ids, scorers)
-        share = share_of(recording.modalities["image"], content, SHARE)
+        share = share_of(places["image"], recording.content, SHARE)
         return {**maps, "": Maps(torch.cat(joint, dim=-1), ids, [share], random=torch.cat(noise, dim=-1))}
 
     def columns(self) -> list[Column]:

@@ -16,6 +16,7 @@ from clipmapper.data.captions import CaptionData
 from clipmapper.data.vqa import Questions, VQAData
 from clipmapper.explain.captions import require_captioner
 from clipmapper.explain.models.base import VQAModel
+from clipmapper.explain.models.captioner import Captioner
 from clipmapper.explain.models.load import load_model
 from clipmapper.explain.models.mapper import MapperModel
 from clipmapper.models.clip_mapper import CLIPMapper
@@ -68,8 +69,10 @@ def _answering(reference: ModelSource, common: Sequence[str]) -> VQAModel:
     return model
 
 
-def _captioner(reference: ModelSource) -> CLIPMapper:
+def _captioner(reference: ModelSource) -> Captioner | CLIPMapper:
     model = load_model(reference)
+    if isinstance(model, Captioner):
+        return model
     if not isinstance(model, CLIPMapper):
         raise ValueError(
             f"explain.reference_models: {reference.label!r} answers questions; beside a captioner name other captioners"

@@ -83,7 +83,12 @@ class TransformersClassifier(Stock, Classifier):
     def _arguments(self, images: Sequence[Image.Image], questions: Sequence[str]) -> dict[str, Tensor]:
         most = getattr(self.module.config, "max_position_embeddings", None)
         made = self.processor(
-            images=list(images), text=list(questions), padding=True, truncation=True, max_length=most, return_tensors="pt"
+            images=list(images),
+            text=list(questions),
+            padding=True,
+            truncation=True,
+            max_length=most,
+            return_tensors="pt",
         )
         like = next(self.module.parameters())
         return {name: t.to(like) if t.is_floating_point() else t.to(like.device) for name, t in made.items()}

@@ -1,7 +1,7 @@
 """Generative models of transformers: open answers to questions, and captions, as LLaVA, BLIP and their like write them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from clipmapper.explain.models.captioner import Captioner, RecordedCaptions, Tok
 from clipmapper.explain.models.stock import Pass, Stock, content_of, differing, placed
 from xai import Relevance, Target
 from xai.explanation import Lrp
-from xai.generation.batches import Prompts, after, greedy, prompts_of
-from xai.generation.inputs import is_encoder_decoder, special_ids, tokenizer_of
+from xai.generation.batches import Prompts, Run, after, greedy, prompts_of
+from xai.generation.inputs import image_ids, is_encoder_decoder, special_ids, tokenizer_of
 from xai.generation.pieces import pieces_of
 from xai.generation.steps import Steps, require_order, text_stream
 from xai.metrics.perturbation import Perturbed, Predict
@@ -38,11 +38,13 @@ class Questions:
         prompts: with room for the answers.
         spans: where each question is among the ids of its prompt.
         soft: of each question the soft scores of the annotators' answers, normalised.
+        answers: tokens of the answers, from the first record on: those that are explained, also by shuffled weights.
     """
 
     prompts: Prompts
     spans: list[slice]
     soft: list[dict[str, float]]
+    answers: list[list[int]] = field(default_factory=list)
 
 
 class Writer(Stock):
@@ -59,7 +61,8 @@ class Writer(Stock):
         super().__init__(model, processor)
         self.prompt, self.room, self.tokenizer = prompt, room, tokenizer_of(processor)
         self.special, self.end = special_ids(self.tokenizer, model), min(ends_of(model))
-        self.ends = ends_of(model) | self.special  # a token that is no word ends the text
+        self.never = image_ids(model)
+        self.ends = (ends_of(model) | self.special) - self.never  # a token that is no word ends the text
 
     def probe(self) -> Pass:
         images, text = (
@@ -84,7 +87,11 @@ class Writer(Stock):
 
     def written(self, prompts: Prompts, guess: Tensor | None = None) -> Tensor:
         """Returns the tokens [B, room] that follow on the prompts."""
-        return greedy(prompts, lambda arguments, _: self.module(**arguments), self.ends, guess)[0]
+        return self.greedy(prompts, lambda arguments, _: self.module(**arguments), guess)[0]
+
+    def greedy(self, prompts: Prompts, run: Run, guess: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns the tokens [B, room] that a run of the model writes, and the log-probability of the guess [B]."""
+        return greedy(prompts, run, self.ends, guess, self.never)
 
     def with_end(self, prompts: Prompts, tokens: Tokens) -> Tensor:
         """Returns texts [B, room] with an end each, as far as there is room."""
@@ -119,7 +126,7 @@ class Writer(Stock):
                 part = Perturbed(batch.rows[samples], batch.keep[samples], batch.length)
                 return run(part, arguments, self.module)
 
-            new, likely = greedy(prompts.of(batch.rows), outputs, self.ends, tokens[batch.rows])
+            new, likely = self.greedy(prompts.of(batch.rows), outputs, tokens[batch.rows])
             return score(new, likely, batch.rows)
 
         return predict
@@ -133,9 +140,7 @@ class GenerativeVQA(Writer, VQAModel):
             prompt = QUESTION if getattr(processor, "chat_template", None) or is_encoder_decoder(model) else PLAIN
         super().__init__(model, processor, prompt, room)
         if QUESTION not in prompt:
-            raise ValueError(
-                f"the prompt {prompt!r} has no place for the question: write {QUESTION} where it goes"
-            )
+            raise ValueError(f"the prompt {prompt!r} has no place for the question: write {QUESTION} where it goes")
 
     def prepare(self, batch: QuestionBatch) -> Questions:
         assert self.prompt is not None
@@ -143,10 +148,12 @@ class GenerativeVQA(Writer, VQAModel):
         bare = [self.prompt.replace(QUESTION, "")] * len(texts)
         prompts, without = (prompts_of(self.module, self.processor, batch.images, t, self.room) for t in (texts, bare))
         spans = [differing(one, other) for one, other in zip(prompts.prompts, without.prompts, strict=True)]
-        if prompts.text == "input_ids" and any(span.stop == start for span, start in zip(spans, prompts.starts, strict=True)):
+        if prompts.text == "input_ids" and any(
+            span.stop == start for span, start in zip(spans, prompts.starts, strict=True)
+        ):
             raise ValueError(
-                f"the prompt {self.prompt!r} ends with the question, from whose last token the answer is read, so that it cannot be "
-                f"hidden: let it go on, as in {PLAIN!r}"
+                f"the prompt {self.prompt!r} ends with the question, from whose last token the answer is read, so that it cannot "
+                f"be hidden: let it go on, as in {PLAIN!r}"
             )
         return Questions(prompts, spans, batch.soft)
 
@@ -161,7 +168,9 @@ class GenerativeVQA(Writer, VQAModel):
 
     def record(self, inputs: Questions, lrp: Lrp) -> "RecordedAnswers":
         """The target is the sum of the logits of the answer's tokens; of an empty answer, that of the end."""
-        prompts, labels = inputs.prompts, self.answer(inputs)
+        if not inputs.answers:
+            inputs.answers.extend(self.answer(inputs))
+        prompts, labels = inputs.prompts, inputs.answers
         tokens = self.with_end(prompts, labels)
         counts = torch.tensor([max(1, len(label)) for label in labels])
         of = torch.arange(len(labels)).repeat_interleave(counts)
@@ -272,7 +281,7 @@ class GenerativeCaptioner(Writer, Captioner):
     ) -> Predict:
         assert isinstance(recorded, RecordedTexts)
         old, score = self.with_end(inputs, tokens), scores_once(scorer, images)
-        whole = greedy(inputs, lambda arguments, _: self.module(**arguments), self.ends, old)[1]
+        whole = self.greedy(inputs, lambda arguments, _: self.module(**arguments), old)[1]
 
         def metrics(new: Tensor, likely: Tensor, rows: Tensor) -> dict[str, Tensor]:
             texts = [self.text(caption) for caption in self.until_the_end(new)]

@@ -9,11 +9,16 @@ from typing import Any
 import transformers
 from huggingface_hub import hf_hub_download
 from torch import nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from clipmapper.config import SHIPPED, ModelSource
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.errors import unknown
 from clipmapper.explain.models.base import VQAModel
+from clipmapper.explain.models.blip import BlipAnswers
+from clipmapper.explain.models.captioner import Captioner
+from clipmapper.explain.models.classifiers import TransformersClassifier
+from clipmapper.explain.models.generative import QUESTION, GenerativeCaptioner, GenerativeVQA
 from clipmapper.explain.models.mapper import MapperModel
 from clipmapper.explain.models.regions import FAMILIES, RegionModel
 from clipmapper.explain.models.zero_shot import ZeroShotModel
@@ -26,10 +31,12 @@ from xai.adapters.regions import Regions, RegionTable, read_npz
 from xai.files import read_json
 
 UNNAMED = re.compile(r"LABEL_\d+")  # what transformers calls labels without names
-TYPES = {"lxmert": "lxmert", "visual_bert": "visualbert"}  # of config.json, and our kinds
+# by model_type of config.json, our kinds; what else writes texts about images is generative
+TYPES = {"lxmert": "lxmert", "visual_bert": "visualbert", "vilt": "classifier"}
+Loaded = VQAModel | Captioner | CLIPMapper
 
 
-def load_model(source: ModelSource, common: Sequence[str] = ()) -> VQAModel | CLIPMapper:
+def load_model(source: ModelSource, common: Sequence[str] = ()) -> Loaded:
     """Loads a model in eval mode, without executing code that came with it.
 
     Args:
@@ -37,8 +44,8 @@ def load_model(source: ModelSource, common: Sequence[str] = ()) -> VQAModel | CL
         common: answers of the data, the commonest first, which a zero-shot CLIP chooses from.
 
     Returns:
-        A model that answers questions, or a CLIPMapper that cannot be explained as one: it writes captions, or is blind to
-        the image or the question.
+        A model that answers questions or one of transformers that writes captions; or a CLIPMapper that writes captions, or is
+        blind to the image or the question.
 
     Raises:
         ValueError: says what is wrong, and what can be given.
@@ -78,9 +85,11 @@ def kind_of(name: str) -> str:
         return "clipmapper"
     if (model_type := described.get("model_type")) in TYPES:
         return TYPES[model_type]
+    if model_type in (*MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, "blip"):
+        return "generative"
     raise ValueError(
-        f"{name!r} is a model of type {model_type!r}, which cannot be evaluated here; give a CLIPMapper, LXMERT or VisualBERT "
-        "for VQA, or a CLIP as open_clip's MODEL:WEIGHTS"
+        f"{name!r} is a model of type {model_type!r}, which cannot be evaluated here; give a CLIPMapper, LXMERT, VisualBERT, "
+        "ViLT or BLIP for VQA, a generative model of images and text such as LLaVA, or a CLIP as open_clip's MODEL:WEIGHTS"
     )
 
 
@@ -105,7 +114,7 @@ def _description(name: str) -> dict[str, Any]:
     return described
 
 
-def _mapper(source: ModelSource, common: Sequence[str]) -> VQAModel | CLIPMapper:
+def _mapper(source: ModelSource, common: Sequence[str]) -> Loaded:
     model = CLIPMapper.from_pretrained(source.name)
     answers = model.config.task == "vqa" and model.config.sees == "both"
     return MapperModel(model) if answers else model
@@ -128,6 +137,29 @@ def _of_regions(kind: str, source: ModelSource, common: Sequence[str]) -> VQAMod
     tokenizer = transformers.AutoTokenizer.from_pretrained(source.tokenizer or source.name)
     answers = _answers(model.eval(), source)
     return RegionModel(family, model, tokenizer, answers, regions_of(source.regions))
+
+
+def _classifier(source: ModelSource, common: Sequence[str]) -> VQAModel:
+    model = from_transformers(transformers.ViltForQuestionAnswering, source.name, "VQA").eval()
+    return TransformersClassifier(model, _processor(source), _answers(model, source))
+
+
+def _generative(source: ModelSource, common: Sequence[str]) -> Loaded:
+    """A model that answers if its prompt has a place for the question, or by itself if it chats or is BLIP's for VQA."""
+    named = _description(source.name).get("architectures") or [""]
+    cls = getattr(transformers, str(named[0]), None)
+    if cls is None or not hasattr(cls, "generate"):
+        raise ValueError(f"its config.json names no class of transformers that writes texts, but {named[0]!r}")
+    model, processor = from_transformers(cls, source.name, "texts about images").eval(), _processor(source)
+    for_answers = isinstance(model, transformers.BlipForQuestionAnswering)
+    chats = getattr(processor, "chat_template", None) is not None
+    if for_answers or (chats if source.prompt is None else QUESTION in source.prompt):
+        return GenerativeVQA(BlipAnswers(model) if for_answers else model, processor, source.prompt)
+    return GenerativeCaptioner(model, processor, source.prompt)
+
+
+def _processor(source: ModelSource) -> Any:
+    return transformers.AutoProcessor.from_pretrained(source.name)
 
 
 def _answers(model: nn.Module, source: ModelSource) -> list[str]:
@@ -156,10 +188,9 @@ def regions_of(path: Path) -> Callable[[str], Regions | None]:
     return RegionTable(path).get
 
 
+SAVED = "a folder of save_pretrained or a hub id, with its processor"
 OF_REGIONS = "a folder of save_pretrained or a hub id, with its tokenizer"
-KINDS: dict[
-    str, tuple[Callable[[ModelSource, Sequence[str]], VQAModel | CLIPMapper], set[str], str]
-] = {  # options, remedy
+KINDS: dict[str, tuple[Callable[[ModelSource, Sequence[str]], Loaded], set[str], str]] = {  # options, remedy
     "clipmapper": (
         _mapper,
         set(),
@@ -173,5 +204,7 @@ KINDS: dict[
         )
         for kind, family in FAMILIES.items()
     },
+    "classifier": (_classifier, {"answers"}, f"a ViltForQuestionAnswering of transformers: {SAVED}"),
+    "generative": (_generative, {"prompt"}, f"a generative model of transformers for images and text: {SAVED}"),
     "clip": (_zero_shot, {"answers", "candidates"}, "a CLIP as open_clip's MODEL:WEIGHTS, such as ViT-B-32:openai"),
 }
