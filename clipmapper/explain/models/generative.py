@@ -179,8 +179,7 @@ class GenerativeVQA(Writer, VQAModel):
         each = Steps(of, first[of] + at, tokens.cpu()[of, at])
 
         def score(outputs: Any) -> Tensor:
-            values = each.target()(outputs)
-            return values.new_zeros(len(labels)).index_add(0, of.to(values.device), values)
+            return torch.stack([values.sum() for values in each.target()(outputs).split(counts.tolist())])
 
         target = Target(", ".join(self.texts(labels)), score)
         recorded, stream = self.pass_over(prompts, tokens, target, lrp)
