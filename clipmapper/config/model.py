@@ -90,13 +90,13 @@ class ModelSource:
     Attributes:
         name: a CLIPMapper: a checkpoint, saved folder, shipped name or hub id; a model of transformers: a saved folder or hub
             id; CLIP without training: open_clip's MODEL:WEIGHTS.
-        kind: clipmapper, lxmert, visualbert, classifier (ViLT), generative (BLIP, LLaVA and their like), siglip or clip
-            (both zero-shot); null finds it from what is there.
+        kind: clipmapper, lxmert, visualbert, classifier (ViLT), generative (BLIP, LLaVA and their like), dual_encoder (SigLIP
+            and CLIP of transformers) or clip (open_clip), both zero-shot; null finds it from what is there.
         regions: lxmert, visualbert: table of the images' regions (TSV), or a folder with an npz file for each image.
         tokenizer: lxmert, visualbert: where its tokenizer is, if not beside the model.
         answers: the answers in the order of the model's labels (label2ans JSON list), if its config.json does not name
-            them; of clip those it chooses from, null for the commonest of the data.
-        candidates: clip, siglip: how many answers they choose from.
+            them; of clip and dual_encoder those they choose from, null for the commonest of the data.
+        candidates: clip, dual_encoder: how many answers they choose from.
         prompt: generative: what the model goes on from. With {question} in it the model answers, without it captions; null for
             the question in the model's chat template, or for no prompt where it has none and captions.
     """

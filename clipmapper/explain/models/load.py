@@ -18,6 +18,7 @@ from clipmapper.explain.models.base import VQAModel
 from clipmapper.explain.models.blip import BlipAnswers
 from clipmapper.explain.models.captioner import Captioner
 from clipmapper.explain.models.classifiers import TransformersClassifier
+from clipmapper.explain.models.dual_encoder import DualEncoder
 from clipmapper.explain.models.generative import QUESTION, GenerativeCaptioner, GenerativeVQA
 from clipmapper.explain.models.mapper import MapperModel
 from clipmapper.explain.models.regions import FAMILIES, RegionModel
@@ -33,6 +34,7 @@ from xai.files import read_json
 UNNAMED = re.compile(r"LABEL_\d+")  # what transformers calls labels without names
 # by model_type of config.json, our kinds; what else writes texts about images is generative
 TYPES = {"lxmert": "lxmert", "visual_bert": "visualbert", "vilt": "classifier"}
+TYPES |= dict.fromkeys(("clip", "siglip", "chinese_clip", "altclip"), "dual_encoder")
 Loaded = VQAModel | Captioner | CLIPMapper
 
 
@@ -125,8 +127,20 @@ def _zero_shot(source: ModelSource, common: Sequence[str]) -> VQAModel:
     name, colon, weights = source.name.partition(":")
     if not colon:
         raise ValueError(f"{source.name!r} names no weights")
+    return ZeroShotModel(FrozenCLIP(name, weights), _candidates(source, common))
+
+
+def _dual_encoder(source: ModelSource, common: Sequence[str]) -> VQAModel:
+    model = from_transformers(transformers.AutoModel, source.name, "similarity of images and texts").eval()
+    return DualEncoder(model, _processor(source), _candidates(source, common))
+
+
+def _candidates(source: ModelSource, common: Sequence[str]) -> list[str]:
+    """Returns the answers that are chosen from; raises ValueError if there are none."""
     answers = common if source.answers is None else AnswerVocabulary.from_file(source.answers).answers
-    return ZeroShotModel(FrozenCLIP(name, weights), list(answers)[: source.candidates])
+    if not answers:
+        raise ValueError("it chooses from a list of answers: give their JSON list as `answers`")
+    return list(answers)[: source.candidates]
 
 
 def _of_regions(kind: str, source: ModelSource, common: Sequence[str]) -> VQAModel:
@@ -206,5 +220,6 @@ KINDS: dict[str, tuple[Callable[[ModelSource, Sequence[str]], Loaded], set[str],
     },
     "classifier": (_classifier, {"answers"}, f"a ViltForQuestionAnswering of transformers: {SAVED}"),
     "generative": (_generative, {"prompt"}, f"a generative model of transformers for images and text: {SAVED}"),
+    "dual_encoder": (_dual_encoder, {"answers", "candidates"}, f"a CLIP or SigLIP of transformers: {SAVED}"),
     "clip": (_zero_shot, {"answers", "candidates"}, "a CLIP as open_clip's MODEL:WEIGHTS, such as ViT-B-32:openai"),
 }
