@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.training.run import run, task_and_data, train
 
 from ...commands import call
+from ...xai.generation.families import loaded
 from ..explain.models import conftest as models
 from ..training.test_run import assert_close, logged, same
 
@@ -121,8 +123,12 @@ def test_one_reference_model_of_each_kind(
 ) -> None:
     config = ModelConfig(clip=SHAPES_CLIP, pretrained="shapes", width=16, heads=2, layers=1)
     CLIPMapper(config, ["yes", "no"]).save_pretrained(tmp_path / "mapper")
-    run(settings("run", *SHORT, option(ModelSource(str(tmp_path / "mapper")), *saved.values())))
-    names = [str(tmp_path / "mapper"), *(reference.label for reference in saved.values())]
+    llava = loaded("LLaVA")
+    deepcopy(llava.model).float().save_pretrained(tmp_path / "llava")
+    llava.processor.save_pretrained(tmp_path / "llava")
+    references = (ModelSource(str(tmp_path / "mapper")), *saved.values(), ModelSource(str(tmp_path / "llava")))
+    run(settings("run", *SHORT, option(*references)))
+    names = [reference.label for reference in references]
     (table,) = (tmp_path / "run").rglob("tables/**/*.csv")
     with open(table) as file:
         _, *rows = csv.reader(file)

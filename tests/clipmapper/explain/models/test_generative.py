@@ -1,6 +1,8 @@
 """Models of transformers that write: greedy texts, answers and captions explained, and what they say without some tokens."""
 
 from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +43,12 @@ def batch_of(questions: Sequence[str], images: Sequence[Image.Image] | None = No
 
 @pytest.fixture(scope="module")
 def llava() -> Generative:
-    family = loaded("LLaVA")
-    drawn(family.model)
-    return family
+    return replace(loaded("LLaVA"), model=drawn(deepcopy(loaded("LLaVA").model)))
 
 
 @pytest.fixture(scope="module")
 def blip() -> Generative:
-    family = loaded("BLIP")
-    drawn(family.model)
-    return family
+    return replace(loaded("BLIP"), model=drawn(deepcopy(loaded("BLIP").model)))
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +174,7 @@ def encoded(tower: Any, pixels: Tensor, kept: Tensor) -> Tensor:
 
 def test_covered_patches_where_image_tokens_are_made_from_several() -> None:
     family = loaded("InternVL")
-    model = GenerativeVQA(drawn(family.model), family.processor, "<IMG_CONTEXT>{question} !")
+    model = GenerativeVQA(drawn(deepcopy(family.model)), family.processor, "<IMG_CONTEXT>{question} !")
     protocol = model.protocol("recommended", "image")
     assert protocol.removal == "mean" and not model.hides_patches
     inputs = model.prepare(batch_of(QUESTIONS[:1]))
