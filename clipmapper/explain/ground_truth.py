@@ -87,13 +87,17 @@ def deciding_tokens(spans: Sequence[Span], question: str, tokens: Sequence[str])
 
 def named_words(words: Sequence[Sequence[str]], scenes: Sequence[Scene]) -> list[NamedWord]:
     """Returns the words of captions of scenes that name something that the scene has."""
-    named = []
+    return [word for word in said_words(words, scenes) if word.things]
+
+
+def said_words(words: Sequence[Sequence[str]], scenes: Sequence[Scene]) -> list[NamedWord]:
+    """Returns the words of captions that name objects; without `things` where the scene has none that fits the phrase."""
+    said = []
     for caption, (spoken, scene) in enumerate(zip(words, scenes, strict=True)):
         for mention in mentions(spoken):
             things = mention.description.find(scene)
-            for kind, place in mention.places.items() if things else ():
-                named.append(NamedWord(caption, place, spoken[place], kind, things))
-    return named
+            said += [NamedWord(caption, place, spoken[place], kind, things) for kind, place in mention.places.items()]
+    return said
 
 
 def scene_region(scene: Scene, things: Sequence[int], grid: tuple[int, int]) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from clipmapper.benchmark.measure import explain_batch, location, removal
+from clipmapper.benchmark.measure import explain_batch, location, removal, share_of
 from clipmapper.benchmark.page import location_columns, removal_columns
 from clipmapper.benchmark.run import method_names
 from clipmapper.benchmark.settings import BenchmarkConfig
@@ -19,7 +19,7 @@ from clipmapper.benchmark.task import Batch, Explained, Maps, Records, Scorer, T
 from clipmapper.benchmark.tasks.caption_report import caption_explanation, caption_sample, scene_explanation
 from clipmapper.data.captions import Captions
 from clipmapper.explain.caption_removal import CaptionScorer, dropping
-from clipmapper.explain.ground_truth import NamedWord, named_words, scene_region
+from clipmapper.explain.ground_truth import NamedWord, said_words, scene_region
 from clipmapper.explain.models.captioner import Captioner, MapperCaptioner, RecordedCaptions
 from clipmapper.explain.weights import METRICS, References, caption_weights, metric
 from clipmapper.images import BadImage, load_image
@@ -40,6 +40,7 @@ FIGURES = {
     "CIDEr": ("CIDEr of the caption that is written without the patches", False),
     "log_probability": ("the old caption's log-probability, less that on the whole image", False),
 }
+THERE, ABSENT, SHARE = "there", "absent", "image_share"
 WEIGHTED = "wra"  # the method whose caption-level maps are also weighted by metrics
 GROUND_TRUTH = "ground truth"  # shown in the gallery as if it were a method
 CPU_BATCH = 256  # images without patches at once: a step of writing costs much the same for more captions
@@ -153,7 +154,8 @@ class CaptionsTask(Task):
         scorers = [self._removal(batch, explained, content, ids)] if self.config.removal else []
         if self.scenes is None:
             return {"caption": Maps(self._whole_maps(batch, explained, captions, content), ids, scorers)}
-        named = named_words(self.model.words(batch.inputs[1]), [self.scenes[row] for row in rows])
+        said = said_words(self.model.words(batch.inputs[1]), [self.scenes[row] for row in rows])
+        named = [word for word in said if word.things]
         things = [
             (i, {thing for word in named if word.caption == i for thing in word.things}) for i in range(len(rows))
         ]
@@ -162,6 +164,9 @@ class CaptionsTask(Task):
         for kind in KINDS:
             words = [word for word in named if word.kind == kind]
             maps[kind] = self._word_maps(words, batch, captions, explained.methods, content, grid)
+        absent = [word for word in said if not word.things]
+        for name, words in ((THERE, named), (ABSENT, absent)):
+            maps[name] = self._share_maps(words, batch, captions, explained.methods)
         return maps
 
     def columns(self) -> list[Column]:
@@ -170,6 +175,9 @@ class CaptionsTask(Task):
         for kind in KINDS:
             what = f"the objects that a word of {kind} names"
             columns += location_columns(kind, f"objects of {kind} words", what, f"words of {kind}")
+        for name, what in ((THERE, "objects that are there"), (ABSENT, "objects that are not there")):
+            share = f"share of the positive relevance of words of {what} that is on the image; the rest is on the words before"
+            columns.append(Column(f"{name}/{SHARE}", f"on image, {what}", "hallucination", None, share, printed=False))
         return columns
 
     def pictures(self, batch: Batch, explained: Explained) -> Iterator[tuple[Figure, str]]:
@@ -256,8 +264,7 @@ class CaptionsTask(Task):
         grid: tuple[int, int],
     ) -> Maps:
         """The maps of some words, perhaps of none; a weighted row has none of its own."""
-        starts = np.cumsum([0, *map(len, self.model.words(batch.inputs[1]))])
-        places = [int(starts[word.caption]) + word.place for word in words]
+        places = self._places(words, batch)
         of = torch.tensor([word.caption for word in words], dtype=torch.long)
         valid = content[of.to(content.device)]
         absent = torch.full(valid.shape, torch.nan, device=content.device)
@@ -266,6 +273,38 @@ class CaptionsTask(Task):
         regions = self._regions([(word.caption, word.things) for word in words], batch.records["row"], valid, grid)
         ids = [MOST_WORDS * batch.ids[word.caption] + word.place for word in words]
         return Maps(torch.stack(scores), torch.tensor(ids, dtype=torch.long), [location(regions, valid)], of)
+
+    def _share_maps(
+        self,
+        words: Sequence[NamedWord],
+        batch: Batch,
+        captions: Mapping[str, CaptionRelevance],
+        methods: Sequence[str],
+    ) -> Maps:
+        """The maps of some words over image and earlier words, scored by the share of the image."""
+        places = self._places(words, batch)
+        of = torch.tensor([word.caption for word in words], dtype=torch.long)
+        frame = next((relevance.per_word for relevance in captions.values()), None)
+        if frame is None:
+            return Maps(torch.full((len(methods) + len(self.weights), len(words), 1), torch.nan), of, [], of)
+        modalities = ("image", "text")
+        valid = torch.cat([frame.content(name)[places] for name in modalities], dim=1)
+        absent = torch.full(valid.shape, torch.nan, device=valid.device)
+        scores = [
+            torch.cat([captions[n].per_word.scores[name][places].float() for name in modalities], dim=1)
+            if n in captions
+            else absent
+            for n in methods
+        ]
+        share = share_of(slice(0, frame.scores["image"].shape[1]), valid, SHARE)
+        ids = [MOST_WORDS * batch.ids[word.caption] + word.place for word in words]
+        stacked = torch.stack([*scores, *(absent for _ in self.weights)])
+        return Maps(stacked, torch.tensor(ids, dtype=torch.long), [share], of)
+
+    def _places(self, words: Sequence[NamedWord], batch: Batch) -> list[int]:
+        """Where words of captions are among the words of all captions."""
+        starts = np.cumsum([0, *map(len, self.model.words(batch.inputs[1]))])
+        return [int(starts[word.caption]) + word.place for word in words]
 
     def _patches(self, batch: Batch, recording: Recording) -> Tensor:
         """The image tokens [B, tokens] of each caption that are patches; its rows are those of the caption's tokens."""

@@ -88,7 +88,8 @@ TEXTS = ("a red square", "a blue star")  # whose every word is one token
 def planted(quick: None, model: CLIPMapper, shapes_root: Path, monkeypatch: pytest.MonkeyPatch) -> CaptionsTask:
     """Two captions of SCENE. The square covers patches 1 and 2 of rows 1 and 2, nothing is on the right or below row 7.
 
-    "red" is on the square, "square" half on it and half on nothing, "blue" on nothing, and "star" nowhere.
+    "red" is on the square, "square" half on it and half on nothing, "blue" on nothing, and "star" nowhere. "red" goes back on
+    "a" as much as on the image.
     """
     maps = torch.zeros(6, 8, 8)
     maps[1, 1, 1] = 3
@@ -101,7 +102,9 @@ def planted(quick: None, model: CLIPMapper, shapes_root: Path, monkeypatch: pyte
         if "wra" in self.errors:
             return steps
         image = torch.cat([torch.full((6, 1), 100.0), maps.flatten(1)], dim=1)  # the class token counts nowhere
-        return {name: relevance.with_scores({"image": image}) for name, relevance in steps.items()}
+        text = torch.zeros_like(next(iter(steps.values())).scores["text"])
+        text[1, 1] = 3
+        return {name: relevance.with_scores({"image": image, "text": text}) for name, relevance in steps.items()}
 
     monkeypatch.setattr(Explained, "relevances", relevances)
     monkeypatch.setattr(captioner, "written", lambda model, pixels: [tokens_of(model, text) for text in TEXTS])
@@ -125,6 +128,13 @@ def test_where_made_up_maps_fall(planted: CaptionsTask) -> None:
     assert values["shape/no_positive"].tolist() == [0, 1]
     for figure in ("mass", "rank", "no_positive"):  # no caption says a size
         assert np.isnan(values[f"size/{figure}"]).all() and values[f"size/{figure}"].shape == (2,)
+
+
+def test_shares_of_words_for_what_is_there_and_what_is_not(planted: CaptionsTask) -> None:
+    planted.scenes = [SCENE, replace(SCENE, things=SCENE.things[:1])]  # there is no star
+    values = {key: value[0] for key, value in values_of(planted).values.items()}
+    assert values["there/image_share"] == pytest.approx([(0.5 + 1) / 2, np.nan], nan_ok=True)
+    assert values["absent/image_share"] == pytest.approx([np.nan, 1], nan_ok=True)
 
 
 def test_weighted_wholes(planted: CaptionsTask, monkeypatch: pytest.MonkeyPatch) -> None:
