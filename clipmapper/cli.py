@@ -16,10 +16,14 @@ from clipmapper.config import DataConfig, ExplainConfig, ModelConfig, OptimizerC
 from clipmapper.config.trainer import RESERVED
 from clipmapper.errors import nearest, unknown
 
-# Options that act in one task alone.
+# What is trained -> options that act there alone.
 ACTS_IN = {
-    "vqa": ("model.read", "data.vocabulary", "data.min_count", "run.floors"),
-    "caption": ("model.tied", "model.tokens", "data.karpathy", "optimizer.label_smoothing", "run.captioned"),
+    ("model.kind mapper",): (
+        *("model.mapper", "model.task", "model.sees", "data.hub", "run.compile", "explain.every"),
+    ),
+    ("model.task vqa",): ("model.read", "data.vocabulary", "data.min_count", "run.floors"),
+    ("model.task caption",): ("model.tied", "model.tokens", "data.karpathy"),
+    ("model.task caption", "model.kind llava", "model.kind blip"): ("optimizer.label_smoothing", "run.captioned"),
 }
 
 # What jsonargparse says about a key it does not know, in a file's group, elsewhere in a file, on the command line.
@@ -105,10 +109,13 @@ def parse_training(arguments: Sequence[str], configs: Path, program: str = "pyth
         built = parser.instantiate(parsed)
     except (ValueError, TypeError) as error:
         parser.error(str(error))
-    for task, names in ACTS_IN.items():
-        idle = [name for name in names if task != built.model.task and parsed[name] != parser.get_default(name)]
+    trained = {f"model.kind {built.model.kind}"}
+    if built.model.kind == "mapper":
+        trained.add(f"model.task {built.model.task}")
+    for where, names in ACTS_IN.items():
+        idle = [name for name in names if trained.isdisjoint(where) and parsed[name] != parser.get_default(name)]
         if idle:
-            parser.error(f"{idle[0]} acts with model.task {task} alone; leave it out")
+            parser.error(f"{idle[0]} acts with {' or '.join(where)} alone; leave it out")
     return Settings(built.model, built.data, built.optimizer, built.run, built.explain, built.trainer, values)
 
 

@@ -9,6 +9,7 @@ import yaml
 from clipmapper.config.checks import require
 from clipmapper.errors import unknown
 
+Kind = Literal["mapper", "llava", "blip"]
 MapperName = Literal["a", "b"]
 Task = Literal["vqa", "caption"]
 Sees = Literal["both", "question", "image"]
@@ -20,14 +21,17 @@ class ModelConfig:
     """The model, up to its answers or the tokens of its captions.
 
     Attributes:
+        kind: mapper (ours, over a frozen CLIP), or a model of transformers' own classes that answers and captions in words:
+            llava (a Llama that reads CLIP's frozen image tokens) or blip (a decoder that attends to an image tower, which
+            starts as CLIP's).
         task: vqa (answers questions) or caption (writes captions, word by word).
         clip: open_clip's model name.
         pretrained: open_clip's tag, a file of weights, or null for random weights.
         mapper: a (single stream) or b (dual stream).
-        layers: null for the fair number: 8 for a, 3 for b.
-        width: null for CLIP's joint width; the projections then start as CLIP's own.
-        heads: attention heads of the mapper; must divide the width.
-        dropout: share of activations dropped in attention, feed-forward and head.
+        layers: of the mapper or language model; null for 8 of mapper a, 3 of mapper b (which is fair), 4 of llava and blip.
+        width: of the mapper or language model; null for CLIP's joint width, where a mapper's projections start as CLIP's own.
+        heads: attention heads of the mapper or language model; must divide the width.
+        dropout: share of activations dropped in attention and, but for llava, in feed-forward and head.
         read: token the head of vqa reads: the image's class token or the question's end token.
         sees: "question" and "image" blind the model to the other modality (baselines).
         tied: captions: the output is CLIP's frozen token embedding after a learned projection, not a learned matrix.
@@ -46,6 +50,7 @@ class ModelConfig:
     task: Task = "vqa"
     tied: bool = True
     tokens: Literal["all", "seen"] = "all"
+    kind: Kind = "mapper"
 
     def __post_init__(self) -> None:
         require(self.layers is None or self.layers > 0, "model.layers", self.layers, "above 0, or null")

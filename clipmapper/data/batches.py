@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pytorch_lightning as pl
@@ -22,10 +22,25 @@ from clipmapper.config import DataConfig
 from clipmapper.data.features import FeatureCache
 from clipmapper.data.records import Images, without_missing_images
 from clipmapper.images import BadImage, ImageSource, image_key, load_image
-from clipmapper.models.clip import FrozenCLIP, tokenize
+from clipmapper.models.clip import tokenize
 from clipmapper.processes import World, all_gathered, grouped, patient_group
 
 Batch = dict[str, Tensor]
+
+
+class Encoder(Protocol):
+    """A model's image tower, and its tokenizer."""
+
+    preprocess: Any
+    tokenizer: Any
+
+    def identity(self) -> dict[str, str]: ...
+
+    def image_tokens(self, pixels: Tensor) -> Tensor: ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+
+    def to(self, device: torch.device) -> Any: ...
 
 
 class Texts(Dataset):
@@ -36,7 +51,7 @@ class Texts(Dataset):
 
     text = "text"
 
-    def __init__(self, records: Records, root: Path | None, clip: FrozenCLIP | None) -> None:
+    def __init__(self, records: Records, root: Path | None, clip: Encoder | None) -> None:
         self.records, self.missing = without_missing_images(records, root)
         self.images = Images(self.records, root)
         # Without a CLIP the records and their images are there, but no batches.
@@ -56,16 +71,19 @@ class Texts(Dataset):
         if not readable and len(rows) < len(self):  # no batch is empty, lest one of several processes has no loss
             return self[rows + [(rows[-1] + 1 + i) % len(self) for i in range(len(rows))]]
         taken = chosen[readable]
-        ids, mask = tokenize(self.tokenizer, self._texts[taken][self.text])
         return {
             "image": image,
-            "ids": ids,
-            "mask": mask,
             "row": torch.from_numpy(taken),
-            "following": mask[:, 1:].flatten().nonzero()[:, 0],  # found here, where it does not stop a GPU
             "skipped": torch.tensor(len(chosen) - len(taken)),
+            **self.tokens(taken),
             **self.fields(taken),
         }
+
+    def tokens(self, rows: np.ndarray) -> Batch:
+        """`ids`, `mask` and `following` of the rows' texts."""
+        ids, mask = tokenize(self.tokenizer, self._texts[rows][self.text])
+        following = mask[:, 1:].flatten().nonzero()[:, 0]  # found here, where it does not stop a GPU
+        return {"ids": ids, "mask": mask, "following": following}
 
     def fields(self, rows: np.ndarray) -> Batch:
         return {}
@@ -81,13 +99,13 @@ class Texts(Dataset):
         self.rows = np.flatnonzero(there[self.images.of_row])
         self._cache = cache
 
-    def fill_cache(self, cache: FeatureCache, clip: FrozenCLIP, config: DataConfig) -> None:
+    def fill_cache(self, cache: FeatureCache, clip: Encoder, config: DataConfig) -> None:
         """Encodes the images that `cache` lacks where CLIP is; each process its share, then all wait for each other.
 
         OSError if the processes do not see the same files.
         """
         sources = {key: image for image, key in enumerate(self._keys) if key}
-        device = clip.model.visual.proj.device
+        device = next(clip.parameters()).device
         world = grouped() or World()
         with patient_group() as group:
             failed = cache.build(
@@ -103,7 +121,7 @@ class Texts(Dataset):
         cache.wait_for(sources.keys() - failed.keys())
         self.unreadable |= {sources[key]: message for key, message in failed.items()}
 
-    def encode_once(self, clip: FrozenCLIP, config: DataConfig) -> None:
+    def encode_once(self, clip: Encoder, config: DataConfig) -> None:
         """Fills the cache of `config` and reads from it, if it names one."""
         if config.cache is not None:
             cache = FeatureCache(config.cache, clip.identity())
@@ -193,7 +211,7 @@ class Batches(Sampler[list[int]]):
 class Data(pl.LightningDataModule):
     """Training and validation batches; the feature cache is filled by all processes before any reads it."""
 
-    def __init__(self, train: Texts, val: Texts, config: DataConfig, clip: FrozenCLIP, seed: int) -> None:
+    def __init__(self, train: Texts, val: Texts, config: DataConfig, clip: Encoder, seed: int) -> None:
         super().__init__()
         self.train, self.val = train, val
         self.config, self.clip, self.seed = config, clip, seed

@@ -34,8 +34,7 @@ class Captions(Texts):
     @cached_property
     def _of_image(self) -> list[np.ndarray]:
         """Rows of each image."""
-        order = np.argsort(self.images.of_row, kind="stable")
-        return np.split(order, np.bincount(self.images.of_row).cumsum()[:-1])
+        return rows_of(self.images.of_row, len(self.images))
 
 
 class CaptionData(Data):
@@ -55,6 +54,12 @@ class CaptionData(Data):
         chosen = self.val.one_each(self.captioned)
         images = loader(Subset(self.val, chosen), self.batches(len(chosen), None), self.config.workers)
         return [super().val_dataloader(), images]
+
+
+def rows_of(of_row: np.ndarray, images: int) -> list[np.ndarray]:
+    """Returns the rows of each image, from the number of each row's image [n]."""
+    order = np.argsort(of_row, kind="stable")
+    return np.split(order, np.bincount(of_row, minlength=images).cumsum()[:-1])
 
 
 def seen_tokens(records: Records, tokenizer: SimpleTokenizer) -> list[int]:

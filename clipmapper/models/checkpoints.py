@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import ZipFile, is_zipfile
 
 import torch
@@ -13,9 +13,6 @@ from clipmapper.config import ModelConfig
 from clipmapper.config.checks import restored
 from clipmapper.models.pretrained import require_finite
 from clipmapper.models.saved import require_plain
-
-if TYPE_CHECKING:
-    from clipmapper.models.clip_mapper import CLIPMapper
 
 FORMAT = 1  # of the "clipmapper" entry in checkpoints
 
@@ -43,25 +40,37 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def check_checkpoint(checkpoint: dict[str, Any], model: "CLIPMapper", source: str) -> None:
+def check_checkpoint(checkpoint: dict[str, Any], model: Any, source: str) -> None:
     """Raises ValueError, naming the field, unless the checkpoint is of this model, finite, with these answers over this CLIP."""
-    saved = described(checkpoint, source)
-    ours, theirs = asdict(model.config), asdict(restored(ModelConfig, saved["model"], source))
+    saved, own = described(checkpoint, source), model.description()
+    ours, theirs = own["model"], asdict(restored(ModelConfig, saved["model"], source))
     for name in ours:
         if name not in ("dropout", "pretrained") and ours[name] != theirs[name]:
             raise ValueError(f"{source}: model.{name} is {theirs[name]!r} there and {ours[name]!r} here")
-    if saved["answers"] != model.answers:
+    if saved["answers"] != own["answers"]:
         raise ValueError(
-            f"{source} knows {len(saved['answers'])} answers, this run's data has {len(model.answers)} or others: "
+            f"{source} knows {len(saved['answers'])} answers, this run's data has {len(own['answers'])} or others: "
             "use the data or the data.vocabulary it was trained with"
         )
-    if saved.get("tokens", []) != model.tokens:
+    if saved.get("tokens", []) != own.get("tokens", []):
         raise ValueError(
-            f"{source} writes {len(saved['tokens'])} BPE tokens, this run's captions have {len(model.tokens)} or others: "
+            f"{source} writes {len(saved['tokens'])} BPE tokens, this run's captions have {len(own['tokens'])} or others: "
             "use the data it was trained with"
         )
-    model.check_clip(saved["clip_fingerprint"], source)
+    if saved.get("vocabulary") != own.get("vocabulary"):
+        raise ValueError(f"{source} has a tokenizer made from other texts; use the data it was trained with")
+    check_clip(own, saved["clip_fingerprint"], source)
     require_finite(checkpoint["state_dict"], source)
+
+
+def check_clip(description: dict[str, Any], fingerprint: str, source: str) -> None:
+    """Raises ValueError if `source` was trained over a CLIP with other weights than the model of a description."""
+    here, model = description["clip_fingerprint"], description["model"]
+    if here != fingerprint:
+        raise ValueError(
+            f"{source} was trained over another CLIP: its fingerprint is {fingerprint}, {model['clip']} with "
+            f"{model['pretrained']!r} has {here}; give the weights it was trained with as model.pretrained"
+        )
 
 
 def described(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:

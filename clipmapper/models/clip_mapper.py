@@ -18,7 +18,7 @@ from clipmapper.config import SHIPPED, DecodingConfig, ModelConfig
 from clipmapper.config.checks import restored
 from clipmapper.errors import unknown
 from clipmapper.images import ImageSource, load_image
-from clipmapper.models.checkpoints import described, read_checkpoint
+from clipmapper.models.checkpoints import check_clip, described, read_checkpoint
 from clipmapper.models.clip import ASSETS, FrozenCLIP, text_tower
 from clipmapper.models.decoding import captions, tidy
 from clipmapper.models.heads import AnswerHead, LanguageHead
@@ -187,6 +187,15 @@ class CLIPMapper(
         """All weights but CLIP's, which come from open_clip."""
         return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("clip.")}
 
+    def description(self) -> dict[str, Any]:
+        """Returns what is needed to build it again, as plain values."""
+        return {
+            "model": asdict(self.config),
+            "answers": self.answers,
+            "tokens": self.tokens,
+            "clip_fingerprint": self.clip.fingerprint,
+        }
+
     def load_trained_state(self, state: dict[str, Tensor], source: str) -> None:
         """Loads `trained_state`; raises ValueError naming `source` and a weight that does not fit or is not finite."""
         expected = self.trained_state()
@@ -200,15 +209,6 @@ class CLIPMapper(
                 raise ValueError(f"{source} is of another model: weight {name!r} is {shapes}")
         require_finite(state, source)
         self.load_state_dict(state, strict=False)
-
-    def check_clip(self, fingerprint: str, source: str) -> None:
-        """Raises ValueError if `source` was trained over a CLIP with other weights."""
-        fingerprint_here = self.clip.fingerprint
-        if fingerprint_here != fingerprint:
-            raise ValueError(
-                f"{source} was trained over another CLIP: its fingerprint is {fingerprint}, {self.clip.name} with "
-                f"{self.clip.pretrained!r} has {fingerprint_here}; give the weights it was trained with as model.pretrained"
-            )
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> "CLIPMapper":  # type: ignore[override]
@@ -258,12 +258,8 @@ class CLIPMapper(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         state = {name: tensor.contiguous() for name, tensor in self.trained_state().items()}
-        description: dict[str, Any] = {
-            "config": asdict(self.config),
-            "answers": self.answers,
-            "tokens": self.tokens,
-            "clip_fingerprint": self.clip.fingerprint,
-        }
+        description = self.description()
+        description = {"config": description.pop("model"), **description}
         # huggingface_hub has removed the old configuration; the new one comes last, so that one stands for whole weights.
         with replacing(save_directory / WEIGHTS) as path:
             save_file(state, path)
@@ -303,12 +299,16 @@ class CLIPMapper(
     def _restored(cls, saved: dict[str, Any], state: dict[str, Tensor], source: str, weights: str) -> "CLIPMapper":
         """From a description that was read from `source`, and from `weights`; raises ValueError naming one of them."""
         config = restored(ModelConfig, saved["config"], source)
+        if config.kind != "mapper":
+            raise ValueError(
+                f"{source} is of a {config.kind}, not of a mapper; load the folder `model` that its run has written, by transformers"
+            )
         require_size(config, state, source)
         try:
             model = cls(config, saved["answers"], saved.get("tokens", ()))
         except (ValueError, OSError) as error:
             raise ValueError(f"{source}: {error}") from error
-        model.check_clip(saved["clip_fingerprint"], source)
+        check_clip(model.description(), saved["clip_fingerprint"], source)
         model.load_trained_state(state, weights)
         return model
 

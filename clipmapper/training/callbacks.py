@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from clipmapper.data.batches import Data
 from clipmapper.images import load_image
 from clipmapper.logs import log_examples
-from clipmapper.training.tasks import CaptionTask, VQATask
+from clipmapper.training.tasks import TrainedTask
 
 AGREE_EVERY = 10  # batches
 
@@ -27,7 +27,7 @@ class ExampleLogger(Callback):
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        assert isinstance(task, VQATask | CaptionTask)
+        assert isinstance(task, TrainedTask)
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, Data)
         if not trainer.is_global_zero or trainer.sanity_checking or not trainer.loggers:

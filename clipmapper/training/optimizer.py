@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from clipmapper.config import OptimizerConfig
 
+TURNED = {"mapper", "layers", "layer", "multi_modal_projector"}  # a mapper, and as transformers calls what is of layers
 ORTHOGONALISED = muon.zeropower_via_newtonschulz
 
 
@@ -22,12 +23,12 @@ def optimizer_and_schedule(model: nn.Module, config: OptimizerConfig, steps: flo
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Over the parameters that want a gradient. Muon turns the matrices of the module `mapper`; all else is Adam's."""
+    """Over the parameters that want a gradient. Muon turns the matrices of the modules in TURNED; all else is Adam's."""
     if config.name == "adam":
         trained = [p for p in model.parameters() if p.requires_grad]
         return torch.optim.Adam(trained, lr=config.lr, betas=config.betas)
     groups = parameter_groups(
-        model, lambda name, p: p.ndim == 2 and "mapper" in name.split("."), {}, {"use_fallback": True}
+        model, lambda name, p: p.ndim == 2 and not TURNED.isdisjoint(name.split(".")), {}, {"use_fallback": True}
     )
     return Muon(groups, lr=config.lr, betas=config.betas, nesterov=True)
 

@@ -27,9 +27,10 @@ from clipmapper.processes import launched, places
 from clipmapper.training.callbacks import ExampleLogger, LastCheckpoint, StopOnSignal
 from clipmapper.training.checkpoints import FileCheckpointIO
 from clipmapper.training.compilation import CompiledSteps
-from clipmapper.training.tasks import CaptionTask, MapperTask, VQATask
+from clipmapper.training.tasks import CaptionTask, TrainedTask, VQATask
 
 T = TypeVar("T")
+Dialogues = tuple[Records, CaptionRecords]  # about the same images
 
 # Folder of the baseline's run -> the modality that its model sees.
 BASELINES: dict[str, Sees] = {"question_only": "question", "image_only": "image"}
@@ -39,6 +40,9 @@ def run(settings: Settings) -> None:
     """Trains the model of the settings, then, if asked for, its baselines. Leaves with a message on bad input."""
     quiet_lightning()
     with messages(settings.run.dir):
+        if settings.model.kind != "mapper":
+            train(settings, one_by_one(settings, load_dialogues))
+            return
         if settings.model.task == "caption":
             train(settings, one_by_one(settings, load_captions))
             return
@@ -48,6 +52,11 @@ def run(settings: Settings) -> None:
             for name, sees in BASELINES.items():
                 say(f"baseline: the same model, which sees {sees} only")
                 train(blind(settings, name, sees), records)
+
+
+def load_dialogues(config: DataConfig) -> Dialogues:
+    """Questions and captions of the same images."""
+    return load_records(config), load_captions(config)
 
 
 def one_by_one(settings: Settings, load: Callable[[DataConfig], T]) -> T:
@@ -72,7 +81,7 @@ def blind(settings: Settings, name: str, sees: Sees) -> Settings:
     return replace(settings, model=model, run=config, trainer=trainer, explain=ExplainConfig())
 
 
-def train(settings: Settings, records: Records | CaptionRecords) -> None:
+def train(settings: Settings, records: Records | CaptionRecords | Dialogues) -> None:
     """Trains one model from its first step, or from a checkpoint, to its last."""
     config = settings.run
     resume = resume_from(config)
@@ -96,6 +105,18 @@ def train(settings: Settings, records: Records | CaptionRecords) -> None:
     )
     trainer.fit(task, data, ckpt_path=resume, weights_only=True)
     report(data)
+    if settings.model.kind != "mapper":
+        save_best(task, config)
+
+
+@rank_zero_only
+def save_best(task: TrainedTask, config: RunConfig) -> None:
+    """Writes the model of the best checkpoint into a folder from which transformers loads it."""
+    best, folder = checkpoint_dir(config) / "best.ckpt", config.dir / "model"
+    if best.is_file():  # not after a trial run
+        task.load_state_dict(read_checkpoint(best)["state_dict"], strict=False)  # the tower is there
+        task.model.save_pretrained(folder)
+        print(f"model: {folder}   to explain it: xai.explain_generated, see docs/explain-your-model.md", flush=True)
 
 
 def check_recipe(checkpoint: dict[str, Any], extra: dict[str, Any], source: str) -> None:
@@ -129,10 +150,12 @@ def as_launched(config: TrainerConfig) -> TrainerConfig:
     return replace(config, devices=there[0], num_nodes=there[1])
 
 
-def task_and_data(settings: Settings, records: Records | CaptionRecords) -> tuple[MapperTask, Data]:
+def task_and_data(settings: Settings, records: Records | CaptionRecords | Dialogues) -> tuple[TrainedTask, Data]:
     """A new model in its task, and what it is trained and validated on."""
     seed = settings.run.seed
     extra = {"data": settings.plain["data"], "optimizer": settings.plain["optimizer"], "seed": seed}
+    if isinstance(records, tuple):
+        return stock_task(settings, *records, extra)
     if isinstance(records, Records):
         model = CLIPMapper(settings.model, records.vocabulary.answers)
         data = VQAData(records, settings.data, model.clip, seed)
@@ -149,6 +172,22 @@ def task_and_data(settings: Settings, records: Records | CaptionRecords) -> tupl
             f"{error}; the best checkpoint is chosen by it: hold out more images, or raise run.captioned"
         ) from error
     return CaptionTask(model, settings.optimizer, seed, extra), captions
+
+
+def stock_task(
+    settings: Settings, questions: Records, captions: CaptionRecords, extra: dict[str, Any]
+) -> tuple[TrainedTask, Data]:
+    """The same of a model of transformers' own classes."""
+    from clipmapper.data.dialogues import DialogueData, all_texts  # here: transformers is slow to import, and mappers need none
+    from clipmapper.models.stock import STOCK, vocabulary_of
+    from clipmapper.training.stock import StockTask
+
+    kind, seed = STOCK[settings.model.kind], settings.run.seed
+    vocabulary = vocabulary_of(kind.spoken(*pair) for pair in all_texts(questions.train, captions.train))
+    model = kind(settings.model, vocabulary)
+    config = settings.data if kind.frozen else replace(settings.data, cache=None)
+    data = DialogueData(questions, captions, config, model, seed, settings.run.captioned)
+    return StockTask(model, settings.optimizer, seed, extra), data
 
 
 def callbacks(config: RunConfig, monitor: str, loggers: list[Logger]) -> list[Callback]:

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -12,11 +11,12 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from clipmapper.config import DecodingConfig, OptimizerConfig
-from clipmapper.data.batches import Batch, Texts, mixed
+from clipmapper.data.batches import Batch, Encoder, Texts, mixed
 from clipmapper.data.captions import CaptionData
 from clipmapper.metrics.answers import VQAAccuracy
 from clipmapper.metrics.captions import CHEAP, score
 from clipmapper.models.checkpoints import FORMAT
+from clipmapper.models.clip import FrozenCLIP
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.models.decoding import captions
 from clipmapper.models.heads import next_token_loss, soft_label_loss
@@ -26,15 +26,24 @@ from clipmapper.training.optimizer import optimizer_and_schedule
 LOOK_EVERY = 50  # batches between looks at whether the loss is still finite: each waits for the device
 
 
-class MapperTask(pl.LightningModule):
-    """The common part of both tasks. Checkpoints hold the mapper, not CLIP, and what is needed to build both.
+class Trained(Protocol):
+    """A model as training sees it, which is a module too."""
+
+    def trained_state(self) -> dict[str, Tensor]: ...
+
+    def description(self) -> dict[str, Any]: ...
+
+
+class TrainedTask(pl.LightningModule):
+    """The common part of all tasks. Checkpoints hold what is trained, not CLIP, and what is needed to build both.
 
     `monitor` names the validation figure that the best checkpoint has most of.
     """
 
     monitor: str
+    model: Any
 
-    def __init__(self, model: CLIPMapper, optimizer: OptimizerConfig, seed: int, extra: dict[str, Any]) -> None:
+    def __init__(self, model: Trained, optimizer: OptimizerConfig, seed: int, extra: dict[str, Any]) -> None:
         """`extra`: plain values put into checkpoints, such as the data configuration."""
         super().__init__()
         self.model, self.config, self.seed, self.extra = model, optimizer, seed, extra
@@ -45,10 +54,19 @@ class MapperTask(pl.LightningModule):
     def loss(self, batch: Batch) -> Tensor:
         raise NotImplementedError
 
+    @property
+    def encoder(self) -> Encoder:
+        """What makes tokens of images."""
+        raise NotImplementedError
+
+    def examples(self, data: Texts, batch: Batch) -> list[str]:
+        """What the model says of each image of a batch, and what is right."""
+        raise NotImplementedError
+
     def image_tokens(self, batch: Batch) -> Tensor:
-        """CLIP's image tokens [B, I, D] of a batch that has them, or pixels."""
+        """The image tokens [B, I, D] of a batch that has them, or pixels."""
         image = batch["image"]
-        return image if image.ndim == 3 else self.model.clip.image_tokens(image)
+        return image if image.ndim == 3 else self.encoder.image_tokens(image)
 
     def on_train_start(self) -> None:
         self.diverged = torch.full((), -1, device=self.device)
@@ -92,14 +110,24 @@ class MapperTask(pl.LightningModule):
         """Raises FloatingPointError rather than replace a good checkpoint by one to throw away."""
         self.require_finite()
         checkpoint["state_dict"] = {f"model.{k}": v for k, v in self.model.trained_state().items()}
-        checkpoint["clipmapper"] = {
-            "format": FORMAT,
-            "model": asdict(self.model.config),
-            "answers": self.model.answers,
-            "tokens": self.model.tokens,
-            "clip_fingerprint": self.model.clip.fingerprint,
-            "extra": self.extra,
-        }
+        checkpoint["clipmapper"] = {"format": FORMAT, **self.model.description(), "extra": self.extra}
+
+    def log_captions(self, captions: list[str], references: list[list[str]]) -> None:
+        """Logs how good the captions of a validation are."""
+        for name, value in score(captions, references, CHEAP, ptb=False).corpus.items():
+            if name in CHEAP:
+                figure = value if isinstance(value, float) else math.nan  # checkpoints may be chosen by it all the same
+                self.log(f"val/{name}", figure, prog_bar=name == "CIDEr", sync_dist=True)
+
+
+class MapperTask(TrainedTask):
+    """The common part of the mappers' tasks."""
+
+    model: CLIPMapper
+
+    @property
+    def encoder(self) -> FrozenCLIP:
+        return self.model.clip
 
 
 class VQATask(MapperTask):
@@ -190,11 +218,7 @@ class CaptionTask(MapperTask):
         self.written = []
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, CaptionData)
-        references = [data.val.references(row) for row in written]
-        for name, value in score(list(written.values()), references, CHEAP, ptb=False).corpus.items():
-            if name in CHEAP:
-                figure = value if isinstance(value, float) else math.nan  # checkpoints are chosen by it all the same
-                self.log(f"val/{name}", figure, prog_bar=name == "CIDEr", sync_dist=True)
+        self.log_captions(list(written.values()), [data.val.references(row) for row in written])
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[tuple[int, str]]:
         """Rows and captions."""
