@@ -21,12 +21,17 @@ BOTH = ("image", "text")
 
 
 def open_clip(model: Any, towers: tuple[str, ...] = BOTH) -> Adapter:
-    """Raises ValueError for image towers that are no plain ViT, and for poolings it does not know."""
+    """Raises ValueError for towers that are no plain ones, and for poolings it does not know."""
     text = getattr(model, "text", model)
     pool = getattr(model.visual, "pool_type", None)
-    if "image" in towers and pool not in ("tok", "avg"):
+    if "image" in towers and (pool not in ("tok", "avg") or model.visual.attn_pool is not None):
         tower = f"{type(model.visual).__name__} (pooling {pool!r})"
         raise ValueError(f"the image tower {tower} is no plain ViT; explain a ViT-* model")
+    plain = hasattr(text, "token_embedding") and text.attn_mask is not None and getattr(text, "cls_emb", None) is None
+    if "text" in towers and not plain:
+        raise ValueError(
+            f"the text tower {type(text).__name__} is not CLIP's: it is no causal one, or has a class token of its own"
+        )
     layers = {
         "image": "visual.transformer.resblocks",
         "text": ("" if text is model else "text.") + "transformer.resblocks",

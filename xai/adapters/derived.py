@@ -107,6 +107,13 @@ def _check_starts(graph: Graph, found: list[Attention], streams: Streams) -> Non
                 if earlier == stream:
                     continue
                 inside = f"module {other.places.module!r}"
+                if earlier in origins and not any(
+                    o.sum in before for o, (q, _) in zip(found, streams.of, strict=True) if q == earlier
+                ):
+                    raise Doubt(
+                        f"{where}: its tokens are those of {inside}, embedded once more, as where a decoder's are made from "
+                        "the encoder's; give them as an argument of their own, such as decoder_input_ids"
+                    )
                 if earlier in origins and (later > at or other.sum not in before):
                     raise Doubt(
                         f"{where}: some of its {len(streams.streams[stream][0])} tokens are among those of {inside} too, or made "

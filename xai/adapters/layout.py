@@ -9,11 +9,13 @@ from torch import Tensor
 
 from xai.adapters.common import text_ends
 from xai.adapters.streams import Modality, Streams
-from xai.adapters.tokens import GRIDS
+from xai.adapters.tokens import GRIDS, PATCHES
 from xai.recording.adapter import Layout, Stream
 from xai.recording.assemble import RecordingError
 from xai.recording.axis import Link
 from xai.recording.record import ANEW
+
+MASKS = ("attention_mask", "mask", "padding_mask", "patch_valid")  # of whichever argument has their shape
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class DerivedLayout:
         if not self.fits(inputs):
             names = ", ".join((*self.settled, *self.placeholders))
             raise RecordingError(f"{names} had other values when the adapter was found; {ANEW}")
-        lengths, special, mask, grids = {}, {}, {}, {}
+        lengths, special, learned, mask, grids = {}, {}, {}, {}, {}
         places: dict[str, Tensor] = {}
         links: dict[str, Link] = {}
         for stream, modalities in self.streams:
@@ -52,14 +54,14 @@ class DerivedLayout:
             for modality in modalities:
                 name = modality.name
                 lengths[name] = len(modality.special)
-                special[name] = torch.tensor([modality.special])
+                learned[name] = torch.tensor([modality.special])
                 if modality.grid is not None:
                     grids[name] = modality.grid
                 real = _mask(modality, inputs)
                 if real is not None:
                     mask[name] = real
-                special[name] = self._special(modality, inputs, special[name], real)
-        return Layout(lengths, {}, mask, special, grids, places, links)
+                special[name] = self._special(modality, inputs, learned[name], real)
+        return Layout(lengths, {}, mask, special, grids, learned, places, links)
 
     def _special(self, modality: Modality, inputs: Mapping[str, Any], learned: Tensor, real: Tensor | None) -> Tensor:
         """Beside tokens of parameters, the ends of a text."""
@@ -102,28 +104,31 @@ def settled(inputs: Mapping[str, Any]) -> dict[str, int]:
         for n, x in inputs.items()
         if isinstance(x, Tensor)
         and not x.is_floating_point()
-        and (x.dim() > 2 or n in GRIDS.values() or n == "image_sizes")
+        and (x.dim() > 2 or n in GRIDS.values() or n in ("image_sizes", *PATCHES))
     }
     return {name: hash(tuple(x.flatten().tolist())) for name, x in chosen.items()}
 
 
 def _mask(modality: Modality, inputs: Mapping[str, Any]) -> Tensor | None:
-    """The padding mask among the arguments: of the same prefix as what it masks, or else the only one of its shape."""
-    if modality.source is None or any(modality.special):
-        return None
-    argument = modality.source.argument
+    """Real tokens, by the padding mask among the arguments: of the same prefix as what it masks, or the only one of its shape.
+
+    Tokens of parameters are real. None of images that are given as pixels: no such mask has their shape.
+    """
+    argument = "" if modality.source is None else modality.source.argument
     given = inputs.get(argument)
-    length = given.shape[1] if isinstance(given, Tensor) and given.dim() in (2, 3) else len(modality.special)
+    if not isinstance(given, Tensor) or given.dim() not in (2, 3):
+        return None
     prefix = argument.rpartition("input")[0] if "input" in argument else argument.partition("_")[0] + "_"
     fitting = {
         name: value
         for name, value in inputs.items()
-        if "mask" in name and isinstance(value, Tensor) and value.dim() == 2 and value.shape[1] == length
+        if isinstance(value, Tensor) and value.dim() == 2 and value.shape[1] == given.shape[1]
     }
-    for name in (f"{prefix}attention_mask", f"{prefix}mask"):
-        if name in fitting:
-            return fitting[name][:, modality.positions]
-    others = [value for name, value in fitting.items() if name in ("attention_mask", "mask", "padding_mask")]
-    if len(others) != 1 or argument.startswith(("decoder_", "labels")):
+    own = [fitting[name] for name in (f"{prefix}attention_mask", f"{prefix}mask") if name in fitting]
+    others = [fitting[name] for name in MASKS if name in fitting]
+    if not own and (len(others) != 1 or argument.startswith(("decoder_", "labels"))):
         return None
-    return others[0][:, modality.positions]
+    mask = (own or others)[0]
+    real = mask.new_ones(len(mask), len(modality.special))
+    real[:, [not special for special in modality.special]] = mask[:, modality.positions]
+    return real

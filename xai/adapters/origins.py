@@ -22,9 +22,11 @@ from xai.adapters.tokens import (
     LEARNED,
     Source,
     cells_under,
+    grid_of,
     lean,
     met,
     patch_order,
+    patches_in,
     rank_of,
     source_of,
 )
@@ -69,17 +71,19 @@ class Origins:
                 self.learned[tensor] = True
         self.samples = samples_of(inputs)
         for name, value in inputs.items():
-            self._seed(name, value, inputs.get(GRIDS.get(name, "")), getattr(model, "config", None))
+            self._seed(name, value, inputs, getattr(model, "config", None))
         self.seeds = self.sources[:]
 
-    def _seed(self, name: str, value: Any, grids: Tensor | None, config: Any) -> None:
-        """Integers [B, T], but for masks, are tokens; numbers [B, T, D] are too; images are their pixels."""
+    def _seed(self, name: str, value: Any, inputs: Mapping[str, Any], config: Any) -> None:
+        """Integers [B, T], but for masks, are tokens; numbers [B, T, D] are too; images are their pixels or patches."""
+        grids = inputs.get(GRIDS.get(name, ""))
         if not isinstance(value, Tensor) or value.dtype == torch.bool or "mask" in name:
             return
         if value.dim() == 2 and not value.is_floating_point():
             self.table[value] = self._new(Source(GIVEN, name), value.shape[1:], value).expand(value.shape)
         elif value.dim() == 3 and value.is_floating_point():
-            self.table[value] = self._new(Source(GIVEN, name), value.shape[1:2], value)[:, None].expand(value.shape)
+            source = Source(IMAGE, name, grid_of(inputs)) if patches_in(inputs) else Source(GIVEN, name)
+            self.table[value] = self._new(source, value.shape[1:2], value)[:, None].expand(value.shape)
         elif (images := self._images(value)) and value.is_floating_point():
             size = (value.shape[-2], value.shape[-1])
             tokens = [self._new(Source(IMAGE, name, size, n), size, value) for n in range(images)]
@@ -127,6 +131,8 @@ class Origins:
         ranks, some = rank_of(tokens), tokens.amax(dim=-1, keepdim=True)
         if bool(((tokens == 0) | (tokens == some)).all()) or bool((ranks == LEARNED).any() | (ranks == CLASH).any()):
             return self.rows(x)
+        if (own := own_tokens(tokens)) is not None:
+            return own
         kinds, index = torch.unique(tokens.flatten(0, -2).sort(dim=-1).values, dim=0, return_inverse=True)
         members = [
             sorted(set(kind) - {0}) for kind in kinds.tolist()
@@ -288,6 +294,16 @@ class Origins:
         tokens = self._or_zeros(target).clone()
         tokens[index] = self._or_zeros(value) if isinstance(value, Tensor) else 0
         self.set(target, tokens)
+
+
+def own_tokens(tokens: Tensor) -> Tensor | None:
+    """Tokens [..., T] of rows [..., T, D] that are each of a token and its neighbours, as MobileBERT's; None of others.
+
+    They are as many as the tokens are, and the n-th has the n-th of them inside.
+    """
+    every = tokens[tokens != 0].unique()
+    own = every.expand(tokens.shape[:-1]) if len(every) == tokens.shape[-2] else None
+    return own if own is not None and bool((tokens == own[..., None]).any(dim=-1).all()) else None
 
 
 def tensors(values: Any) -> Iterator[Tensor]:

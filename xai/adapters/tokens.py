@@ -17,6 +17,9 @@ IMAGE_SHIFT = 24  # above these bits of a learned token's position is the image 
 GRIDS = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_thw"}  # the argument with their sizes
 
 
+PATCHES = ("patch_coord", "spatial_shapes")  # arguments that say where patches lie which are given one by one
+
+
 class Doubt(Exception):
     """It cannot be told from the pass how to explain the model; the message names the module."""
 
@@ -98,3 +101,21 @@ def patch_order(grids: Tensor, merge: int) -> tuple[Tensor, tuple[int, int] | No
             start += rows * columns
     frames, rows, columns = grids[0].tolist()
     return torch.cat(order), (rows, columns) if len(grids) == 1 and frames == 1 else None
+
+
+def patches_in(inputs: Mapping[str, Any]) -> bool:
+    """Whether the images are given as patches, [B, T, pixels]."""
+    return any(isinstance(inputs.get(name), Tensor) for name in PATCHES)
+
+
+def grid_of(inputs: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns of images that are given as patches, row by row; None where samples have other ones, or padding."""
+    where, shapes, mask = (inputs.get(name) for name in (*PATCHES, "pixel_attention_mask"))
+    if where is not None:
+        rows, columns = (where[0].amax(dim=0) + 1).tolist()
+        whole = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).to(where)
+        return (rows, columns) if where.shape[1:] == whole.shape and bool((where == whole).all()) else None
+    if shapes is not None and bool((shapes == shapes[:1]).all()) and (mask is None or bool(mask.all())):
+        rows, columns = shapes[0].tolist()
+        return rows, columns
+    return None

@@ -20,7 +20,8 @@ def windows_of(tokens: Tensor | None, samples: int, place: Place, which: str) ->
         tokens = tokens[: len(tokens) // samples]
     else:
         raise Doubt(
-            f"{place}: its {which} are other tokens in every sample (such as images at other places of the text)"
+            f"{place}: its {which} are other tokens in every sample (such as images at other places of the text, or a "
+            "decoder's tokens that are made from the encoder's: give decoder_input_ids)"
         )
     if (rank_of(tokens) == CLASH).any():
         raise Doubt(f"{place}: its {which} are each made of several tokens, such as a word and a patch that are added")

@@ -36,6 +36,7 @@ class Layout:
     """The joint axis of one call of the model: how many tokens, which of them the head reads, which are padding.
 
     `special` tokens are no content: class, distillation and register tokens, [CLS], [SEP], start and end, object queries.
+    `learned` are those of them that are parameters: they are no padding, even where no token attends to them.
     `grids` says how the others of a modality lie in its image, row by row; they number rows * columns. `places` is for
     streams whose modalities stand inside each other, as an image inside a text: the positions of each in its stream.
     """
@@ -45,6 +46,7 @@ class Layout:
     mask: dict[str, Tensor]  # [B, tokens]: False at padding; a modality that is absent has none
     special: dict[str, Tensor] = field(default_factory=dict)  # [B or 1, tokens]; a modality that is absent has none
     grids: dict[str, tuple[int, int]] = field(default_factory=dict)  # rows and columns, of image modalities alone
+    learned: dict[str, Tensor] = field(default_factory=dict)  # [B or 1, tokens]; a modality that is absent has none
     places: dict[str, Tensor] = field(default_factory=dict)  # [tokens], for all modalities of a stream or for none
     links: dict[str, Link] = field(
         default_factory=dict

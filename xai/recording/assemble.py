@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import reduce
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -34,15 +35,15 @@ def assemble(adapter: Adapter, tensors: list[Caught], inputs: Mapping[str, Any],
     layout = adapter.layout(inputs, _sizes(adapter, tensors))
     spans = _slices(layout.lengths)
     (first, _), batch = tensors[0][0][0], _batch(adapter.sites[0], tensors[0])
-    layers, taken = [], iter(tensors)
+    layers, taken, dtype = [], iter(tensors), _finest(tensors)
     for layer in adapter.layers:
-        layers.append(tuple(_event(site, next(taken), spans, batch) for site in layer))
+        layers.append(tuple(_event(site, next(taken), spans, batch, dtype) for site in layer))
     _check_grids(layout)
     modalities = _positions(adapter, layout, spans, first.device)
-    readout, mask, special = _axis(layout, modalities, batch, first)
+    readout, mask, special, learned = _axis(layout, modalities, batch, first.to(dtype))
     if adapter.see_padding:
-        mask = mask & _attended(layers, mask)
-    links = {name: replace(link, weights=link.weights.to(first)) for name, link in layout.links.items()}
+        mask = mask & (_attended(layers, mask) | learned)
+    links = {name: replace(link, weights=link.weights.to(first.device, dtype)) for name, link in layout.links.items()}
     return Recording(tuple(layers), modalities, readout, mask, special, layout.grids, output, links=links)
 
 
@@ -117,7 +118,12 @@ def _positions(adapter: Adapter, layout: Layout, spans: dict[str, slice], device
     return positions
 
 
-def _event(site: Site, caught: Caught, spans: dict[str, slice], batch: int) -> Event:
+def _finest(tensors: list[Caught]) -> torch.dtype:
+    """The type that holds all attentions: a model may compute some of its softmaxes in single precision."""
+    return reduce(torch.promote_types, (A.dtype for calls, *_ in tensors for A, _ in calls))
+
+
+def _event(site: Site, caught: Caught, spans: dict[str, slice], batch: int, dtype: torch.dtype) -> Event:
     calls, Y, Y_out = caught
     queries, keys = _span(site, site.queries, spans), _span(site, site.keys, spans)
     _check_calls_of(site, calls, (batch, queries.stop - queries.start, keys.stop - keys.start), len(spans))
@@ -132,7 +138,8 @@ def _event(site: Site, caught: Caught, spans: dict[str, slice], batch: int) -> E
     if not all(A.requires_grad for A, _ in calls):
         raise RecordingError(f"module {site.module!r}: attention is off the graph; does the model detach its inputs?")
     parts = InGraph(tuple(A for A, _ in calls), Y, Y_out)
-    return Event(site.module, queries, keys, parts, _qkv(site, [qkv for _, qkv in calls]), site.windows)
+    qkv = _qkv(site, [qkv for _, qkv in calls])
+    return Event(site.module, queries, keys, parts, qkv, site.windows, dtype=dtype)
 
 
 def _check_calls_of(
@@ -198,8 +205,8 @@ def _attended(layers: list[tuple[Event, ...]], mask: Tensor) -> Tensor:
     return attended | ~read
 
 
-def _axis(layout: Layout, modalities: dict[str, Positions], batch: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Read weights, real tokens and special tokens of the joint axis, each [B, T]."""
+def _axis(layout: Layout, modalities: dict[str, Positions], batch: int, like: Tensor) -> tuple[Tensor, ...]:
+    """Read weights, real tokens, special and learned tokens of the joint axis, each [B, T]."""
 
     def joint(values: Mapping[str, Tensor], otherwise: float, dtype: torch.dtype) -> Tensor:
         axis = torch.full((batch, sum(layout.lengths.values())), otherwise, dtype=dtype, device=like.device)
@@ -207,4 +214,7 @@ def _axis(layout: Layout, modalities: dict[str, Positions], batch: int, like: Te
             axis[:, modalities[name]] = part.to(like.device, dtype)
         return axis
 
-    return joint(layout.readout, 0, like.dtype), joint(layout.mask, 1, torch.bool), joint(layout.special, 0, torch.bool)
+    sets = (
+        joint(tokens, rest, torch.bool) for tokens, rest in ((layout.mask, 1), (layout.special, 0), (layout.learned, 0))
+    )
+    return joint(layout.readout, 0, like.dtype), *sets

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from xai.lrp.propagation import Propagation
-from xai.recording.axis import Link, Positions, Windows, index_of, tokens_of, within
+from xai.recording.axis import Link, Positions, Windows, count_of, index_of, tokens_of, within
 from xai.recording.rerun import Again
 from xai.recording.turns import Turns
 
@@ -50,12 +50,13 @@ class Event:
     qkv: QKV | None = None  # None: the model computes its softmax in plain code, which does not show them
     windows: Windows | None = None  # None: every query may attend to every key
     turns: Turns | None = None  # of rows that share the samples of the pass
+    dtype: torch.dtype | None = None  # of maps, where the model's attentions have several; None: its own
 
     @property
     def A(self) -> Tensor:
         """Probabilities [B, H, q, k]; 0 outside of a query's window, and where a window's mask leaves less than 1e-30."""
         if self.windows is None:
-            return self._repeated(self.in_graph.A[0])
+            return self._repeated(self._laid(self.in_graph.A))
         return self._repeated(self._laid([A.detach().masked_fill(A < MASKED, 0) for A in self.in_graph.A]))
 
     @property
@@ -82,7 +83,8 @@ class Event:
         return values if self.turns is None else self.turns.repeated(values)
 
     def _laid(self, parts: Sequence[Tensor]) -> Tensor:
-        return parts[0] if self.windows is None else self.windows.maps(parts)
+        laid = parts[0] if self.windows is None else self.windows.maps(parts)
+        return laid if self.dtype is None else laid.to(self.dtype)
 
     def _tokens(self, state: Tensor) -> Tensor:
         return tokens_of(state, len(state) // (1 if self.windows is None else self.windows.states))
@@ -97,7 +99,7 @@ class Event:
         """[q, k], 1 where a key is the query itself."""
         like = self.in_graph.A[0]
         same = index_of(self.queries)[:, None] == index_of(self.keys)
-        return same.to(like.device, like.dtype)
+        return same.to(like.device, self.dtype or like.dtype)
 
     def rows(self, tokens: Positions) -> Positions | None:
         """Which of the event's queries are these tokens of the joint axis; None if they are not among them."""
@@ -206,7 +208,8 @@ class Recording:
 
         Returns:
             [B, T], False throughout for a sample of which the target has no gradient at all. Tokens that other tokens
-            still read after their own last attention, as an encoder's are read by a decoder, count as not read.
+            still read after their own last attention, as an encoder's are read by a decoder, or that others are made
+            from, count as not read.
         """
         if target not in self._rows:
             with torch.inference_mode(False), torch.enable_grad():
@@ -260,11 +263,11 @@ class Recording:
             )
         for (name, event), gradient in zip(last.items(), gradients, strict=True):
             where = self.modalities[name]
-            rows[:, where] = (gradient[:, event.rows(where)] != 0).any(dim=-1)
+            rows[:, where] = (gradient[:, event.rows(where)] != 0).any(dim=-1) & ~self._goes_on(name)
         return rows
 
     def _last_events(self) -> dict[str, Event]:
-        """The last attention of each modality whose tokens no other ones read afterwards, or are made from."""
+        """The last attention of each modality that has tokens which no other ones read afterwards, or are made from."""
         last: dict[str, Event] = {}
         for name, tokens in self.modalities.items():
             for layer in self.layers:
@@ -273,9 +276,13 @@ class Recording:
                     last[name] = own[-1]
                 elif any(within(tokens, event.keys) is not None for event in layer):
                     last.pop(name, None)
-        for link in self.links.values():
-            last.pop(link.origin, None)
-        return last
+        return {name: event for name, event in last.items() if not self._goes_on(name).all()}
+
+    def _goes_on(self, name: str) -> Tensor:
+        """Of which tokens of a modality others are made."""
+        made = [link.weights.any(dim=0) for link in self.links.values() if link.origin == name]
+        nothing = torch.zeros(count_of(self.modalities[name]), dtype=torch.bool, device=self.mask.device)
+        return torch.stack([nothing, *made]).any(dim=0)
 
     def _differentiate(self, target: Score) -> Gradients:
         score = self.score(target)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import timm
 import torch
 import transformers as tf
 from timm.models.swin_transformer import SwinTransformer as TimmSwin
@@ -13,7 +12,8 @@ from torchvision.models import swin_transformer as torchvision_swin
 
 from xai import Target, given, similarity
 
-from ..conftest import IMAGE, TINY, Family, pixels, prepared, shorter, words
+from ..conftest import IMAGE, TINY, Family, clip_text, pixels, prepared, shorter, words
+from .towers import TOWERS
 
 TEXT: dict[str, Any] = {"vocab_size": 40, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, **TINY}
 VISION: dict[str, Any] = {**TINY, **IMAGE}
@@ -30,11 +30,6 @@ def image(cls: Any, **options: Any) -> Family:
     return Family(cls(cls.config_class(**VISION, **options)), {"pixel_values": pixels()}, given(torch.tensor([1, 2])))
 
 
-def timm_model(cls: Any, **options: Any) -> Family:
-    size = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 4}
-    return Family(cls(**size, **options), {"x": pixels()}, given(torch.tensor([1, 2])))
-
-
 def pair(model: nn.Module, target: Target) -> Family:
     return Family(model, {**words(), "pixel_values": pixels()}, target)
 
@@ -48,6 +43,24 @@ def decoded(model: nn.Module) -> Family:
     return Family(model, {**words(), "decoder_input_ids": ids}, NEXT)
 
 
+def answered(model: nn.Module) -> Family:
+    """It returns no logits, but the mean loss of the answer: of one sample that is its own."""
+    one, answer = (
+        {name: x[:1] for name, x in {**words(), "pixel_values": pixels()}.items()},
+        torch.tensor([[1, 5, 6]]),
+    )
+    loss = Target("answer", lambda outputs: -outputs.loss.reshape(1))
+    return Family(model, {**one, "decoder_input_ids": answer, "labels": answer}, loss)
+
+
+def objects(cls: Any) -> Family:
+    """One query for each image."""
+    sizes = {"text_config": {**TEXT, "max_position_embeddings": 16}, "vision_config": VISION, "projection_dim": 16}
+    ids = clip_text()
+    inputs = {"input_ids": ids, "attention_mask": (ids > 0).long(), "pixel_values": pixels()}
+    return Family(cls(cls.config_class(**sizes)), inputs, Target("box", lambda outputs: outputs.logits[:, 2, 0]))
+
+
 def towers(config: Any) -> Any:
     return config(text_config={**TEXT, "max_position_embeddings": 16}, vision_config=VISION)
 
@@ -58,6 +71,7 @@ GPT_2 = {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "bos_token_i
 OPT = {**{k: v for k, v in TEXT.items() if k != "intermediate_size"}, "ffn_dim": 24, "word_embed_proj_dim": 16}
 ROTARY = {"num_key_value_heads": 1}
 LANGUAGE = {**TEXT, "head_dim": 8, "num_key_value_heads": 1}
+AUDIO = {"max_length": 16, "num_mel_bins": 8}
 PATCHES = {**TINY, "image_size": 16, "patch_size": 4}  # 4 x 4, of which 2 x 2 are merged where a model merges
 QFORMER = {"vocab_size": 40, "encoder_hidden_size": 16, "cross_attention_frequency": 1, **TINY}
 IMAGE_TOKEN = 39
@@ -321,6 +335,7 @@ TEXTS: dict[str, Callable[[], Family]] = {
     "GPT-J": lambda: text(tf.GPTJForCausalLM, NEXT, GPT_2, rotary_dim=4),
     "BLOOM": lambda: text(tf.BloomForCausalLM, NEXT, {"hidden_size": 16, "n_layer": 2, "n_head": 2, "vocab_size": 40}),
     "Falcon": lambda: text(tf.FalconForCausalLM, NEXT, {k: v for k, v in TEXT.items() if k != "intermediate_size"}),
+    "XLM-R": lambda: text(tf.XLMRobertaForSequenceClassification),
     "CamemBERT": lambda: text(tf.CamembertForSequenceClassification),
     "ModernBERT": lambda: text(
         tf.ModernBertForSequenceClassification, local_attention=4, cls_token_id=1, sep_token_id=2
@@ -360,6 +375,12 @@ SAM: dict[str, Any] = {
     "window_size": 3,
     "global_attn_indexes": [1],
     "mlp_dim": 24,
+}
+VITDET: dict[str, Any] = {
+    **{name: size for name, size in SAM.items() if name not in ("global_attn_indexes", "mlp_dim", "intermediate_size")},
+    "pretrain_image_size": 14,
+    "window_block_indices": [0],
+    "use_relative_position_embeddings": True,
 }
 STOCK: dict[str, Callable[[], Family]] = TEXTS | {
     "BEiT": lambda: image(tf.BeitForImageClassification, num_labels=4, use_relative_position_bias=True),
@@ -432,6 +453,29 @@ STOCK: dict[str, Callable[[], Family]] = TEXTS | {
     "BLIP captions": lambda: pair(
         tf.BlipForConditionalGeneration(tf.BlipConfig(text_config=BLIP_TEXT, vision_config=VISION)), NEXT
     ),
+    "BLIP questions": lambda: answered(
+        tf.BlipForQuestionAnswering(tf.BlipConfig(text_config=BLIP_TEXT, vision_config=VISION))
+    ),
+    "GIT": lambda: pair(
+        tf.GitForCausalLM(tf.GitConfig(vision_config=VISION, **TEXT)), of("next word", lambda out: out.logits[:, -4, 5])
+    ),
+    "OWL-ViT": lambda: objects(tf.OwlViTForObjectDetection),
+    "OWLv2": lambda: objects(tf.Owlv2ForObjectDetection),
+    "AST": lambda: Family(
+        tf.ASTForAudioClassification(
+            tf.ASTConfig(**TINY, **AUDIO, patch_size=4, frequency_stride=4, time_stride=4, num_labels=4)
+        ),
+        {"input_values": torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(1))},
+        given(torch.tensor([1, 2])),
+    ),
+    "MobileBERT": lambda: text(
+        tf.MobileBertForSequenceClassification, embedding_size=16, intra_bottleneck_size=16, use_bottleneck=False
+    ),
+    "mBART": lambda: decoded(
+        tf.MBartForConditionalGeneration(
+            tf.MBartConfig(vocab_size=40, d_model=16, **BART, encoder_ffn_dim=24, decoder_ffn_dim=24, pad_token_id=0)
+        )
+    ),
     "T5": lambda: decoded(
         tf.T5ForConditionalGeneration(
             tf.T5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, decoder_start_token_id=0)
@@ -462,12 +506,13 @@ STOCK: dict[str, Callable[[], Family]] = TEXTS | {
         },
         NEXT,
     ),
-    "timm EVA-02": lambda: timm_model(timm.models.eva.Eva, use_rot_pos_emb=True, swiglu_mlp=True),
-    "timm BEiT": lambda: timm_model(timm.models.beit.Beit, use_rel_pos_bias=True),
-    "timm SigLIP": lambda: timm_model(
-        timm.models.vision_transformer.VisionTransformer, global_pool="map", class_token=False
-    ),
+    **TOWERS,
     **WINDOWS,
+    "ViTDet": lambda: Family(
+        tf.VitDetModel(tf.VitDetConfig(**VITDET)),
+        {"pixel_values": torch.randn(2, 3, 14, 14, generator=torch.Generator().manual_seed(1))},
+        of("mean feature", lambda out: out.last_hidden_state[:, 1].mean(dim=(1, 2))),
+    ),
     "SAM": lambda: Family(
         tf.SamVisionModel(tf.SamVisionConfig(**SAM, output_channels=8)),
         {"pixel_values": torch.randn(2, 3, 14, 14, generator=torch.Generator().manual_seed(1))},

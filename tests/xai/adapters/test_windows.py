@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import transformers as tf
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -82,7 +81,7 @@ def merging() -> Tensor:
     return rownorm(weights)
 
 
-BY_HAND = [*WINDOWS, "SAM", "Qwen2.5-VL, windows"]
+BY_HAND = [*WINDOWS, "SAM", "ViTDet", "Qwen2.5-VL, windows"]
 
 
 @pytest.mark.parametrize("name", list(WINDOWS))
@@ -118,10 +117,11 @@ def test_windows_are_written_out_on_the_grid(name: str) -> None:
             torch.testing.assert_close(ours, theirs.to(ours), **tolerance)
 
 
-def test_windows_and_the_whole_grid_by_turns() -> None:
-    """SAM: heads and windows are one axis of its softmax in plain code."""
-    family = built("SAM")
-    eager = tf.SamVisionModel._from_config(copy.deepcopy(family.model.config), attn_implementation="eager")
+@pytest.mark.parametrize("name", ["SAM", "ViTDet"])
+def test_windows_and_the_whole_grid_by_turns(name: str) -> None:
+    """Heads and windows are one axis of the softmax in plain code."""
+    family = built(name)
+    eager = type(family.model)._from_config(copy.deepcopy(family.model.config), attn_implementation="eager")
     eager.double().eval().load_state_dict(family.model.state_dict())
     with Softmaxes() as softmaxes:
         output = eager(**family.inputs)
