@@ -1,5 +1,6 @@
 """The evaluation of each model: its answers or captions scored, and its explainers compared."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from jsonargparse import ArgumentParser
 
 from clipmapper.benchmark.run import method_names
 from clipmapper.config import DataConfig, ModelConfig, ModelSource
+from clipmapper.data.records import load_records
 from clipmapper.errors import messages
 from clipmapper.evaluation.answers import evaluate_answers
 from clipmapper.evaluation.captions import evaluate_captions
@@ -16,7 +18,7 @@ from clipmapper.evaluation.command import EvaluationSettings, merged, refuse
 from clipmapper.evaluation.prediction import mapper_of
 from clipmapper.evaluation.side_by_side import side_by_side
 from clipmapper.explain.models.base import VQAModel
-from clipmapper.explain.models.load import load_model
+from clipmapper.explain.models.load import load_model, needs_answers
 from clipmapper.files import write_json
 from clipmapper.logs import quiet_lightning
 from clipmapper.models.clip_mapper import CLIPMapper
@@ -51,7 +53,8 @@ def evaluate(settings: EvaluationSettings) -> None:
 
 def evaluate_model(source: ModelSource, settings: EvaluationSettings, output: Path) -> dict[str, Any]:
     """Returns what metrics.json of a model holds."""
-    model, trained_on = load_model(source), {}
+    common = common_answers(data_config({}, settings.data)) if needs_answers(source) else ()
+    model, trained_on = load_model(source, common), {}
     mapper = mapper_of(model)
     if mapper is not None:
         trained_on = mapper.extra.get("data", {})
@@ -67,6 +70,11 @@ def evaluate_model(source: ModelSource, settings: EvaluationSettings, output: Pa
         refuse(settings, ("--judge", "--decoding."), f"{source.label} answers questions")
         return evaluate_answers(model, source, data, settings, output)
     return evaluate_captions(model, data, settings, output)
+
+
+def common_answers(data: DataConfig) -> list[str]:
+    """Returns the answers of the training questions, the commonest first."""
+    return [answer for answer, _ in Counter(load_records(data).train["answer"]).most_common()]
 
 
 def data_config(trained_on: Mapping[str, Any], values: Mapping[str, Any]) -> DataConfig:

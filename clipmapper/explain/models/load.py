@@ -71,6 +71,11 @@ def load_model(source: ModelSource, common: Sequence[str] = ()) -> Loaded:
         raise ValueError(f"{source.label!r} cannot be loaded ({error}). It may name {remedy}") from error
 
 
+def needs_answers(source: ModelSource) -> bool:
+    """Returns whether a model chooses from answers that neither it nor its source names."""
+    return source.answers is None and (source.kind or kind_of(source.name)) in ("clip", "dual_encoder")
+
+
 def kind_of(name: str) -> str:
     """Returns the kind of a model by what there is under its name.
 
@@ -132,6 +137,8 @@ def _zero_shot(source: ModelSource, common: Sequence[str]) -> VQAModel:
 
 def _dual_encoder(source: ModelSource, common: Sequence[str]) -> VQAModel:
     model = from_transformers(transformers.AutoModel, source.name, "similarity of images and texts").eval()
+    if not hasattr(model, "get_text_features"):
+        raise ValueError(f"a {type(model).__name__} has no features of images and of texts")
     return DualEncoder(model, _processor(source), _candidates(source, common))
 
 
