@@ -1,6 +1,6 @@
 """A model's own captions: what removing patches does to them, and on Shapes what the maps of their words fall on."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +11,16 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from clipmapper.benchmark.measure import explain_batch, location, removal, share_of
+from clipmapper.benchmark.measure import explain_batch, location, removal
 from clipmapper.benchmark.page import location_columns, removal_columns
 from clipmapper.benchmark.run import method_names
 from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.task import Batch, Explained, Maps, Records, Scorer, Task
 from clipmapper.benchmark.tasks.caption_report import caption_explanation, caption_sample, scene_explanation
+from clipmapper.benchmark.tasks.caption_words import SHARE, WordMaps, grid_of
 from clipmapper.data.captions import Captions
 from clipmapper.explain.caption_removal import CaptionScorer, dropping
-from clipmapper.explain.ground_truth import NamedWord, said_words, scene_region
+from clipmapper.explain.ground_truth import said_words
 from clipmapper.explain.models.captioner import Captioner, MapperCaptioner, RecordedCaptions
 from clipmapper.explain.weights import METRICS, References, caption_weights, metric
 from clipmapper.images import BadImage, load_image
@@ -31,7 +32,6 @@ from xai.explanation import Lrp
 from xai.figures.filmstrip import strips
 from xai.figures.render import compare
 from xai.metrics.protocols import Protocol
-from xai.recording.recording import Recording
 from xai.report.data import Column, Explanation, Sample
 from xai.results.captions import CaptionRelevance
 
@@ -40,11 +40,10 @@ FIGURES = {
     "CIDEr": ("CIDEr of the caption that is written without the patches", False),
     "log_probability": ("the old caption's log-probability, less that on the whole image", False),
 }
-THERE, ABSENT, SHARE = "there", "absent", "image_share"
+THERE, ABSENT = "there", "absent"  # words that name what the scene has, and what it has not
 WEIGHTED = "wra"  # the method whose caption-level maps are also weighted by metrics
 GROUND_TRUTH = "ground truth"  # shown in the gallery as if it were a method
 CPU_BATCH = 256  # images without patches at once: a step of writing costs much the same for more captions
-MOST_WORDS = 1000  # more than a caption has: gives each word a number of its own
 
 
 class CaptionsTask(Task):
@@ -148,26 +147,26 @@ class CaptionsTask(Task):
         return {**batch.records, "right": [all(right for _, right in claim) for claim in said]}
 
     def maps(self, batch: Batch, explained: Explained) -> dict[str, Maps]:
-        captions, rows = self._captions(batch, explained), batch.records["row"]
+        captions, (_, tokens) = self._captions(batch, explained), batch.inputs
         recording, ids = explained.recorded.recording, torch.tensor(batch.ids)
-        grid, content = grid_of(recording), self._patches(batch, recording)
-        scorers = [self._removal(batch, explained, content, ids)] if self.config.removal else []
+        first = np.cumsum([0, *map(len, tokens)])[:-1]  # the recording's rows are the captions' tokens
+        patches = (recording.mask & ~recording.special)[:, recording.modalities["image"]][first]
+        scorers = [self._removal(batch, explained, patches, ids)] if self.config.removal else []
         if self.scenes is None:
-            return {"caption": Maps(self._whole_maps(batch, explained, captions, content), ids, scorers)}
-        said = said_words(self.model.words(batch.inputs[1]), [self.scenes[row] for row in rows])
+            return {"caption": Maps(self._whole_maps(batch, explained, captions, patches), ids, scorers)}
+        scenes, words = [self.scenes[row] for row in batch.records["row"]], self.model.words(tokens)
+        rows = self.names(explained.methods)
+        by_word = WordMaps(captions, rows, words, batch.ids, scenes, patches, grid_of(recording))
+        said = said_words(words, scenes)
         named = [word for word in said if word.things]
-        things = [
-            (i, {thing for word in named if word.caption == i for thing in word.things}) for i in range(len(rows))
-        ]
-        scorers.append(location(self._regions(things, rows, content, grid), content))
-        maps = {"caption": Maps(self._whole_maps(batch, explained, captions, content), ids, scorers)}
-        for kind in KINDS:
-            words = [word for word in named if word.kind == kind]
-            maps[kind] = self._word_maps(words, batch, captions, explained.methods, content, grid)
-        absent = [word for word in said if not word.things]
-        for name, words in ((THERE, named), (ABSENT, absent)):
-            maps[name] = self._share_maps(words, batch, captions, explained.methods)
-        return maps
+        things = [(i, {t for word in named if word.caption == i for t in word.things}) for i in range(len(scenes))]
+        scorers.append(location(by_word.regions(things, patches), patches))
+        return {
+            "caption": Maps(self._whole_maps(batch, explained, captions, patches), ids, scorers),
+            **{kind: by_word.on_objects([word for word in named if word.kind == kind]) for kind in KINDS},
+            THERE: by_word.on_image(named),
+            ABSENT: by_word.on_image([word for word in said if not word.things]),
+        }
 
     def columns(self) -> list[Column]:
         columns = removal_columns("caption", "image", FIGURES, [f"caption/{figure}/srg" for figure in FIGURES])
@@ -253,84 +252,6 @@ class CaptionsTask(Task):
 
     def _shown(self, batch: Batch, explained: Explained) -> dict[str, CaptionRelevance]:
         return {n: r for n, r in self._captions(batch, explained).items() if n not in explained.errors}
-
-    def _word_maps(
-        self,
-        words: Sequence[NamedWord],
-        batch: Batch,
-        captions: Mapping[str, CaptionRelevance],
-        methods: Sequence[str],
-        content: Tensor,
-        grid: tuple[int, int],
-    ) -> Maps:
-        """The maps of some words, perhaps of none; a weighted row has none of its own."""
-        places = self._places(words, batch)
-        of = torch.tensor([word.caption for word in words], dtype=torch.long)
-        valid = content[of.to(content.device)]
-        absent = torch.full(valid.shape, torch.nan, device=content.device)
-        scores = [captions[n].per_word.scores["image"][places].float() if n in captions else absent for n in methods]
-        scores += [absent for _ in self.weights]
-        regions = self._regions([(word.caption, word.things) for word in words], batch.records["row"], valid, grid)
-        ids = [MOST_WORDS * batch.ids[word.caption] + word.place for word in words]
-        return Maps(torch.stack(scores), torch.tensor(ids, dtype=torch.long), [location(regions, valid)], of)
-
-    def _share_maps(
-        self,
-        words: Sequence[NamedWord],
-        batch: Batch,
-        captions: Mapping[str, CaptionRelevance],
-        methods: Sequence[str],
-    ) -> Maps:
-        """The maps of some words over image and earlier words, scored by the share of the image."""
-        places = self._places(words, batch)
-        of = torch.tensor([word.caption for word in words], dtype=torch.long)
-        frame = next((relevance.per_word for relevance in captions.values()), None)
-        if frame is None:
-            return Maps(torch.full((len(methods) + len(self.weights), len(words), 1), torch.nan), of, [], of)
-        modalities = ("image", "text")
-        valid = torch.cat([frame.content(name)[places] for name in modalities], dim=1)
-        absent = torch.full(valid.shape, torch.nan, device=valid.device)
-        scores = [
-            torch.cat([captions[n].per_word.scores[name][places].float() for name in modalities], dim=1)
-            if n in captions
-            else absent
-            for n in methods
-        ]
-        share = share_of(slice(0, frame.scores["image"].shape[1]), valid, SHARE)
-        ids = [MOST_WORDS * batch.ids[word.caption] + word.place for word in words]
-        stacked = torch.stack([*scores, *(absent for _ in self.weights)])
-        return Maps(stacked, torch.tensor(ids, dtype=torch.long), [share], of)
-
-    def _places(self, words: Sequence[NamedWord], batch: Batch) -> list[int]:
-        """Where words of captions are among the words of all captions."""
-        starts = np.cumsum([0, *map(len, self.model.words(batch.inputs[1]))])
-        return [int(starts[word.caption]) + word.place for word in words]
-
-    def _patches(self, batch: Batch, recording: Recording) -> Tensor:
-        """The image tokens [B, tokens] of each caption that are patches; its rows are those of the caption's tokens."""
-        first = np.cumsum([0, *map(len, batch.inputs[1])])[:-1]
-        return (recording.mask & ~recording.special)[:, recording.modalities["image"]][first]
-
-    def _regions(
-        self,
-        things: Sequence[tuple[int, Collection[int]]],
-        rows: Sequence[int],
-        content: Tensor,
-        grid: tuple[int, int],
-    ) -> Tensor:
-        """Returns the share of each token that objects cover, [N, tokens], from (caption, its objects)."""
-        assert self.scenes is not None
-        regions = torch.zeros(content.shape)
-        for i, (caption, some) in enumerate(things):
-            regions[i, content[i].cpu()] = scene_region(self.scenes[rows[caption]], list(some), grid).flatten()
-        return regions
-
-
-def grid_of(recording: Recording) -> tuple[int, int]:
-    """Returns rows and columns of the image's tokens; raises ValueError where they lie in none."""
-    if "image" not in recording.grids:
-        raise ValueError("the image's tokens lie in no grid, so that objects cannot be found on them")
-    return recording.grids["image"]
 
 
 def unavailable(names: Iterable[str], references: References) -> dict[str, str]:
