@@ -111,6 +111,7 @@ class ExplainabilityCallback(Callback):
                 self.references[reference.label] = explanations.metrics()
                 if trainer.is_global_zero and (picture := self._picture_of(explanations)):
                     self.curves[reference.label] = picture
+                    self._log_pictures(trainer, explanations.task, f"explain/reference/{reference.label}/pictures")
         for name, metrics in self.references.items():
             for logger in trainer.loggers if trainer.is_global_zero else []:
                 logger.log_metrics(
@@ -131,7 +132,7 @@ class ExplainabilityCallback(Callback):
             if trainer.is_global_zero:
                 self._log_table(trainer, metrics)
                 self._log_curves(trainer, explanations)
-                self._log_pictures(trainer, task)
+                self._log_pictures(trainer, task, "explain/pictures")
 
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         self.task = None
@@ -192,7 +193,7 @@ class ExplainabilityCallback(Callback):
         figure = plots.curves(explanations.task, explanations.results)
         return None if figure is None else _picture(figure)
 
-    def _log_pictures(self, trainer: pl.Trainer, task: Task) -> None:
+    def _log_pictures(self, trainer: pl.Trainer, task: Task, name: str) -> None:
         """Logs some samples with their image under every method."""
         if not self.config.pictures:
             return
@@ -202,7 +203,7 @@ class ExplainabilityCallback(Callback):
             pictures = [(_picture(figure), caption) for figure, caption in task.pictures(batch, explained)]
             if pictures:
                 images, captions = map(list, zip(*pictures, strict=True))
-                log_examples(trainer.loggers, "explain/pictures", images, captions, trainer.global_step)
+                log_examples(trainer.loggers, name, images, captions, trainer.global_step)
 
 
 def _own_random_numbers(device: torch.device) -> AbstractContextManager[Any]:

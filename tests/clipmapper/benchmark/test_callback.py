@@ -127,7 +127,7 @@ def test_one_reference_model_of_each_kind(
     deepcopy(llava.model).float().save_pretrained(tmp_path / "llava")
     llava.processor.save_pretrained(tmp_path / "llava")
     references = (ModelSource(str(tmp_path / "mapper")), *saved.values(), ModelSource(str(tmp_path / "llava")))
-    run(settings("run", *SHORT, option(*references)))
+    run(settings("run", *SHORT, "--explain.pictures=1", option(*references)))
     names = [reference.label for reference in references]
     (table,) = (tmp_path / "run").rglob("tables/**/*.csv")
     with open(table) as file:
@@ -135,6 +135,7 @@ def test_one_reference_model_of_each_kind(
     assert [row[:2] for row in rows] == [[name, m] for name in ("trained", *names) for m in ("wra", "random")]
     assert all(math.isfinite(float(value)) for row in rows for value in row[2:])
     assert len(list((tmp_path / "run").rglob("examples/explain/curves/*/*.png"))) == 1 + len(names)
+    assert len(list((tmp_path / "run").rglob("examples/explain/reference/**/pictures/*/*.png"))) == len(names)
     for name in names:
         assert list(logged(tmp_path / "run", f"explain/reference/{name}/samples").values()) == [2.0], "once"
 
