@@ -48,7 +48,11 @@ def dialogues(images: list[Image.Image], tmp_path_factory: pytest.TempPathFactor
     (root / "val2014").mkdir()
     for name, image in zip("ab", images, strict=False):
         image.save(root / "val2014" / f"{name}.png")
-    questions = [{"image": f"val2014/{name}.png", "question": q, "answer": a, "answers": [a] * 10} for q, a in ASKED for name in "ab"]
+    questions = [
+        {"image": f"val2014/{name}.png", "question": q, "answer": a, "answers": [a] * 10}
+        for q, a in ASKED
+        for name in "ab"
+    ]
     captions = [{"image": f"val2014/{name}.png", "caption": text} for name, text in zip("ab", SAID, strict=True)]
 
     def make(model: StockModel) -> Dialogues:
@@ -117,11 +121,15 @@ def test_the_texts_of_an_image_in_one_pass_are_each_alone(
     ):  # fmt: skip
         inputs = prompted(kind, processor, picture, question)
         blank = "" if kind == "blip" and question is None else " "
-        reply = processor.tokenizer(blank + text, add_special_tokens=False)["input_ids"] + [processor.tokenizer.eos_token_id]
+        reply = processor.tokenizer(blank + text, add_special_tokens=False)["input_ids"] + [
+            processor.tokenizer.eos_token_id
+        ]
         start = inputs["input_ids"].shape[1]
         ids = torch.cat([inputs["input_ids"], torch.tensor([reply])], dim=1)
         with torch.no_grad():
-            logits = loaded(input_ids=ids, pixel_values=inputs["pixel_values"], attention_mask=torch.ones_like(ids)).logits
+            logits = loaded(
+                input_ids=ids, pixel_values=inputs["pixel_values"], attention_mask=torch.ones_like(ids)
+            ).logits
         single.append(logits[0, start - 1 : -1])
         targets += reply
     assert batch["targets"].tolist() == targets

@@ -54,7 +54,7 @@ def test_greedy_texts_are_those_of_one_token_after_the_other(seed: int, never: s
     assert len(passes) <= 7, "every pass gets one more right, and the last one says so"
     right, again = greedy(prompts(), counted(scores, passes := list[int]()), {0}, guess=tokens, never=never)
     assert passes == [2] and torch.equal(right[:, 0], tokens[:, 0])
-    for row, last, likely in zip(tokens.tolist(), (3, 4), again.tolist(), strict=True):
+    for last, likely in zip((3, 4), again.tolist(), strict=True):
         text = by_hand(scores, last, 6, never)
         pairs = zip([last, *text], text, strict=False)
         assert likely == pytest.approx(sum(float(scores[a].log_softmax(dim=0)[b]) for a, b in pairs), rel=1e-5)
