@@ -121,9 +121,7 @@ class StockModel(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
-    def write(
-        self, image: Float[Tensor, "B I D"], of: Sequence[int], questions: Sequence[Question]
-    ) -> list[str]:
+    def write(self, image: Float[Tensor, "B I D"], of: Sequence[int], questions: Sequence[Question]) -> list[str]:
         """Answers and captions, greedily; `of` says which image each question is about.
 
         Prompts of one length are written together: then none is padded, and this is what `generate` says of each alone.
@@ -144,14 +142,23 @@ class StockModel(nn.Module):
 
     def identity(self) -> dict[str, str]:
         """Returns what the tokens of an image depend on, for a feature cache."""
-        preprocess = json.dumps({**self.image_options, "by": type(self.processor.image_processor).__name__}, sort_keys=True)
-        return {"clip": self.config.clip, "weights": self.fingerprint, "preprocess": preprocess, "tokens": "before the norm"}
+        preprocess = json.dumps(
+            {**self.image_options, "by": type(self.processor.image_processor).__name__}, sort_keys=True
+        )
+        return {
+            "clip": self.config.clip,
+            "weights": self.fingerprint,
+            "preprocess": preprocess,
+            "tokens": "before the norm",
+        }
 
     def trained_state(self) -> dict[str, Tensor]:
         """All weights but those of a frozen tower, which come from open_clip."""
         fixed = {name for name, part in self.named_modules() if self.frozen and part is self.tower}
         return {
-            name: value for name, value in self.state_dict().items() if not name.startswith(tuple(f"{n}." for n in fixed))
+            name: value
+            for name, value in self.state_dict().items()
+            if not name.startswith(tuple(f"{n}." for n in fixed))
         }
 
     @property
@@ -291,7 +298,9 @@ class Blip(StockModel):
         vision = tf.BlipVisionConfig(**tower_options(visual), projection_dim=clip.embed_width)
         self.model = tf.BlipForConditionalGeneration(tf.BlipConfig(text_config=language, vision_config=vision))
         self.tower.load_state_dict(as_blip_tower(visual))
-        self.processor = tf.BlipProcessor(tf.BlipImageProcessor(**blip_image_options(self.image_options)), self.tokenizer)
+        self.processor = tf.BlipProcessor(
+            tf.BlipImageProcessor(**blip_image_options(self.image_options)), self.tokenizer
+        )
         self.opening = [self.tokenizer.bos_token_id]
 
     @property
@@ -345,7 +354,9 @@ def image_options(clip: FrozenCLIP) -> dict[str, Any]:
     """CLIP's preprocessing as options of transformers' CLIPImageProcessor."""
     has, (height, width) = clip.preprocess_config, clip.model.visual.image_size
     if height != width or (has["interpolation"], has["resize_mode"]) != ("bicubic", "shortest"):
-        raise ValueError(f"CLIP model {clip.name} reads images otherwise than CLIP's own; choose one of 'ViT-B-32', ...")
+        raise ValueError(
+            f"CLIP model {clip.name} reads images otherwise than CLIP's own; choose one of 'ViT-B-32', ..."
+        )
     return {
         "size": {"shortest_edge": height},
         "crop_size": {"height": height, "width": width},
@@ -438,7 +449,9 @@ def _named(name: str, part: nn.Module) -> dict[str, Tensor]:
 
 def attention_mask(part: Int[Tensor, "B L"]) -> Float[Tensor, "B 1 L L"]:
     """What is added to scores of attention: each text sees the opening (part 0), and of itself what came before."""
-    return torch.zeros(seen(part).shape, device=part.device).masked_fill(~seen(part), torch.finfo(torch.float32).min)[:, None]
+    return torch.zeros(seen(part).shape, device=part.device).masked_fill(~seen(part), torch.finfo(torch.float32).min)[
+        :, None
+    ]
 
 
 def seen(part: Int[Tensor, "B L"]) -> Bool[Tensor, "B L L"]:

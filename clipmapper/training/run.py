@@ -178,7 +178,10 @@ def stock_task(
     settings: Settings, questions: Records, captions: CaptionRecords, extra: dict[str, Any]
 ) -> tuple[TrainedTask, Data]:
     """The same of a model of transformers' own classes."""
-    from clipmapper.data.dialogues import DialogueData, all_texts  # here: transformers is slow to import, and mappers need none
+    from clipmapper.data.dialogues import (
+        DialogueData,
+        all_texts,
+    )  # here: transformers is slow to import, and mappers need none
     from clipmapper.models.stock import STOCK, vocabulary_of
     from clipmapper.training.stock import StockTask
 

@@ -21,7 +21,7 @@ from clipmapper.benchmark.tasks.caption_words import SHARE, WordMaps, grid_of
 from clipmapper.data.captions import Captions
 from clipmapper.explain.caption_removal import CaptionScorer, dropping
 from clipmapper.explain.ground_truth import said_words
-from clipmapper.explain.models.captioner import Captioner, MapperCaptioner, RecordedCaptions
+from clipmapper.explain.models.captioner import CaptionBatch, Captioner, MapperCaptioner, RecordedCaptions
 from clipmapper.explain.weights import METRICS, References, caption_weights, metric
 from clipmapper.images import BadImage, load_image
 from clipmapper.metrics.caption_truth import KINDS, claims, scenes_of
@@ -133,11 +133,10 @@ class CaptionsTask(Task):
             "reference": [self.references[row][0] for row in tokens],
         }
         inputs = self.model.prepare([images[row] for row in tokens])
-        return Batch(records["image_id"], (inputs, list(tokens.values())), records)
+        return Batch(records["image_id"], CaptionBatch(inputs, list(tokens.values())), records)
 
     def record(self, batch: Batch, lrp: Lrp) -> RecordedCaptions:
-        inputs, tokens = batch.inputs
-        return self.model.record(inputs, tokens, lrp)
+        return self.model.record(batch.inputs, lrp)
 
     def samples(self, batch: Batch, explained: Explained) -> Records:
         if self.scenes is None:
@@ -147,7 +146,7 @@ class CaptionsTask(Task):
         return {**batch.records, "right": [all(right for _, right in claim) for claim in said]}
 
     def maps(self, batch: Batch, explained: Explained) -> dict[str, Maps]:
-        captions, (_, tokens) = self._captions(batch, explained), batch.inputs
+        captions, tokens = self._captions(batch, explained), batch.inputs.tokens
         recording, ids = explained.recorded.recording, torch.tensor(batch.ids)
         first = np.cumsum([0, *map(len, tokens)])[:-1]  # the recording's rows are the captions' tokens
         patches = (recording.mask & ~recording.special)[:, recording.modalities["image"]][first]
@@ -194,7 +193,7 @@ class CaptionsTask(Task):
         shown = {n: caption_explanation(r.only(place)) for n, r in self._shown(batch, explained).items()}
         if self.scenes is not None:
             scene = self.scenes[batch.records["row"][place]]
-            words = self.model.words(batch.inputs[1])[place]
+            words = self.model.words(batch.inputs.tokens)[place]
             shown[GROUND_TRUTH] = scene_explanation(words, scene, grid_of(explained.recorded.recording))
         return shown
 
@@ -213,15 +212,8 @@ class CaptionsTask(Task):
         relevance.save_filmstrip(path, images, self.model.geometry)
 
     def _removal(self, batch: Batch, explained: Explained, content: Tensor, ids: Tensor) -> Scorer:
-        (inputs, tokens), recorded = batch.inputs, explained.recorded
-        predict = self.model.predictor(
-            inputs,
-            tokens,
-            recorded,  # type: ignore[arg-type]
-            self.protocol,
-            self.scorer,
-            batch.records["row"],
-        )
+        recorded: RecordedCaptions = explained.recorded  # type: ignore[assignment]
+        predict = self.model.predictor(batch.inputs, recorded, self.protocol, self.scorer, batch.records["row"])
         size = self.config.removal_batch or (CPU_BATCH if content.device.type == "cpu" else None)
         return removal(explained.progress.removals(predict), self.protocol, content, None, ids, size)
 
@@ -231,7 +223,7 @@ class CaptionsTask(Task):
         """The caption-level maps of all rows of the table [rows, B, tokens]; notes why a weighted row has none."""
         absent = torch.full(content.shape, torch.nan, device=content.device)
         scores = [captions[n].whole().scores["image"] if n in captions else absent for n in explained.methods]
-        tokens, rows = batch.inputs[1], batch.records["row"]
+        tokens, rows = batch.inputs.tokens, batch.records["row"]
         for name in self.weights:
             row = f"{WEIGHTED}/{name}"
             scores.append(absent)
@@ -247,8 +239,7 @@ class CaptionsTask(Task):
 
     def _captions(self, batch: Batch, explained: Explained) -> dict[str, CaptionRelevance]:
         """The captions' relevance by each method that is measured here."""
-        inputs, tokens = batch.inputs
-        return {n: self.model.relevance(inputs, tokens, r) for n, r in explained.relevances().items()}
+        return {n: self.model.relevance(batch.inputs, r) for n, r in explained.relevances().items()}
 
     def _shown(self, batch: Batch, explained: Explained) -> dict[str, CaptionRelevance]:
         return {n: r for n, r in self._captions(batch, explained).items() if n not in explained.errors}

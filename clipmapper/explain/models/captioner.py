@@ -27,6 +27,14 @@ Tokens = Sequence[Sequence[int]]  # of each caption, those that are (pieces of) 
 
 
 @dataclass(frozen=True, eq=False)
+class CaptionBatch:
+    """Images as a model takes them, and the tokens of a caption of each."""
+
+    inputs: Any
+    tokens: Tokens
+
+
+@dataclass(frozen=True, eq=False)
 class RecordedCaptions:
     """One pass with a row for each token, caption by caption, and the target of each row."""
 
@@ -60,18 +68,17 @@ class Captioner(Explainable, ABC):
         return [[word for word, _ in merge_pieces(self.pieces(caption))] for caption in tokens]
 
     @abstractmethod
-    def record(self, inputs: Any, tokens: Tokens, lrp: Lrp) -> RecordedCaptions:
+    def record(self, captions: CaptionBatch, lrp: Lrp) -> RecordedCaptions:
         """Records one pass over captions."""
 
     @abstractmethod
-    def relevance(self, inputs: Any, tokens: Tokens, relevance: Relevance) -> CaptionRelevance:
+    def relevance(self, captions: CaptionBatch, relevance: Relevance) -> CaptionRelevance:
         """Returns the relevance of the recording's rows as that of captions."""
 
     @abstractmethod
     def predictor(
         self,
-        inputs: Any,
-        tokens: Tokens,
+        captions: CaptionBatch,
         recorded: RecordedCaptions,
         protocol: Protocol,
         scorer: CaptionScorer,
@@ -111,23 +118,22 @@ class MapperCaptioner(Captioner):
     def pieces(self, tokens: Sequence[int]) -> list[str]:
         return pieces_of(self.model, [tokens])[0]
 
-    def record(self, inputs: Tensor, tokens: Tokens, lrp: Lrp) -> RecordedCaptions:
-        captions = steps_of(self.model, tokens)
-        return RecordedCaptions(record_steps(self.model, inputs, captions, lrp, self.module), captions.target)
+    def record(self, captions: CaptionBatch, lrp: Lrp) -> RecordedCaptions:
+        steps = steps_of(self.model, captions.tokens)
+        return RecordedCaptions(record_steps(self.model, captions.inputs, steps, lrp, self.module), steps.target)
 
-    def relevance(self, inputs: Tensor, tokens: Tokens, relevance: Relevance) -> CaptionRelevance:
-        return caption_relevance(self.model, steps_of(self.model, tokens), relevance)
+    def relevance(self, captions: CaptionBatch, relevance: Relevance) -> CaptionRelevance:
+        return caption_relevance(self.model, steps_of(self.model, captions.tokens), relevance)
 
     def predictor(
         self,
-        inputs: Tensor,
-        tokens: Tokens,
+        captions: CaptionBatch,
         recorded: RecordedCaptions,
         protocol: Protocol,
         scorer: CaptionScorer,
         images: Sequence[int],
     ) -> Predict:
-        return predictor(self.model, inputs, tokens, scorer, images)
+        return predictor(self.model, captions.inputs, captions.tokens, scorer, images)
 
     def geometry(self, size: Size) -> Geometry:
         return preprocessing(self.model.clip)(size)

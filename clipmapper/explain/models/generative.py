@@ -11,7 +11,7 @@ from torch import Tensor
 from clipmapper.data.answers import normalise
 from clipmapper.explain.caption_removal import LIKELIHOOD, CaptionScorer, scores_once
 from clipmapper.explain.models.base import QuestionBatch, Recorded, VQAModel
-from clipmapper.explain.models.captioner import Captioner, RecordedCaptions, Tokens
+from clipmapper.explain.models.captioner import CaptionBatch, Captioner, RecordedCaptions, Tokens
 from clipmapper.explain.models.stock import Pass, Stock, content_of, differing, placed
 from xai import Relevance, Target
 from xai.explanation import Lrp
@@ -244,15 +244,17 @@ class GenerativeCaptioner(Writer, Captioner):
     def write(self, inputs: Prompts) -> list[list[int]]:
         return self.until_the_end(self.written(inputs))
 
-    def record(self, inputs: Prompts, tokens: Tokens, lrp: Lrp) -> RecordedTexts:
+    def record(self, captions: CaptionBatch, lrp: Lrp) -> RecordedTexts:
+        inputs, tokens = captions.inputs, captions.tokens
         steps, counts = self._steps(inputs, tokens), [len(caption) for caption in tokens]
         each = steps.target()
-        captions = Target("captions", lambda outputs: torch.stack([v.sum() for v in each(outputs).split(counts)]))
-        recorded, stream = self.pass_over(inputs, self.with_end(inputs, tokens), captions, lrp)
+        whole = Target("captions", lambda outputs: torch.stack([v.sum() for v in each(outputs).split(counts)]))
+        recorded, stream = self.pass_over(inputs, self.with_end(inputs, tokens), whole, lrp)
         return RecordedTexts(steps.rows(recorded.recording, stream), each, recorded)
 
-    def relevance(self, inputs: Prompts, tokens: Tokens, relevance: Relevance) -> CaptionRelevance:
+    def relevance(self, captions: CaptionBatch, relevance: Relevance) -> CaptionRelevance:
         """The text of a row is what was written; what it goes on from is left out."""
+        inputs, tokens = captions.inputs, captions.tokens
         steps, parts = self._steps(inputs, tokens), dict(relevance.modalities)
         name = "decoder" if inputs.text == "decoder_input_ids" else "text"
         text = parts.pop(name)
@@ -264,21 +266,20 @@ class GenerativeCaptioner(Writer, Captioner):
         words = [[*pieces[of], *[""] * (self.room - len(pieces[of]))] for of in steps.of.tolist()]
         special = torch.tensor([[piece == "" for piece in row] for row in words], device=places.device)
         parts["text"] = ModalityRelevance(**columns, special=special, words=tuple(map(tuple, words)))
-        captions = tuple(map(tuple, pieces))
-        weights = tuple(average(len(caption)) for caption in captions)
-        own = tuple(tuple(range(len(caption))) for caption in captions)
-        return CaptionRelevance(replace(relevance, modalities=parts), captions, weights, own)
+        weights = tuple(average(len(caption)) for caption in pieces)
+        own = tuple(tuple(range(len(caption))) for caption in pieces)
+        return CaptionRelevance(replace(relevance, modalities=parts), tuple(map(tuple, pieces)), weights, own)
 
     def predictor(
         self,
-        inputs: Prompts,
-        tokens: Tokens,
+        captions: CaptionBatch,
         recorded: RecordedCaptions,
         protocol: Protocol,
         scorer: CaptionScorer,
         images: Sequence[int],
     ) -> Predict:
         assert isinstance(recorded, RecordedTexts)
+        inputs, tokens = captions.inputs, captions.tokens
         old, score = self.with_end(inputs, tokens), scores_once(scorer, images)
         whole = self.greedy(inputs, lambda arguments, _: self.module(**arguments), old)[1]
 

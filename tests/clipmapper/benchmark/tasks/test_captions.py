@@ -187,7 +187,7 @@ def test_images_without_caption_are_left_out(task: CaptionsTask, monkeypatch: py
             task.batch([1])
     monkeypatch.setattr(captioner, "written", lambda model, pixels: [[], *write(model, pixels)[1:]])
     batch = task.batch(range(3))
-    assert batch.records["row"] == [1, 2] and len(batch.inputs[0]) == len(batch.inputs[1]) == 2
+    assert batch.records["row"] == [1, 2] and len(batch.inputs.inputs) == len(batch.inputs.tokens) == 2
 
 
 def test_parts_with_other_metrics_lose_none() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from clipmapper.config import ModelSource
 from clipmapper.explain.models.base import QuestionBatch
 from clipmapper.explain.models.blip import BlipAnswers
+from clipmapper.explain.models.captioner import CaptionBatch
 from clipmapper.explain.models.classifiers import TransformersClassifier
 from clipmapper.explain.models.generative import GenerativeCaptioner, GenerativeVQA
 from clipmapper.explain.models.load import load_model
@@ -200,8 +201,9 @@ def test_captions_are_explained_as_by_xai(blip: Generative) -> None:
     inputs = model.prepare(images)
     tokens = [caption[: 3 + i] for i, caption in enumerate(model.write(inputs))]  # of different lengths
     assert all(tokens)
-    recorded = model.record(inputs, tokens, None)
-    relevance = model.relevance(inputs, tokens, explain_recording(recorded.recording, "wra", recorded.target))
+    recorded = model.record(CaptionBatch(inputs, tokens), None)
+    steps = explain_recording(recorded.recording, "wra", recorded.target)
+    relevance = model.relevance(CaptionBatch(inputs, tokens), steps)
     for i, image in enumerate(images):
         answer = model.text(tokens[i])
         alone = explain_generated(blip.model, blip.processor, image, answer=answer, method="wra")
