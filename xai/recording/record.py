@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from xai.lrp.propagation import Propagation
-from xai.lrp.mode import Ruling
+from xai.lrp.ruling import Ruling
 from xai.recording.adapter import Adapter
 from xai.recording.assemble import Captured, Caught, RecordingError, assemble, by_module
 from xai.recording.attention import multi_head, scaled_dot_product
