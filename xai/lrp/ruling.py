@@ -100,17 +100,14 @@ class Ruling(Mode):
         x = x.clone()
         return self._add(x, torch.zeros_like(x).index_add(dim, index, source))
 
-    def _grouped_mm(
-        self, name: str, func: Any, x: Tensor, weight: Tensor, offs: Tensor, bias: Tensor | None = None
-    ) -> Tensor:
+    def _grouped_mm(self, name: str, func: Any, x: Tensor, weight: Tensor, offs: Tensor, **more: Any) -> Tensor:
         """A linear layer for each group of rows, that of their expert; `offs` are the ends of the groups."""
         counts = offs.diff(prepend=offs.new_zeros(1)).tolist()
-        if is_live(weight) or bias is not None or x.dim() != 2 or sum(counts) != len(x):
-            raise self._error(
-                "grouped_mm", "has a live weight, a bias, or rows of no group, for which there is no rule"
-            )
+        known = x.dim() == 2 and sum(counts) == len(x) and all(value is None for value in more.values())
+        if is_live(weight) or not known:
+            raise self._error(name, "has a live weight, a bias, or rows of no group, for which there is no rule")
         groups = zip(func(x, weight, offs=offs).split(counts), x.split(counts), weight.mT, strict=True)
-        y = torch.cat([self._ruled("linear", "grouped_mm", part, rows, own, None) for part, rows, own in groups])
+        y = torch.cat([self._ruled("linear", name, part, rows, own, None) for part, rows, own in groups])
         self.projected[y] = object()
         return y
 
