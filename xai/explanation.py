@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from xai.adapters import adapter_for
-from xai.adapters.common import unwrapped
 from xai.explainers.algebra import readout_scores
 from xai.explainers.registry import METHODS, Method, as_method
 from xai.lrp.conservation import Conservation, conservation
@@ -18,19 +17,13 @@ from xai.lrp.mode import PropagationError
 from xai.lrp.modified_gradient import with_gamma
 from xai.recording.adapter import Adapter
 from xai.recording.assemble import RecordingError
+from xai.recording.checks import unwrapped
 from xai.recording.record import record
 from xai.recording.recording import Recording, Score
 from xai.results.relevance import ModalityRelevance, Relevance
 from xai.targets import predicted
 
 T = TypeVar("T")
-TENSORS = (
-    "input_ids",
-    "attention_mask",
-    "token_type_ids",
-    "inputs_embeds",
-    "pixel_values",
-)  # whatever a model does with others
 Lrp = Literal["tokens", "pixels"] | None  # the rules for relevance with which a pass is recorded
 Named = str | Method | Callable[..., Tensor]  # how a method may be given
 RAISED = (ValueError, TypeError, RuntimeError, ArithmeticError, PropagationError, RecordingError)  # by methods
@@ -88,7 +81,6 @@ def explain(
     """
     known = as_method(method)
     model, inputs = unwrapped(model), _plain(inputs)
-    _check_inputs(inputs)
     if dtype is not None:
         model, inputs = deepcopy(model).to(dtype), tree_map(lambda value: _cast(value, dtype), inputs)
     try:
@@ -233,15 +225,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _plain(part) for name, part in value.items()}
     return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
-
-
-def _check_inputs(inputs: Any) -> None:
-    """Refuses what tokenizers and processors return where they were not asked for tensors of a batch."""
-    for name, value in inputs.items() if isinstance(inputs, dict) else ():
-        if name in TENSORS and value is not None and not isinstance(value, Tensor):
-            raise TypeError(f'inputs: {name} is a {type(value).__name__}; give tensors: return_tensors="pt"')
-        if name == "input_ids" and (value is not None and (value.ndim < 2 or not value.numel())):
-            raise ValueError(f"inputs: {name} has shape {[*value.shape]}; give [samples, tokens], at least one of each")
 
 
 def _beyond(model: nn.Module, inputs: Any) -> str | None:

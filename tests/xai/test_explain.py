@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import BatchEncoding
+from transformers import BatchEncoding, GPT2Config, GPT2LMHeadModel
 
 import xai
 from xai import (
@@ -255,8 +255,14 @@ def test_errors(bert: Family, options: dict[str, Any], message: str) -> None:
     ],
 )
 def test_inputs_that_are_no_batch_of_tensors_are_refused(bert: Family, change: Any, message: str) -> None:
+    inputs = {"input_ids": change(bert.inputs["input_ids"])}
     with pytest.raises((TypeError, ValueError), match=message):
-        explain(bert.model, {"input_ids": change(bert.inputs["input_ids"])}, "genatt")
+        explain(bert.model, inputs, "genatt")
+    if "give" in message:  # what can be seen before the model runs, record and the adapter's observed pass see too
+        with pytest.raises((TypeError, ValueError), match=message), record(bert.model, adapter_for(bert.model)):
+            bert.model(**inputs)
+        with pytest.raises((TypeError, ValueError), match=message):
+            adapter_for(GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=1)), inputs)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
@@ -269,6 +275,10 @@ def test_what_is_no_module_is_refused(bert: Family) -> None:
     ):
         with pytest.raises(TypeError, match=f"modules can be watched: give .*{remedy}"):
             explain(wrapper, bert.inputs, "genatt")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=f"give .*{remedy}"), record(wrapper, adapter_for(bert.model)):  # type: ignore[arg-type]
+            pass
+        with pytest.raises(TypeError, match=f"give .*{remedy}"):
+            adapter_for(wrapper, bert.inputs)  # type: ignore[arg-type]
     traced = torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2))
     with pytest.raises(TypeError, match=r"give the nn\.Module that it is made of"):
         explain(traced, torch.ones(1, 2), "genatt")

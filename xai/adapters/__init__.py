@@ -10,13 +10,13 @@ from torch import nn
 
 from xai.adapters.bert import bert, distilbert
 from xai.adapters.clip import open_clip, transformers_clip
-from xai.adapters.common import wrapped
 from xai.adapters.derived import derived
 from xai.adapters.detr import detr
 from xai.adapters.lxmert import lxmert
 from xai.adapters.visualbert import visualbert
 from xai.adapters.vit import dinov2, timm_vit, torchvision_vit, two_headed_timm_vit, two_headed_vit, vit
 from xai.recording.adapter import Adapter
+from xai.recording.checks import check_model, wrapped
 
 ADAPTERS: dict[str, Callable[[nn.Module], Adapter]] = {
     "transformers.DeiTForImageClassificationWithTeacher": two_headed_vit,
@@ -53,7 +53,8 @@ def adapter_for(model: nn.Module, inputs: Any = None) -> Adapter:
         The table of the nearest known class among the model's own and its bases, or what is found from the model itself.
 
     Raises:
-        TypeError: there is no table and no inputs are given, or what is found leaves a doubt; names the module.
+        TypeError: there is no table and no inputs are given, or what is found leaves a doubt; names the module. Or what is
+            given is no module of torch's, or no tensors.
         ValueError: the table does not know this variant of its class, and no inputs are given.
 
     Example:
@@ -65,6 +66,7 @@ def adapter_for(model: nn.Module, inputs: Any = None) -> Adapter:
         >>> [site.module for site in adapter.sites]
         ['transformer.h.0.attn', 'transformer.h.1.attn']
     """
+    check_model(model)
     if build := _builder(model):
         try:
             return build(model)

@@ -10,14 +10,6 @@ from torch import Tensor, nn
 
 from xai.recording.adapter import Layout, Site, Stream
 
-# Torch's classes that hold a model and call it -> the attribute.
-WRAPPERS = {
-    "DataParallel": "module",
-    "DistributedDataParallel": "module",
-    "AveragedModel": "module",
-    "OptimizedModule": "_orig_mod",
-}
-
 
 def stack(model: nn.Module, layers: str, stream: Stream, module: str, residual: str, output: str) -> list[Site]:
     """Self-attention of each layer in the list named `layers`; the other names are inside a layer."""
@@ -29,26 +21,6 @@ def side_by_side(*towers: Sequence[Site]) -> tuple[tuple[Site, ...], ...]:
     """Layers of towers that do not see each other; the last layers stand together, so that "last k" is k of each."""
     rows = zip_longest(*(reversed(tower) for tower in towers))
     return tuple(tuple(site for site in row if site is not None) for row in rows)[::-1]
-
-
-def wrapped(model: nn.Module) -> str | None:
-    """Returns the name of the attribute that holds the model inside a wrapper; None for what is no wrapper."""
-    return next((WRAPPERS[cls.__name__] for cls in type(model).__mro__ if cls.__name__ in WRAPPERS), None)
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Returns the model inside all its wrappers. Raises TypeError, with what to give, for what is no module of torch's."""
-    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
-        inside = next((part for part in ("model", "func") if isinstance(getattr(model, part, None), nn.Module)), None)
-        hint = (
-            f"give `.{inside}` of it"
-            if inside and not isinstance(model, nn.Module)
-            else "give the nn.Module that it is made of"
-        )
-        raise TypeError(f"{type(model).__name__} is not a model whose modules can be watched: {hint}")
-    while name := wrapped(model):
-        model = getattr(model, name)
-    return model
 
 
 def prefix_of(model: nn.Module) -> str:

@@ -5,7 +5,7 @@ Where data is moved, so is the companion; where numbers are computed, the tokens
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from xai.adapters.operands import is_suffix, replaced, split_equation, stripped, tensors
 from xai.adapters.tokens import (
     CLASH,
     GIVEN,
@@ -25,6 +26,7 @@ from xai.adapters.tokens import (
     grid_of,
     lean,
     met,
+    own_tokens,
     patch_order,
     patches_in,
     rank_of,
@@ -89,9 +91,12 @@ class Origins:
             tokens = [self._new(Source(IMAGE, name, size, n), size, value) for n in range(images)]
             self.table[value] = torch.stack(tokens)[:, None].expand(value.shape)
         elif value.dim() == 2 and grids is not None:
-            order, grid = patch_order(grids, getattr(getattr(config, "vision_config", None), "spatial_merge_size", 1))
-            first = self._new(Source(IMAGE, name, grid), value.shape[:1], value)
-            self.table[value] = first[order.to(value.device), None].expand(value.shape)
+            merge = getattr(getattr(config, "vision_config", None), "spatial_merge_size", 1)
+            flat = [
+                self._new(Source(IMAGE, name, grid, n), order.shape, value)[order.to(value.device)]
+                for n, (order, grid) in enumerate(patch_order(grids, merge))
+            ]
+            self.table[value] = torch.cat(flat)[:, None].expand(value.shape)
 
     def _images(self, value: Tensor) -> int:
         """Images of each sample in [B, C, H, W], [images, C, H, W] or [B, images, C, H, W]; 0 if it cannot be told whose."""
@@ -249,7 +254,7 @@ class Origins:
         found: Tensor | None = None
         for x in tensors(operands):
             tokens = self.of(x)
-            if tokens is None or (_stripped(x.shape) != _stripped(y.shape) and not _is_suffix(x.shape, y.shape)):
+            if tokens is None or (stripped(x.shape) != stripped(y.shape) and not is_suffix(x.shape, y.shape)):
                 continue
             found = lean(tokens) if found is None else met(found, lean(tokens))
         fits = found is not None and found.dim() <= y.dim() and torch.broadcast_shapes(found.shape, y.shape) == y.shape
@@ -261,7 +266,7 @@ class Origins:
         if all(self.of(x) is None for x in data):
             return None
         known = {id(x): self._or_zeros(x) for x in data}
-        given = _replaced(args, known)
+        given = replaced(args, known)
         if name in ("view", "reshape"):
             return given[0].reshape(*given[1:], **kwargs)
         if name in ("max", "min", "amax", "amin"):
@@ -296,50 +301,5 @@ class Origins:
         self.set(target, tokens)
 
 
-def own_tokens(tokens: Tensor) -> Tensor | None:
-    """Tokens [..., T] of rows [..., T, D] that are each of a token and its neighbours, as MobileBERT's; None of others.
-
-    They are as many as the tokens are, and the n-th has the n-th of them inside.
-    """
-    every = tokens[tokens != 0].unique()
-    own = every.expand(tokens.shape[:-1]) if len(every) == tokens.shape[-2] else None
-    return own if own is not None and bool((tokens == own[..., None]).any(dim=-1).all()) else None
-
-
-def tensors(values: Any) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (tuple, list)):
-            yield from tensors(value)
-
-
-def split_equation(args: list[Any]) -> tuple[str | None, str]:
-    """Letters of the left operand of an einsum of two, and of its result; None if it is written in another way."""
-    equation = args[0].replace(" ", "") if isinstance(args[0], str) else ""
-    operands, arrow, out = equation.partition("->")
-    if not arrow or operands.count(",") != 1 or "." in equation:
-        return None, ""
-    return operands.split(",")[0], out
-
-
 def _along(rows: Tensor | None, y: Tensor) -> Tensor | None:
     return None if rows is None or rows.dim() + 1 > y.dim() else rows[..., None].expand(y.shape)
-
-
-def _replaced(value: Any, known: Mapping[int, Tensor]) -> Any:
-    if isinstance(value, (tuple, list)) and type(value) in (tuple, list):
-        return type(value)(_replaced(part, known) for part in value)
-    return known.get(id(value), value)
-
-
-def _stripped(shape: Any) -> tuple[int, ...]:
-    sizes = list(shape)
-    while sizes and sizes[0] == 1:
-        sizes.pop(0)
-    return tuple(sizes)
-
-
-def _is_suffix(shape: Any, whole: Any) -> bool:
-    bare = _stripped(shape)
-    return len(bare) >= 2 and tuple(whole)[-len(bare) :] == bare

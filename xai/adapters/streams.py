@@ -242,6 +242,8 @@ class Streams:
 
     def _named(self, source: Source, parts: dict[Any, Modality]) -> str:
         argument = source.argument
+        if argument.endswith("videos"):
+            return self._free("frame", parts)
         if source.rank == IMAGE or argument.startswith("pixel"):
             return self._free("image", parts)
         if argument.startswith(("decoder_", "labels")):

@@ -68,6 +68,16 @@ def met(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(same, torch.minimum(a, b), higher).masked_fill(clash, CLASH << 48)
 
 
+def own_tokens(tokens: Tensor) -> Tensor | None:
+    """Tokens [..., T] of rows [..., T, D] that are each of a token and its neighbours, as MobileBERT's; None of others.
+
+    They are as many as the tokens are, and the n-th has the n-th of them inside.
+    """
+    every = tokens[tokens != 0].unique()
+    own = every.expand(tokens.shape[:-1]) if len(every) == tokens.shape[-2] else None
+    return own if own is not None and bool((tokens == own[..., None]).any(dim=-1).all()) else None
+
+
 def lean(tokens: Tensor) -> Tensor:
     """With one entry on the last axis where all are alike by construction."""
     return tokens[..., :1] if tokens.dim() and tokens.stride(-1) == 0 else tokens
@@ -83,24 +93,17 @@ def cells_under(tokens: Tensor, call: Mapping[str, Any]) -> list[list[int]] | No
     return [sorted(set(cell) - {0}) for cell in cells.T.tolist()]
 
 
-def patch_order(grids: Tensor, merge: int) -> tuple[Tensor, tuple[int, int] | None]:
-    """The place, row by row, of each of the patches that Qwen's processors give block by block, of merge x merge patches.
+def patch_order(grids: Tensor, merge: int) -> list[tuple[Tensor, tuple[int, int]]]:
+    """Of each image, or frame of a video, in which order its patches come, and its rows and columns.
 
-    And their rows and columns, of one image; None of several or of a video, whose patches are numbered on.
+    Qwen's processors give them block by block, of merge x merge patches; the order says which patch of the image each is, row
+    by row. Of a video it is the frames that are one patch (two), as the model has them.
     """
-    order, start = [], 0
+    found = []
     for frames, rows, columns in grids.tolist():
-        cells = (
-            torch.arange(rows * columns)
-            .reshape(rows // merge, merge, columns // merge, merge)
-            .transpose(1, 2)
-            .flatten()
-        )
-        for _ in range(frames):
-            order.append(start + cells)
-            start += rows * columns
-    frames, rows, columns = grids[0].tolist()
-    return torch.cat(order), (rows, columns) if len(grids) == 1 and frames == 1 else None
+        cells = torch.arange(rows * columns).reshape(rows // merge, merge, columns // merge, merge)
+        found += [(cells.transpose(1, 2).flatten(), (rows, columns))] * frames
+    return found
 
 
 def patches_in(inputs: Mapping[str, Any]) -> bool:

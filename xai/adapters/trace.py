@@ -12,7 +12,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
-from xai.adapters.origins import PRODUCTS, Origins, tensors
+from xai.adapters.operands import tensors
+from xai.adapters.origins import PRODUCTS, Origins
 from xai.adapters.tokens import rank_of
 from xai.lrp.operations import name_of
 from xai.recording.places import ARGUMENT, Calls, Place, arguments_of, drawn_in_order, samples_of

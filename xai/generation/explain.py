@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from xai.adapters import adapter_for
-from xai.adapters.common import unwrapped
 from xai.explainers.registry import as_method
 from xai.explanation import Named, explain_recording, lrp_of
 from xai.generation.goals import each_token, parting, together, tokens_of
@@ -28,6 +27,7 @@ from xai.generation.steps import Figure, require_order, text_stream
 from xai.generation.tokens import image_tokens_alone
 from xai.recording.adapter import Adapter
 from xai.recording.axis import index_of
+from xai.recording.checks import unwrapped
 from xai.recording.record import record
 from xai.recording.recording import Recording
 from xai.results.captions import CaptionRelevance, average

@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 from xai.explainers.registry import as_method
 from xai.explanation import Named
 from xai.generation.inputs import is_encoder_decoder
-from xai.lrp.mode import Ruling
 from xai.lrp.propagation import Propagation
+from xai.lrp.ruling import Ruling
 from xai.recording.attention import scaled_dot_product
 from xai.recording.unchanged import evaluation
 

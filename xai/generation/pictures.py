@@ -35,16 +35,15 @@ def pictures_of(processor: Any, inputs: Mapping[str, Any], modalities: Sequence[
 
 
 def _of_patches(patches: Tensor, grids: Tensor, images: Any) -> list[Tensor]:
-    """Pictures of patches [N, channels * frames * side * side] in blocks; of one image alone, as recordings have one."""
+    """Pictures of the patches [N, channels * frames * side * side] of one or more images, in blocks."""
     merge, side = getattr(images, "merge_size", 2), getattr(images, "patch_size", 14)
-    order, grid = patch_order(grids, merge)
-    if grid is None:
-        return []
-    rows, columns = grid
-    frames = patches.shape[1] // (3 * side * side)
-    whole = patches.new_zeros(rows * columns, 3, side, side)
-    whole[order.to(patches.device)] = patches.reshape(-1, 3, frames, side, side)[:, :, 0]
-    return [whole.reshape(rows, columns, 3, side, side).permute(2, 0, 3, 1, 4).reshape(3, rows * side, columns * side)]
+    parts = patch_order(grids, merge)
+    pixels = patches.reshape(len(patches), 3, -1, side, side)[:, :, 0].split([len(order) for order, _ in parts])
+    pictures = []
+    for own, (order, (rows, columns)) in zip(pixels, parts, strict=True):
+        whole = own[order.argsort().to(own.device)].reshape(rows, columns, 3, side, side)
+        pictures.append(whole.permute(2, 0, 3, 1, 4).reshape(3, rows * side, columns * side))
+    return pictures
 
 
 def _coloured(picture: Tensor, images: Any) -> Tensor:

@@ -44,7 +44,7 @@ class Gamma:
         return S @ weight + self.gamma * favoured, None, S * (1 + self.gamma * ((b > 0) == positive))
 
 
-def pixels(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+def convolution(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
     """The epsilon rule of a convolution."""
     x, weight, bias = operands
     assert x is not None and weight is not None
@@ -112,6 +112,11 @@ def norm(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Oper
     return scaled - scaled.mean(axes, keepdim=True) if centred else scaled, None, G
 
 
+def centre(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """x - mean(x), which is linear."""
+    return (G - G.mean(operation.options["axes"], keepdim=True),)
+
+
 def one_to_one(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
     """R passes unchanged: G y / x (AttnLRP's identity rule)."""
     x, *others = operands
@@ -124,7 +129,8 @@ ATTN_LRP = Rules(
     modified_gradient=True,
     tolerance=1e-3,
     linear=linear,
-    pixels=pixels,
+    pixels=convolution,
+    convolution=convolution,
     add=add,
     shift=add,
     scale=scale,
@@ -134,6 +140,7 @@ ATTN_LRP = Rules(
     share=share,
     softmax=softmax,
     norm=norm,
+    centre=centre,
     one_to_one=one_to_one,
     absorbing=frozenset({"softmax"}),
 )

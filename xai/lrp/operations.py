@@ -21,7 +21,7 @@ ONE_TO_ONE = """
 """
 RULED: dict[str, Kind] = {
     "linear": "linear",
-    "conv2d": "pixels",
+    "conv2d": "convolution",
     "sum": "share",
     "mean": "share",
     "softmax": "softmax",
@@ -29,6 +29,17 @@ RULED: dict[str, Kind] = {
     "layer_norm": "norm",
     "rms_norm": "norm",
     **dict.fromkeys(ONE_TO_ONE.split(), "one_to_one"),
+}
+# those of which `Ruling` says in which others, with rules, they can be written
+WRITTEN_OUT = frozenset("add sub rsub mul div matmul addmm baddbmm avg_pool2d einsum index_add".split())  # noqa: SIM905
+# the methods of `Ruling` that are given the function, as well
+CALLED = {
+    **RULED,
+    "topk": "topk",
+    **dict.fromkeys(
+        ("grouped_mm", "grouped_mm_fallback"), "grouped_mm"
+    ),  # torch's, and transformers' where it has none
+    **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d"), "adaptive_avg_pool"),
 }
 # data that is moved, selected or cast goes back the way it came, by autograd itself
 MOVES = """

@@ -3,6 +3,9 @@
 R is the relevance of an operation's result. Sums are over all of a sample, whose axis is the first.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,6 +14,7 @@ from torch.nn.grad import conv2d_input
 from xai.lrp.propagation import Maybe, Operation, Rules
 
 Operands = tuple[Maybe, ...]
+Linear = Callable[[Tensor, Tensor], Tensor]
 
 
 def divided(a: Tensor, b: Tensor) -> Tensor:
@@ -22,10 +26,17 @@ def linear(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Op
     """Of the contributions x_i w_ji, the positive ones share R_j (eq. 4); the bias has no part."""
     x, weight, *_ = operands
     assert x is not None and weight is not None
-    up, down = weight.clamp(min=0), weight.clamp(max=0)
-    x_up, x_down = x.clamp(min=0), x.clamp(max=0)
-    S = divided(R, x_up @ up.mT + x_down @ down.mT)  # of a stack of weights, too
-    return x_up * (S @ up) + x_down * (S @ down), None, None
+    # of a stack of weights, too
+    return _positive(R, x, weight, lambda x, w: x @ w.mT, lambda S, w: S @ w), None, None
+
+
+def convolution(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """The same, as a convolution is a linear layer at each place."""
+    x, weight, *_ = operands
+    assert x is not None and weight is not None
+    options = operation.options
+    back: Linear = lambda S, w: conv2d_input(x.shape, w, S, **options)  # noqa: E731
+    return _positive(R, x, weight, partial(F.conv2d, **options), back), None, None
 
 
 def add(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
@@ -86,6 +97,14 @@ def pixels(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Op
     return x * back[0] - low * back[1] - high * back[2], None, None
 
 
+def _positive(R: Tensor, x: Tensor, weight: Tensor, forth: Linear, back: Linear) -> Tensor:
+    """Of a map linear in x and in its weight, and its transpose."""
+    up, down = weight.clamp(min=0), weight.clamp(max=0)
+    x_up, x_down = x.clamp(min=0), x.clamp(max=0)
+    S = divided(R, forth(x_up, up) + forth(x_down, down))
+    return x_up * back(S, up) + x_down * back(S, down)
+
+
 def _total(x: Tensor) -> Tensor:
     return x.sum(dim=tuple(range(1, x.dim())), keepdim=True)
 
@@ -96,6 +115,7 @@ TRANSATT = Rules(
     tolerance=1e-3,
     linear=linear,
     pixels=pixels,
+    convolution=convolution,
     add=add,
     shift=unchanged,
     scale=unchanged,
@@ -105,5 +125,6 @@ TRANSATT = Rules(
     share=share,
     softmax=unchanged,
     norm=unchanged,
+    centre=unchanged,
     one_to_one=unchanged,
 )

@@ -16,6 +16,7 @@ Kind = Literal[
     *(
         "linear",
         "pixels",
+        "convolution",
         "add",
         "shift",
         "scale",
@@ -25,6 +26,7 @@ Kind = Literal[
         "share",
         "softmax",
         "norm",
+        "centre",
         "one_to_one",
     ),
     "exit",  # a result of one of the model's layers leaves it; for the audit
@@ -56,6 +58,7 @@ class Rules:
     tolerance: float  # what a layer may lose, as a share of the start relevance; rounding in float32 comes to this
     linear: Rule
     pixels: Rule  # the convolution of pixels to patches
+    convolution: Rule  # of a grid of tokens
     add: Rule  # of two live tensors
     shift: Rule  # adding a constant, such as a mask or positions
     scale: Rule  # multiplying by a constant
@@ -65,6 +68,7 @@ class Rules:
     share: Rule  # sum and mean over axes
     softmax: Rule
     norm: Rule
+    centre: Rule  # taking the mean away, as norms in plain code do
     one_to_one: Rule  # activations and their like
     absorbing: frozenset[Kind] = frozenset()  # what these do not pass on is absorbed, not lost
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from xai.lrp.mode import PropagationError, Ruling
+from xai.lrp.mode import PropagationError
 from xai.lrp.propagation import Flow, Operation, Rules
+from xai.lrp.ruling import Ruling
 from xai.recording.axis import Positions
 from xai.recording.recording import Event, Recording, Score
 

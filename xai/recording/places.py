@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from xai.lrp.operations import name_of
+from xai.recording.checks import check_arguments
 
 ARGUMENT = "argument"  # the function of a place that is an argument of the model itself, named by `module`
 
@@ -50,13 +51,18 @@ class Calls:
 
 
 def arguments_of(model: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the arguments of the model's forward by name, those that its `**kwargs` takes among the others."""
+    """Returns the arguments of the model's forward by name, those that its `**kwargs` takes among the others.
+
+    Raises TypeError or ValueError for arguments that are no tensors of a batch.
+    """
     bound = inspect.signature(model.forward).bind(*args, **kwargs)
     rest = {
         n: p for n, p in bound.arguments.items() if bound.signature.parameters[n].kind is inspect.Parameter.VAR_KEYWORD
     }
     plain = {n: p for n, p in bound.arguments.items() if n not in rest}
-    return plain | {name: value for more in rest.values() for name, value in more.items()}
+    arguments = plain | {name: value for more in rest.values() for name, value in more.items()}
+    check_arguments(arguments)
+    return arguments
 
 
 def samples_of(inputs: Mapping[str, Any]) -> int:

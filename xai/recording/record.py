@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from xai.lrp.mode import Ruling
 from xai.lrp.propagation import Propagation
+from xai.lrp.ruling import Ruling
 from xai.recording.adapter import Adapter
 from xai.recording.assemble import Captured, Caught, RecordingError, assemble, by_module
 from xai.recording.attention import multi_head, scaled_dot_product
+from xai.recording.checks import check_model
 from xai.recording.hooks import output_into, residual_into
 from xai.recording.places import Calls, Place, arguments_of, drawn_in_order, placed_of, samples_of
 from xai.recording.recording import QKV, Recording
@@ -27,7 +28,6 @@ from xai.recording.unchanged import evaluation, same_random_numbers
 SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 ATTENTION = (F.scaled_dot_product_attention, F.multi_head_attention_forward)  # softmax and mixing of values
 _MOVES = ("View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "Clone", "ToCopy")  # of data, in the graph
-
 ANEW = "find it anew for inputs like these: adapter_for(model, inputs)"
 
 
@@ -66,6 +66,7 @@ def record(model: nn.Module, adapter: Adapter, lrp: Literal["tokens", "pixels"] 
         A recorder, whose `recording` is there after the call.
 
     Raises:
+        TypeError, ValueError: no module of torch's, or called with what is no batch of tensors, as of `explain`.
         RecordingError: a module of the adapter that does not compute one attention a call, or an attention elsewhere; names
             the module.
         PropagationError: with `lrp`, an operation that has no rule.
@@ -81,6 +82,7 @@ def record(model: nn.Module, adapter: Adapter, lrp: Literal["tokens", "pixels"] 
         >>> recorder.recording.events[0].A.shape  # samples, heads, queries, keys: the class token and 16 patches
         torch.Size([1, 2, 17, 17])
     """
+    check_model(model)
     _refuse(model)
     recorder = Recorder()
     with ExitStack() as stack:
@@ -135,9 +137,7 @@ class _Pass(ExitStack):
         self.pixels: Tensor | None = None
         self.model, self.adapter, self.recorder = model, adapter, recorder
         self.captured = Captured(defaultdict(list), defaultdict(list), defaultdict(list))
-        self.inside: list[
-            tuple[str, list[tuple[Tensor, QKV | None]]]
-        ] = []  # attention modules now running, what they show
+        self.inside: list[tuple[str, list[tuple[Tensor, QKV | None]]]] = []  # modules now running, what they show
         self.inputs: dict[str, Any] = {}
         self.call: Call | None = None
         self.qkv: QKV | None = None  # of the attention last seen, until its output projection is seen

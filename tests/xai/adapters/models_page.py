@@ -12,6 +12,7 @@ from ..lrp.test_conservation import LOSES as TABLES_LOSE
 from .stock import STOCK, built
 from .test_adapters import refused
 from .test_derived import EAGER, LOSES, MADE, REFUSED, TILES, UNRULED
+from .test_towers import COCA, PLAIN
 from .test_windows import BY_HAND
 
 PAGE = Path(xai.__file__).parents[1] / "docs" / "models.md"
@@ -70,8 +71,10 @@ def adapter(family: Family) -> str:
 
 
 def attention(name: str, recording: Recording) -> str:
-    if name in {*MADE, *TILES, *BY_HAND}:
+    if name in {*MADE, *TILES, *BY_HAND, *COCA}:
         return "hand"
+    if name in PLAIN:
+        return "plain code"
     if name not in EAGER:
         return "outputs"
     length = recording.mask.shape[1]

@@ -26,6 +26,13 @@ def text(cls: Any, target: Target | None = None, sizes: dict[str, Any] = TEXT, *
     return Family(model, words(), target or given(torch.tensor([1, 2])), shorter)
 
 
+def mixture(cls: Any, **experts: int) -> Family:
+    """Two experts for each token. Their products of groups are of single precision at most."""
+    family = text(cls, NEXT, num_experts_per_tok=2, **ROTARY, **experts)
+    family.model.set_experts_implementation("eager")  # type: ignore[operator]
+    return family
+
+
 def image(cls: Any, **options: Any) -> Family:
     return Family(cls(cls.config_class(**VISION, **options)), {"pixel_values": pixels()}, given(torch.tensor([1, 2])))
 
@@ -74,7 +81,7 @@ LANGUAGE = {**TEXT, "head_dim": 8, "num_key_value_heads": 1}
 AUDIO = {"max_length": 16, "num_mel_bins": 8}
 PATCHES = {**TINY, "image_size": 16, "patch_size": 4}  # 4 x 4, of which 2 x 2 are merged where a model merges
 QFORMER = {"vocab_size": 40, "encoder_hidden_size": 16, "cross_attention_frequency": 1, **TINY}
-IMAGE_TOKEN = 39
+IMAGE_TOKEN, FRAME_TOKEN = 39, 38
 LAST = Target("last word", lambda outputs: outputs.logits[:, -1, 5])
 
 
@@ -101,15 +108,37 @@ def qwen(cls: Any, grid: tuple[int, int] = (4, 4), **vision: Any) -> Family:
         **{k: v for k, v in LANGUAGE.items() if k != "head_dim"},
         "rope_scaling": {"rope_type": "default", "mrope_section": [1, 1, 2]},
     }
-    config = cls.config_class(vision_config=sizes, text_config=language, image_token_id=IMAGE_TOKEN, video_token_id=38)
-    images = torch.randn(patches, 3 * 2 * 16, generator=torch.Generator().manual_seed(1))
+    config = cls.config_class(
+        vision_config=sizes, text_config=language, image_token_id=IMAGE_TOKEN, video_token_id=FRAME_TOKEN
+    )
     return seeing(
         cls(config),
         patches // 4,
-        images=images,
+        images=flat_patches(patches),
         image_grid_thw=torch.tensor([[1, *grid]]),
         mm_token_type_ids=lambda ids: (ids == IMAGE_TOKEN).long(),
     )
+
+
+def flat_patches(number: int) -> Tensor:
+    return torch.randn(number, 3 * 2 * 16, generator=torch.Generator().manual_seed(1))
+
+
+def qwen_frames(name: str, frames: int, apart: bool = False) -> Family:
+    """A video of 4 x 4 patches; `apart` are words between its frames."""
+    counts = (4,) * frames if apart else (4 * frames,)
+    family = of_one_sample(SEEING[name]().model, flat_patches(16 * frames), counts, FRAME_TOKEN)
+    kinds = 2 * (family.inputs["input_ids"] == FRAME_TOKEN)
+    family.inputs["pixel_values_videos"] = family.inputs.pop("pixel_values")
+    family.inputs |= {"video_grid_thw": torch.tensor([[frames, 4, 4]]), "mm_token_type_ids": kinds}
+    return family
+
+
+def qwen_images(name: str, number: int) -> Family:
+    family = of_one_sample(SEEING[name]().model, flat_patches(16 * number), (4,) * number)
+    kinds = (family.inputs["input_ids"] == IMAGE_TOKEN).long()
+    family.inputs |= {"image_grid_thw": torch.tensor([[1, 4, 4]] * number), "mm_token_type_ids": kinds}
+    return family
 
 
 def of_windows(cls: Any, **options: Any) -> Family:
@@ -139,9 +168,11 @@ def three_images() -> Tensor:
     return torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
-def of_one_sample(model: nn.Module, images: Tensor, counts: tuple[int, ...], **more: Tensor) -> Family:
+def of_one_sample(
+    model: nn.Module, images: Tensor, counts: tuple[int, ...], token: int = IMAGE_TOKEN, **more: Tensor
+) -> Family:
     """Several images in one text, or their tiles, of these numbers of tokens, a word after each."""
-    ids = [1, *(token for n in counts for token in (*[IMAGE_TOKEN] * n, 6)), 7, 8, 9]
+    ids = [1, *(each for n in counts for each in (*[token] * n, 6)), 7, 8, 9]
     inputs = {
         "input_ids": torch.tensor([ids]),
         "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
@@ -310,6 +341,11 @@ SEEING: dict[str, Callable[[], Family]] = {
 SEEING |= {
     "InternVL, three images": lambda: of_one_sample(SEEING["InternVL"]().model, three_images(), (4, 4, 4)),
     "Idefics3, three images": lambda: of_one_sample(SEEING["Idefics3"]().model, three_images()[None], (4, 4, 4)),
+    "Qwen2-VL, three images": lambda: qwen_images("Qwen2-VL", 3),
+    "Qwen2.5-VL, two images": lambda: qwen_images("Qwen2.5-VL", 2),
+    "Qwen2-VL, video": lambda: qwen_frames("Qwen2-VL", 2),
+    "Qwen2.5-VL, video": lambda: qwen_frames("Qwen2.5-VL", 3),
+    "Qwen3-VL, video": lambda: qwen_frames("Qwen3-VL", 2, apart=True),
     "LLaVA-OneVision": lambda: tiled(
         tf.LlavaOnevisionForConditionalGeneration, tf.SiglipVisionConfig(**PATCHES), tf.Qwen2Config(**LANGUAGE)
     ),
@@ -330,6 +366,11 @@ TEXTS: dict[str, Callable[[], Family]] = {
     "Gemma 2": lambda: text(tf.Gemma2ForCausalLM, NEXT, head_dim=8, sliding_window=4, **ROTARY),
     "Gemma": lambda: text(tf.GemmaForCausalLM, NEXT, head_dim=8, **ROTARY),
     "Gemma 3": lambda: text(tf.Gemma3ForCausalLM, NEXT, head_dim=8, sliding_window=4, **ROTARY),
+    "Mixtral": lambda: mixture(tf.MixtralForCausalLM, num_local_experts=3),
+    "Qwen2-MoE": lambda: mixture(
+        tf.Qwen2MoeForCausalLM, num_experts=3, moe_intermediate_size=24, shared_expert_intermediate_size=24
+    ),
+    "Cohere": lambda: text(tf.CohereForCausalLM, NEXT, **ROTARY),
     "StableLM": lambda: text(tf.StableLmForCausalLM, NEXT, num_key_value_heads=2),
     "OLMo 2": lambda: text(tf.Olmo2ForCausalLM, NEXT, **ROTARY),
     "GPT-J": lambda: text(tf.GPTJForCausalLM, NEXT, GPT_2, rotary_dim=4),

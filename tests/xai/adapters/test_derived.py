@@ -32,7 +32,7 @@ from xai.recording.recording import Recording
 
 from ..conftest import FAMILIES, Family, build, few_passes
 from ..toys import snapshot
-from .stock import IMAGE_TOKEN, SEEING, STOCK, TEXTS, WINDOWS, built
+from .stock import FRAME_TOKEN, IMAGE_TOKEN, SEEING, STOCK, TEXTS, WINDOWS, built
 
 
 def recorded(family: Family, adapter: Adapter, **options: Any) -> Recording:
@@ -137,7 +137,7 @@ def test_rollout_and_genatt_are_those_of_the_model_s_own_attentions(name: str, m
     torch.testing.assert_close(EXPLAINERS["genatt"](ours, family.target).double(), genatt, atol=1e-5, rtol=1e-5)
 
 
-QWEN = ("Qwen2-VL", "Qwen2.5-VL", "Qwen2.5-VL, windows", "Qwen3-VL")  # put their windows together before they project
+QWEN = [name for name in SEEING if name.startswith("Qwen")]  # put their windows together before they project
 # models whose softmax is plain code show no queries and keys; GPT-2 and Falcon project by another function
 PLAIN_SOFTMAX = (
     "Gemma 2",
@@ -217,7 +217,6 @@ def test_padding_on_the_left(name: str) -> None:
 
 
 UNRULED = {
-    "SAM": "conv2d in module 'vision_encoder.neck.conv1'",
     "BLIP questions": "cross_entropy in module 'text_decoder'",
     "OWL-ViT": "mul in the blocks multiplies two live tensors",
     "OWLv2": "mul in the blocks multiplies two live tensors",
@@ -351,7 +350,7 @@ def by_hand(weights: list[Tensor], recording: Recording, family: Family, method:
         else:
             held[last] = R + (A * gradients[event].A).clamp(min=0).mean(dim=1) @ R
     rows = held.pop(language)[:, -1]
-    inside = rows[:, family.inputs["input_ids"][0] == IMAGE_TOKEN]
+    inside = rows[:, family.inputs["input_ids"][0] >= FRAME_TOKEN]
     (R,) = held.values()
     return rows, list(((inside @ torch.cat(weights, dim=1))[:, None] @ R)[:, 0].chunk(len(weights), dim=1))
 
@@ -367,7 +366,7 @@ MADE = {
     "InternVL": F.pad(BLOCKS, (1, 0)),
     "Idefics3": BLOCKS,
     "SmolVLM": BLOCKS,
-    **{name: torch.eye(4).double().repeat_interleave(4, dim=1) / 4 for name in QWEN if "windows" not in name},
+    **{name: torch.eye(4).double().repeat_interleave(4, dim=1) / 4 for name in QWEN if "," not in name},
 }
 BLOCK_BY_BLOCK = [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]  # as Qwen's processor has them
 
@@ -406,16 +405,32 @@ TILES = {
 }
 
 
+TILES |= {
+    name: [F.pad(MADE["Qwen2-VL"], (0, 0, 4 * n, 4 * (count - 1 - n))) for n in range(count)]
+    for name, count in (
+        ("Qwen2-VL, three images", 3),
+        ("Qwen2.5-VL, two images", 2),
+        ("Qwen2-VL, video", 2),
+        ("Qwen2.5-VL, video", 3),
+        ("Qwen3-VL, video", 2),
+    )
+}
+
+
 @pytest.mark.parametrize("method", ["rollout", "genatt"])
 @pytest.mark.parametrize("name", list(TILES))
 def test_several_images_of_a_sample_have_a_map_each(name: str, method: str) -> None:
+    """And frames of a video, of which two are one patch."""
     family = built(name)
     words, images = by_hand(TILES[name], found(family), family, method)
     relevance = explain(family.model, family.inputs, method, family.target)
-    assert list(relevance.scores) == ["image", "image 2", "image 3", "text"]
-    torch.testing.assert_close(relevance.scores["text"], words[:, family.inputs["input_ids"][0] != IMAGE_TOKEN])
-    for modality, wanted in zip(("image", "image 2", "image 3"), images, strict=True):
-        torch.testing.assert_close(relevance.scores[modality], wanted)
+    kind = "frame" if "video" in name else "image"
+    names = [kind, *(f"{kind} {n}" for n in range(2, len(images) + 1))]
+    assert list(relevance.scores) == [*names, "text"]
+    torch.testing.assert_close(relevance.scores["text"], words[:, family.inputs["input_ids"][0] < FRAME_TOKEN])
+    for modality, wanted in zip(names, images, strict=True):
+        scores = relevance.scores[modality]
+        torch.testing.assert_close(scores[:, BLOCK_BY_BLOCK] if name in QWEN else scores, wanted)
         assert relevance.map(modality).shape == (1, 4, 4)
 
 
@@ -485,6 +500,7 @@ LOSES = (
     "DeBERTa v2",
     "Idefics3, three images",
     "MobileBERT",
+    "SAM",
     "open_clip EVA-02",
     "ViTDet",
     *WINDOWS,

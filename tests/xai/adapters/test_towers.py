@@ -14,8 +14,11 @@ from .test_derived import shown
 from .test_windows import Softmaxes
 from .towers import TOWERS
 
+PLAIN = [name for name in TOWERS if name.startswith("timm")]
+COCA = ("open_clip CoCa", "open_clip CoCa captions")
 
-@pytest.mark.parametrize("name", [name for name in TOWERS if name.startswith("timm")])
+
+@pytest.mark.parametrize("name", PLAIN)
 def test_attention_is_that_of_timms_plain_code(name: str) -> None:
     family, recording = shown(name)
     plain = built(name).model

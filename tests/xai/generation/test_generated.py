@@ -12,6 +12,7 @@ from xai import Target, adapter_for, explain, explain_generated, explain_recordi
 from xai.generation import explain as explain_module
 from xai.generation.goals import tokens_of
 from xai.generation.inputs import Passage, continuation, passage, prompt_inputs, special_ids, tokenizer_of
+from xai.generation.pictures import pictures_of
 from xai.generation.steps import require_order
 from xai.results.captions import CaptionRelevance
 
@@ -247,6 +248,15 @@ def test_pictures_are_what_the_model_saw() -> None:
         whole = torch.from_numpy(np.array(family.images[0])).movedim(-1, 0) / 255
         seen = pictures["image"] if name == "Qwen2-VL" else torch.cat([pictures["image"], pictures["image 2"]], dim=-1)
         torch.testing.assert_close(seen, whole, atol=2e-3, rtol=0)
+
+
+def test_each_of_several_images_of_qwen_has_its_picture() -> None:
+    processor = loaded("Qwen2-VL").processor
+    images = [torch.rand(3, 16, width, generator=torch.Generator().manual_seed(width)) for width in (16, 24)]
+    inputs = processor.image_processor(images, do_resize=False, do_rescale=False, return_tensors="pt")
+    pictures = pictures_of(processor, inputs, ["image", "image 2"])
+    for picture, image in zip(pictures.values(), images, strict=True):
+        torch.testing.assert_close(picture, image)
 
 
 def test_a_chat_or_the_text_as_it_is() -> None:

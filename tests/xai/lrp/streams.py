@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xai import Adapter, Layout, Site, Target, given, record
-from xai.lrp.mode import Ruling
 from xai.lrp.propagation import Operation, Propagation, Rules
+from xai.lrp.ruling import Ruling
 from xai.recording.adapter import at
 from xai.recording.recording import Recording
 

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xai import RecordingError, adapter_for, record
-from xai.lrp.mode import PropagationError, Ruling
+from xai.lrp.mode import PropagationError
 from xai.lrp.positive import TRANSATT
 from xai.lrp.propagation import Propagation
 from xai.lrp.relevances import relevances
+from xai.lrp.ruling import Ruling
 
 from ..conftest import build
 from ..toys import adapter_of, blocks, model_of, snapshot, x
@@ -77,14 +78,16 @@ UNRULED: dict[str, Callable[[Tensor], Tensor]] = {
     "mul with a length": lambda h: h * h.norm(dim=-1, keepdim=True),
     "mul of one projection": lambda h: (y := F.linear(h, torch.eye(8))) * y.sigmoid(),
     "addmm": lambda h: torch.addmm(h[0], h[0], torch.ones(8, 8), alpha=2) + h,
-    "sub": lambda h: h - h.mean(-1, keepdim=True),
+    "sub": lambda h: h - h.flip(-1).mean(-1, keepdim=True),
     "rdiv": lambda h: 1 / h,
     "batch_norm": lambda h: F.batch_norm(h, torch.zeros(5), torch.ones(5)),
     "fill": lambda h: (h * 1).fill_(1) + h,
     "setitem": written,
     "matmul": lambda h: torch.eye(5) @ h,
     "conv1d": lambda h: F.conv1d(h, torch.ones(5, 5, 1)),
-    "conv2d": lambda h: F.conv2d(h[:, None], torch.ones(1, 1, 1, 1))[:, 0],
+    "conv2d": lambda h: F.conv2d(h[:, None], torch.ones(1, 1, 1, 1), padding="same")[:, 0],
+    "topk": lambda h: h.topk(2).values,
+    "index_add": lambda h: h.index_add(1, torch.tensor([0, 0]), h[:, :2]),
 }
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from xai import PropagationError
 from xai.lrp.modified_gradient import ATTN_LRP, CP_LRP, with_gamma
 from xai.lrp.positive import TRANSATT
-from xai.lrp.propagation import Rules
+from xai.lrp.propagation import Propagation, Rules
+from xai.lrp.ruling import Ruling
 
 from .streams import sent_back
 
@@ -243,6 +244,83 @@ def test_a_norm_in_plain_code_is_a_norm() -> None:
     torch.testing.assert_close(plain(A), F.rms_norm(A, (4,), eps=0.1))
     for rules in (TRANSATT, ATTN_LRP, CP_LRP):
         close(relevance(rules, plain, RA, A)[0], relevance(rules, lambda x: F.rms_norm(x, (4,), eps=0.1), RA, A)[0])
+
+
+def test_a_centred_norm_in_plain_code_is_layer_norm() -> None:
+    """As Cohere writes it; what a mean of other entries is taken from has no rule."""
+
+    def plain(x: Tensor) -> Tensor:
+        mean = x.mean(-1, keepdim=True)
+        return (x - mean) * torch.rsqrt((x - mean).pow(2).mean(-1, keepdim=True) + 0.1)
+
+    torch.testing.assert_close(plain(A), F.layer_norm(A, (4,), eps=0.1))
+    for rules in (TRANSATT, ATTN_LRP, CP_LRP):
+        close(relevance(rules, plain, RA, A)[0], relevance(rules, lambda x: F.layer_norm(x, (4,), eps=0.1), RA, A)[0])
+    with pytest.raises(PropagationError, match="sub in the blocks"):
+        relevance(ATTN_LRP, lambda x: x - x.flip(-1).mean(-1, keepdim=True), RA, A)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("rules", [TRANSATT, ATTN_LRP], ids=lambda rules: rules.name)
+def test_a_convolution_is_a_linear_layer_at_each_place(rules: Rules, groups: int) -> None:
+    x, bias, share = normal(2, 3, 4, 5), normal(6), normal(2, 6, 2, 3)
+    weight = normal(6, 3 // groups, 3, 3)
+    whole = torch.zeros(6, 3, 3, 3).double()  # zeros between the groups of a depthwise one
+    for out in range(6):
+        whole[out, slice(None) if groups == 1 else slice(out // 2, out // 2 + 1)] = weight[out]
+    options: dict[str, Any] = {"stride": 2, "padding": 1}
+    patches = F.unfold(x, 3, **options).mT
+    parts = relevance(rules, lambda p: F.linear(p, whole.flatten(1), bias), share.flatten(2).mT, patches)[0]
+    expected = F.fold(parts.mT, x.shape[2:], 3, **options)
+    close(relevance(rules, lambda x: F.conv2d(x, weight, bias, groups=groups, **options), share, x)[0], expected)
+
+
+def mixture(x: Tensor, router: Tensor, experts: Tensor, form: str) -> Tensor:
+    """Two experts of three for each token [T, D]."""
+    weights, chosen = F.linear(x, router).softmax(-1).topk(2)
+    weights /= weights.sum(-1, keepdim=True)
+    if form != "written out":
+        order = chosen.flatten().argsort(stable=True)
+        ends = F.one_hot(chosen.flatten(), 3).sum(0).cumsum(0).int()
+        rows = x[order // 2]
+        if form == "by torch":  # in single precision at most
+            rows = F.grouped_mm(rows.float(), experts.mT.float(), offs=ends).double()
+        else:
+            rows = torch.ops.transformers.grouped_mm_fallback(rows, experts.mT, ends)
+        return (rows * weights.flatten()[order][:, None])[order.argsort()].view(len(x), 2, -1).sum(dim=1)
+    y = torch.zeros(len(x), experts.shape[1], dtype=x.dtype)
+    for expert in range(3):
+        token, place = torch.where(chosen == expert)
+        y.index_add_(0, token, F.linear(x[token], experts[expert]) * weights[token, place, None])
+    return y
+
+
+@pytest.mark.parametrize("form", ["written out", "by transformers", "by torch"])
+def test_the_weights_of_a_mixtures_experts_are_constants(form: str) -> None:
+    """Mixtral: as it writes its experts, and by products of groups of rows."""
+    import transformers.integrations.moe  # noqa: F401  (it registers the product)
+
+    x, router, experts, share = normal(5, 4), normal(3, 4), normal(3, 8, 4), normal(5, 8)
+    weights, chosen = F.linear(x, router).softmax(-1).topk(2)
+    weights = weights / weights.sum(-1, keepdim=True)
+    y = mixture(x, router, experts, form)
+    expected = torch.zeros_like(x)
+    for token, place in places(range(5), range(2)):
+        own = experts[chosen[token, place]]
+        for out, into in places(range(8), range(4)):
+            part = weights[token, place] * own[out, into] * x[token, into]
+            expected[token, into] += part / y[token, out] * share[token, out]
+    run = lambda x: mixture(x, router, experts, form)  # noqa: E731
+    tolerance = {"rtol": 1e-3, "atol": 1e-4} if form == "by torch" else {"rtol": 1e-7, "atol": 1e-8}
+    torch.testing.assert_close(relevance(ATTN_LRP, run, share, x)[0], expected, **tolerance)
+    positive = lambda x: mixture(x, router, experts.abs(), form)  # noqa: E731
+    kept = relevance(TRANSATT, positive, share.abs(), x.abs())[0].sum()
+    torch.testing.assert_close(kept, share.abs().sum(), rtol=1e-5, atol=0)
+    x.requires_grad_()
+    (true,) = torch.autograd.grad(run(x), x, share)
+    with Ruling(Propagation(), "blocks"):
+        (through,) = torch.autograd.grad(run(x), x, share)  # of the router, too
+    torch.testing.assert_close(through, true)
 
 
 @pytest.mark.parametrize("form", ["two", "halves of one"])
