@@ -4,7 +4,16 @@ Nothing here imports torch: a command line is read, and what is wrong with it sa
 """
 
 from clipmapper.config.data import MOST_SCENES, DataConfig, HubConfig, ShapesConfig
-from clipmapper.config.model import SHIPPED, DecodingConfig, MapperName, ModelConfig, ModelSource, Sees, Task
+from clipmapper.config.model import (
+    SHIPPED,
+    SHIPPED_STOCK,
+    DecodingConfig,
+    MapperName,
+    ModelConfig,
+    ModelSource,
+    Sees,
+    Task,
+)
 from clipmapper.config.trainer import TrainerConfig
 from clipmapper.config.training import ExplainConfig, OptimizerConfig, ProtocolName, RunConfig
 
@@ -13,6 +22,7 @@ ReferenceConfig = ModelSource  # its name as a reference model in training
 __all__ = [
     "MOST_SCENES",
     "SHIPPED",
+    "SHIPPED_STOCK",
     "DataConfig",
     "DecodingConfig",
     "ExplainConfig",

@@ -14,6 +14,7 @@ MapperName = Literal["a", "b"]
 Task = Literal["vqa", "caption"]
 Sees = Literal["both", "question", "image"]
 SHIPPED = ("shapes-a-vqa", "shapes-b-vqa", "shapes-a-caption", "shapes-b-caption")  # trained mappers in the package
+SHIPPED_STOCK = ("shapes-llava", "shapes-blip")  # trained models of transformers' classes in it
 
 
 @dataclass
@@ -93,8 +94,8 @@ class ModelSource:
     """A model, wherever it is kept.
 
     Attributes:
-        name: a CLIPMapper: a checkpoint, saved folder, shipped name or hub id; a model of transformers: a saved folder or hub
-            id; CLIP without training: open_clip's MODEL:WEIGHTS.
+        name: a CLIPMapper: a checkpoint, saved folder, shipped name or hub id; a model of transformers: a saved folder, shipped
+            name or hub id; CLIP without training: open_clip's MODEL:WEIGHTS.
         kind: clipmapper, lxmert, visualbert, classifier (ViLT), generative (BLIP, LLaVA and their like), dual_encoder (SigLIP
             and CLIP of transformers) or clip (open_clip), both zero-shot; null finds it from what is there.
         regions: lxmert, visualbert: table of the images' regions (TSV), or a folder with an npz file for each image.

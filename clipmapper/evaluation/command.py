@@ -10,7 +10,7 @@ import yaml
 
 from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.cli import Parser, config_path, named, renamed
-from clipmapper.config import SHIPPED, DataConfig, DecodingConfig, ModelConfig, ModelSource
+from clipmapper.config import SHIPPED, SHIPPED_STOCK, DataConfig, DecodingConfig, ModelConfig, ModelSource
 from clipmapper.config.checks import restored
 from clipmapper.errors import unknown
 
@@ -138,8 +138,9 @@ def refuse(settings: EvaluationSettings, prefixes: tuple[str, ...], why: str) ->
 
 def _refuse_nameless(name: str) -> None:
     """Raises ValueError for what can be no model, before anything is imported to load it."""
-    if not (name in SHIPPED or set("/:\\") & {*name} or name.endswith(".ckpt") or Path(name).exists()):
-        raise unknown("model (no checkpoint, folder, hub id owner/name or open_clip's MODEL:WEIGHTS)", name, SHIPPED)
+    shipped = (*SHIPPED, *SHIPPED_STOCK)
+    if not (name in shipped or set("/:\\") & {*name} or name.endswith(".ckpt") or Path(name).exists()):
+        raise unknown("model (no checkpoint, folder, hub id owner/name or open_clip's MODEL:WEIGHTS)", name, shipped)
 
 
 def merged(values: Any, over: Any) -> Any:

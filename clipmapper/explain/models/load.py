@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from clipmapper.config import SHIPPED, ModelSource
+from clipmapper.config import SHIPPED, SHIPPED_STOCK, ModelSource
 from clipmapper.data.answers import AnswerVocabulary
 from clipmapper.errors import unknown
 from clipmapper.explain.models.base import VQAModel
@@ -23,7 +24,7 @@ from clipmapper.explain.models.generative import QUESTION, GenerativeCaptioner, 
 from clipmapper.explain.models.mapper import MapperModel
 from clipmapper.explain.models.regions import FAMILIES, RegionModel
 from clipmapper.explain.models.zero_shot import ZeroShotModel
-from clipmapper.models.clip import FrozenCLIP
+from clipmapper.models.clip import ASSETS, FrozenCLIP
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.models.hub import require_hub
 from clipmapper.models.pretrained import from_transformers
@@ -58,22 +59,28 @@ def load_model(source: ModelSource, common: Sequence[str] = ()) -> Loaded:
         >>> load_model(ModelSource("shapes-b-vqa")).description
         'mapper b over shapes-vit-8'
     """
+    label, source = source.label, replace(source, name=place_of(source.name))
     kind = source.kind or kind_of(source.name)
     if kind not in KINDS:
-        raise ValueError(f"{source.label!r}: {unknown('kind of model', kind, KINDS)}")
+        raise ValueError(f"{label!r}: {unknown('kind of model', kind, KINDS)}")
     load, options, remedy = KINDS[kind]
     for name in source.options():
         if name not in options:
-            raise ValueError(f"{source.label!r}: {name} is no option of kind {kind}; leave it out")
+            raise ValueError(f"{label!r}: {name} is no option of kind {kind}; leave it out")
     try:
         return load(source, common)
     except (ValueError, OSError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{source.label!r} cannot be loaded ({error}). It may name {remedy}") from error
+        raise ValueError(f"{label!r} cannot be loaded ({error}). It may name {remedy}") from error
+
+
+def place_of(name: str) -> str:
+    """Returns the folder of a model of transformers' classes that ships; other names as they are."""
+    return str(ASSETS / name) if name in SHIPPED_STOCK else name
 
 
 def needs_answers(source: ModelSource) -> bool:
     """Returns whether a model chooses from answers that neither it nor its source names."""
-    return source.answers is None and (source.kind or kind_of(source.name)) in ("clip", "dual_encoder")
+    return source.answers is None and (source.kind or kind_of(place_of(source.name))) in ("clip", "dual_encoder")
 
 
 def kind_of(name: str) -> str:
@@ -106,7 +113,9 @@ def _description(name: str) -> dict[str, Any]:
     if not Path(name).is_dir():
         if name.count("/") != 1 or name.startswith((".", "/")):
             raise unknown(
-                "model (neither a checkpoint, a saved folder, a hub id nor open_clip's MODEL:WEIGHTS)", name, SHIPPED
+                "model (neither a checkpoint, a saved folder, a hub id nor open_clip's MODEL:WEIGHTS)",
+                name,
+                (*SHIPPED, *SHIPPED_STOCK),
             )
         require_hub(name, f"model {name}", "fetch it where there is a network, or give a folder of save_pretrained")
         try:
