@@ -16,6 +16,7 @@ from xai.recording.places import Calls, Place, drawn_in_order
 from xai.recording.recording import Recording, Score
 from xai.recording.unchanged import evaluation, same_random_numbers
 
+MASKED = {"softmax", "scaled_dot_product_attention", "multi_head_attention_forward"}  # attentions that take a mask
 _SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 _PROJECTED = ("query", "key", "value")
 
@@ -126,11 +127,13 @@ class Hidden:
                 f"what is looked at is read from tokens of {modality!r} themselves, so that hiding them from attention does not "
                 'take them away; remove by "mean", "zero" or "blur", which change the pixels'
             )
-        for site, span in self.sites:
-            if site.windows is not None and bool(removed.any()) and span.start <= first_of(where) < span.stop:
+        read_by = [site for site, span in self.sites if span.start <= first_of(where) < span.stop and removed.any()]
+        for site in read_by:
+            functions = {place.function for place in site.places.attentions} if site.places is not None else set()
+            if site.windows is not None or not functions <= MASKED:
                 raise ValueError(
-                    f'module {site.module!r} attends in windows, in which no tokens are hidden; remove by "mean", "zero" or '
-                    '"blur", which change the pixels'
+                    f"module {site.module!r} attends in windows, to sampled points, or by probabilities that it mixes, and no tokens "
+                    'can be hidden from it; remove by "mean", "zero" or "blur", which change the pixels'
                 )
 
 
