@@ -132,8 +132,8 @@ class Hidden:
             functions = {place.function for place in site.places.attentions} if site.places is not None else set()
             if site.windows is not None or not functions <= MASKED:
                 raise ValueError(
-                    f"module {site.module!r} attends in windows, to sampled points, or by probabilities that it mixes, and no tokens "
-                    'can be hidden from it; remove by "mean", "zero" or "blur", which change the pixels'
+                    f"module {site.module!r} attends in windows, to sampled points, or by probabilities that it mixes, and no "
+                    'tokens can be hidden from it; remove by "mean", "zero" or "blur", which change the pixels'
                 )
 
 
