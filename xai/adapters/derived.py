@@ -99,7 +99,7 @@ def _check_starts(graph: Graph, found: list[Attention], streams: Streams) -> Non
             if stream in started or stream < 0:
                 continue
             started.add(stream)
-            before, origins = graph.before(set(steps)), streams.origins(stream)
+            before, origins = graph.before(set(steps), streams.streams[stream][0]), streams.origins(stream)
             allowed = _with_all_before(streams, origins)
             where = f"module {one.places.module!r}"
             for later, other in enumerate(found):

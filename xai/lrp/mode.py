@@ -197,7 +197,7 @@ class Ruling(TorchFunctionMode):
             raise self._error("linear", "has a live weight, which has no rule for relevance")
         y = self._ruled("linear", name, func(x, weight, bias), x, weight, bias)
         self.projected[y] = object()
-        return y
+        return self._as_attention(y) if x in self.attention else y  # heads that are mixed
 
     def _addmm(self, bias: Tensor, x: Tensor, weight: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
         """A linear layer, as GPT-2 writes it."""

@@ -192,7 +192,7 @@ def _attended(layers: list[tuple[Event, ...]], mask: Tensor) -> Tensor:
     """Tokens [B, T] to which a real token attends in any layer; of those that are never keys, all."""
     attended, read = torch.zeros_like(mask), torch.zeros_like(mask)
     for event in (event for layer in layers for event in layer):
-        real = (event.A.detach() > 0).any(dim=1) & mask[:, event.queries, None]
+        real = (event.A.detach() != 0).any(dim=1) & mask[:, event.queries, None]
         attended[:, event.keys] |= real.any(dim=1)
         read[:, event.keys] = True
     return attended | ~read

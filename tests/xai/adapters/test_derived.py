@@ -32,7 +32,7 @@ from xai.recording.recording import Recording
 
 from ..conftest import FAMILIES, Family, build, few_passes
 from ..toys import snapshot
-from .stock import IMAGE_TOKEN, SEEING, STOCK, TEXTS, WINDOWS, built
+from .stock import IMAGE_TOKEN, SAMPLED, SEEING, STOCK, TEXTS, WINDOWS, built
 
 
 def recorded(family: Family, adapter: Adapter, **options: Any) -> Recording:
@@ -90,7 +90,20 @@ def attentions_of(outputs: Any) -> list[Tensor]:
     return [attention for part in parts for attention in attentions_of(part)] + [a for one in lists for a in one]
 
 
-OTHERS = ("timm", "torchvision", "Swin", "SAM", "BLIP", "FLAVA", "SigLIP", "GPT-NeoX", "Falcon", "Data2Vec")
+OTHERS = (
+    "timm",
+    "torchvision",
+    "Swin",
+    "SAM",
+    "BLIP",
+    "FLAVA",
+    "SigLIP",
+    "GPT-NeoX",
+    "Falcon",
+    "Data2Vec",
+    "CaiT",
+    *SAMPLED,
+)
 EAGER = [name for name in STOCK if name not in SEEING and not name.startswith(OTHERS)]
 
 
@@ -134,6 +147,8 @@ PLAIN_SOFTMAX = (
     "ViLT",
     "BLIP retrieval",
     "BLIP captions",
+    "CaiT",
+    *SAMPLED,
     *(set(WINDOWS) - {"Swin"}),
 )
 REFUSED = {name: {"grad_eclip", "tokentm"} for name in PLAIN_SOFTMAX} | {
@@ -192,7 +207,11 @@ def test_padding_on_the_left(name: str) -> None:
         assert not together[1:, :2].any()
 
 
-UNRULED = {"SAM": "conv2d in module 'vision_encoder.neck.conv1'"}  # operations that have no rule for relevance
+UNRULED = {  # operations that have no rule for relevance
+    "SAM": "conv2d in module 'vision_encoder.neck.conv1'",
+    "Deformable DETR": "mul in module 'model.encoder.layers.0.self_attn.attn' multiplies two live tensors",
+    "Grounding DINO": "conv2d in module 'model.input_proj_vision.0.0'",
+}
 
 
 @pytest.mark.parametrize("name", list(UNRULED))
@@ -455,6 +474,7 @@ LOSES = (
     "BART",
     "DeBERTa v2",
     "Idefics3, three images",
+    "CaiT",
     *WINDOWS,
 )  # padding has no contribution at all
 
