@@ -476,3 +476,14 @@ def test_cells_of_a_scaled_grid_are_refused() -> None:
         match=r"module 'model\.decoder\.layers\.0\.encoder_attn\.attn': its tokens are cells of a grid that was scaled",
     ):
         explain(model, {"pixel_values": torch.randn(1, 3, 64, 64)}, "genatt", given(0))
+
+
+def test_scores_that_are_not_understood_are_named() -> None:
+    """XLNet: an einsum of tokens that stand on the first axis."""
+    model = tf.XLNetForSequenceClassification(
+        tf.XLNetConfig(vocab_size=20, d_model=16, n_layer=1, n_head=2, d_inner=16)
+    ).eval()
+    with pytest.raises(
+        TypeError, match=r"call 1 of softmax in module 'transformer\.layer\.0\.rel_attn' weighs values, but"
+    ):
+        explain(model, {"input_ids": torch.tensor([[3, 4, 5]])}, "genatt", given(0))
