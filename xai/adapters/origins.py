@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from xai.adapters.operations import CHOOSING, CREATING, MORE_MOVES, PRODUCTS, REDUCING, SAME, SPATIAL, split_equation
 from xai.adapters.tokens import (
     CLASH,
     GIVEN,
@@ -31,25 +32,6 @@ from xai.adapters.tokens import (
 from xai.lrp.operations import MOVES
 from xai.recording.places import samples_of
 
-SAME = (
-    "contiguous",
-    "clone",
-    "to",
-    "type",
-    "type_as",
-    "float",
-    "double",
-    "half",
-    "bfloat16",
-    "dropout",
-    "alias",
-)
-REDUCING = ("mean", "sum", "var", "std", "norm", "logsumexp", "prod", "vector_norm")
-SPATIAL = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate")
-CREATING = ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli")
-MORE_MOVES = ("masked_select", "scatter", "index_copy", "unfold", "pixel_unshuffle", "rot90", "tril", "triu", "take")
-CHOOSING = ("topk", "sort", "argsort", "argmax", "argmin", "nonzero")  # of numbers
-PRODUCTS = ("matmul", "einsum", "baddbmm")
 _ARGUMENTS = {  # in their order, of poolings and of convolutions
     False: ("input", "kernel_size", "stride", "padding"),
     True: ("input", "weight", "bias", "stride", "padding", "dilation"),
@@ -317,15 +299,6 @@ def tensors(values: Any) -> Iterator[Tensor]:
             yield value
         elif isinstance(value, (tuple, list)):
             yield from tensors(value)
-
-
-def split_equation(args: list[Any]) -> tuple[str | None, str]:
-    """Letters of the left operand of an einsum of two, and of its result; None if it is written in another way."""
-    equation = args[0].replace(" ", "") if isinstance(args[0], str) else ""
-    operands, arrow, out = equation.partition("->")
-    if not arrow or operands.count(",") != 1 or "." in equation:
-        return None, ""
-    return operands.split(",")[0], out
 
 
 def _along(rows: Tensor | None, y: Tensor) -> Tensor | None:

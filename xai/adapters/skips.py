@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xai.adapters.origins import PRODUCTS
+from xai.adapters.operations import PRODUCTS
 from xai.adapters.tokens import GIVEN, Doubt, rank_of
 from xai.adapters.trace import AttentionCall, Trace, Value, mixes_heads
 from xai.adapters.windows import check_apart, check_moves, of_images, positions_of, stream_of, windows_of

@@ -12,7 +12,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
-from xai.adapters.origins import PRODUCTS, Origins, tensors
+from xai.adapters.operations import PRODUCTS
+from xai.adapters.origins import Origins, tensors
 from xai.adapters.tokens import rank_of
 from xai.lrp.operations import name_of
 from xai.recording.deformable import deformable_attention, deformable_shown

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xai.recording.adapter import Adapter, Layout, Site, Stream
 from xai.recording.axis import Positions
@@ -208,3 +208,14 @@ def _axis(layout: Layout, modalities: dict[str, Positions], batch: int, like: Te
         return axis
 
     return joint(layout.readout, 0, like.dtype), joint(layout.mask, 1, torch.bool), joint(layout.special, 0, torch.bool)
+
+
+def refuse_checkpointing(model: nn.Module) -> None:
+    """Raises RecordingError for a module whose attention checkpointing hides."""
+    for name, module in model.named_modules():
+        for flag in ("gradient_checkpointing", "grad_checkpointing"):
+            if getattr(module, flag, False) is True:
+                raise RecordingError(
+                    f"module {name or type(model).__name__!r} uses activation checkpointing ({flag}), which hides its "
+                    "attention; switch it off before explaining"
+                )

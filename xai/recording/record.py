@@ -16,13 +16,13 @@ from torch.utils._pytree import tree_map
 from xai.lrp.mode import Ruling
 from xai.lrp.propagation import Propagation
 from xai.recording.adapter import Adapter
-from xai.recording.assemble import Captured, Caught, RecordingError, assemble, by_module
+from xai.recording.assemble import Captured, Caught, RecordingError, assemble, by_module, refuse_checkpointing
 from xai.recording.attention import multi_head, scaled_dot_product
 from xai.recording.deformable import deformable_attention, deformable_shown, written_out
 from xai.recording.hooks import output_into, residual_into
 from xai.recording.places import Calls, Place, arguments_of, drawn_in_order, placed_of, samples_of
 from xai.recording.recording import QKV, Recording
-from xai.recording.rerun import Call, rerun
+from xai.recording.rerun import Call, autocast_of, rerun
 from xai.recording.unchanged import evaluation, same_random_numbers
 
 SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
@@ -86,7 +86,7 @@ def record(model: nn.Module, adapter: Adapter, lrp: Literal["tokens", "pixels"] 
         >>> recorder.recording.events[0].A.shape  # samples, heads, queries, keys: the class token and 16 patches
         torch.Size([1, 2, 17, 17])
     """
-    _refuse(model)
+    refuse_checkpointing(model)
     recorder = Recorder()
     with ExitStack() as stack:
         stack.enter_context(same_random_numbers(model))
@@ -222,7 +222,7 @@ class _Pass(ExitStack):
         self.enter_context(torch.enable_grad())
         self.enter_context(deformable_shown(model))
         args, kwargs = tree_map(_own, (args, kwargs))
-        self.call = Call(model, args, kwargs, _autocast(model))
+        self.call = Call(model, args, kwargs, autocast_of(model))
         self.inputs = arguments_of(model, args, kwargs)
         self.started()
         if self.ruling is not None:
@@ -314,12 +314,6 @@ class _PlacedPass(_Pass):
         return found
 
 
-def _autocast(model: nn.Module) -> torch.autocast:
-    """As it is now where the model lies."""
-    kind = next((parameter.device.type for parameter in model.parameters()), "cpu")
-    return torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
-
-
 def _own(value: Any) -> Any:
     """Tensors of our own, so that a mark on them is not seen by the caller."""
     if not isinstance(value, Tensor):
@@ -333,13 +327,3 @@ def _pixels(inputs: Mapping[str, Any]) -> Tensor:
     if len(found) != 1:
         raise RecordingError(f"relevance of pixels needs one input of images [B, C, rows, columns]; found {found}")
     return inputs[found[0]]
-
-
-def _refuse(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        for flag in ("gradient_checkpointing", "grad_checkpointing"):
-            if getattr(module, flag, False) is True:
-                raise RecordingError(
-                    f"module {name or type(model).__name__!r} uses activation checkpointing ({flag}), which hides its "
-                    "attention; switch it off before explaining"
-                )
