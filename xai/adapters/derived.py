@@ -11,7 +11,7 @@ from xai.adapters.layout import DerivedLayout, placeholders_of, settled
 from xai.adapters.skips import Attention, Graph, attentions, order
 from xai.adapters.streams import Streams
 from xai.adapters.tokens import Doubt
-from xai.adapters.trace import call_of, traced
+from xai.adapters.trace import Trace, call_of, traced
 from xai.recording.adapter import Adapter, Site, Stream
 from xai.recording.axis import Windows
 from xai.recording.places import arguments_of
@@ -45,9 +45,10 @@ def _derive(model: nn.Module, inputs: Any) -> tuple[DerivedLayout, Adapter]:
     trace = traced(model, inputs)
     try:
         found, unread = attentions(trace)
+        graph = Graph(trace)
         if not found:
-            raise Doubt("it computes no attention that its outputs read")
-        streams, graph = Streams(found, trace.origins.sources), Graph(trace)
+            raise Doubt(_why_none(trace, graph))
+        streams = Streams(found, trace.origins.sources)
         aside = _aside(graph, found, streams)
         if aside:
             found, unread = (
@@ -70,6 +71,15 @@ def _derive(model: nn.Module, inputs: Any) -> tuple[DerivedLayout, Adapter]:
     arguments = trace.arguments
     layout = DerivedLayout(named, ends_of(model), settled(arguments), placeholders_of(streams, arguments))
     return layout, Adapter(layers, layout, unread, see_padding=True)
+
+
+def _why_none(trace: Trace, graph: Graph) -> str:
+    """What weighs values without being understood as attention, if anything does."""
+    known = {call.step for call in trace.attentions}
+    for number, step in enumerate(graph.steps):
+        if step.name == "softmax" and number not in known and graph.mixed(number) is not None:
+            return f"{step.place} weighs values, but its scores are no product of queries with keys that is understood"
+    return "it computes no attention that its outputs read"
 
 
 def _aside(graph: Graph, found: list[Attention], streams: Streams) -> list[Attention]:
@@ -99,7 +109,7 @@ def _check_starts(graph: Graph, found: list[Attention], streams: Streams) -> Non
             if stream in started or stream < 0:
                 continue
             started.add(stream)
-            before, origins = graph.before(set(steps)), streams.origins(stream)
+            before, origins = graph.before(set(steps), streams.streams[stream][0]), streams.origins(stream)
             allowed = _with_all_before(streams, origins)
             where = f"module {one.places.module!r}"
             for later, other in enumerate(found):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from xai.adapters.operands import is_suffix, replaced, split_equation, stripped, tensors
+from xai.adapters.operations import CHOOSING, CREATING, MORE_MOVES, PRODUCTS, REDUCING, SAME, SPATIAL
 from xai.adapters.tokens import (
     CLASH,
     GIVEN,
@@ -35,25 +36,6 @@ from xai.adapters.tokens import (
 from xai.lrp.operations import MOVES
 from xai.recording.places import samples_of
 
-SAME = (
-    "contiguous",
-    "clone",
-    "to",
-    "type",
-    "type_as",
-    "float",
-    "double",
-    "half",
-    "bfloat16",
-    "dropout",
-    "detach",
-    "alias",
-)
-REDUCING = ("mean", "sum", "var", "std", "norm", "logsumexp", "prod", "vector_norm")
-SPATIAL = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate")
-CREATING = ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli")
-MORE_MOVES = ("masked_select", "scatter", "index_copy", "unfold", "pixel_unshuffle", "rot90", "tril", "triu", "take")
-PRODUCTS = ("matmul", "einsum", "baddbmm")
 _ARGUMENTS = {  # in their order, of poolings and of convolutions
     False: ("input", "kernel_size", "stride", "padding"),
     True: ("input", "weight", "bias", "stride", "padding", "dilation"),
@@ -68,6 +50,7 @@ class Origins:
         self.seeds: list[Source] = []  # of the arguments
         self.table = WeakIdKeyDictionary()
         self.learned = WeakIdKeyDictionary()
+        self.chosen = WeakIdKeyDictionary()  # indices that depend on what the model computes
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.is_floating_point() and tensor.dim():
                 self.learned[tensor] = True
@@ -171,8 +154,12 @@ class Origins:
         parts = list(tensors((result,)))
         if not parts or name.startswith("new_") or name in CREATING:
             return
+        if (name in CHOOSING and args[0].is_floating_point()) or self._is_chosen(args, kwargs):
+            self.chosen |= {part: True for part in parts if part.dtype == torch.int64}
         if name in SAME:
             self.set(parts[0], self.of(args[0]))
+        elif name == "detach":
+            self.set(parts[0], self._cut_off(args[0]))
         elif name in MOVES or name in MORE_MOVES:
             moved = self._moved(name, func, args, kwargs)
             for part, tokens in zip(parts, [None] * len(parts) if moved is None else tensors((moved,)), strict=False):
@@ -180,12 +167,22 @@ class Origins:
         else:
             self.set(parts[0], self._computed(name, args, kwargs, parts[0]))
 
+    def _cut_off(self, x: Tensor) -> Tensor | None:
+        """Chosen tokens are constants once they are detached, and each row then one of its own, as of a parameter."""
+        tokens = self.of(x)
+        if tokens is None or x.dim() < 3 or not bool((rank_of(tokens) == CLASH).any()):
+            return tokens
+        return self._new(Source(LEARNED, ""), x.shape[1:-1], x)[..., None].expand(x.shape)
+
     def _computed(self, name: str, args: tuple, kwargs: dict, y: Tensor) -> Tensor | None:
         if name in ("linear", "scaled_dot_product_attention", "addmm"):
             x = args[1] if name == "addmm" else args[0] if args else kwargs["input" if "input" in kwargs else "query"]
             return _along(self._merged(x), y)
         if name == "multi_head_attention_forward":
             return _along(self.rows(args[0] if args else kwargs["query"]), y)
+        if name == "deformable_attention":
+            weights = self.rows(args[6])
+            return None if weights is None else _along(weights.flatten(2).amax(dim=2), y)
         if name in PRODUCTS:
             return self._product(name, [*args, *kwargs.values()], y)
         if name == "embedding":
@@ -277,7 +274,13 @@ class Origins:
             return func(given[0].double(), *given[1:], **kwargs).long()
         if name == "pad":
             kwargs = {k: (0 if k == "value" else v) for k, v in kwargs.items()}
-        return func(*given, **kwargs)
+        moved = func(*given, **kwargs)
+        if self._is_chosen(args, kwargs):  # other tokens for every image
+            return torch.full_like(moved, CLASH << 48)
+        return moved
+
+    def _is_chosen(self, args: tuple, kwargs: dict) -> bool:
+        return any(x in self.chosen for x in tensors((*args, *kwargs.values())))
 
     def _data(self, name: str, args: tuple) -> list[Tensor]:
         if name in ("cat", "stack", "hstack", "vstack"):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xai.adapters.origins import PRODUCTS
-from xai.adapters.tokens import Doubt
-from xai.adapters.trace import AttentionCall, Trace, Value
+from xai.adapters.operations import PRODUCTS
+from xai.adapters.tokens import GIVEN, Doubt, rank_of
+from xai.adapters.trace import AttentionCall, Trace, Value, mixes_heads
 from xai.adapters.windows import check_apart, check_moves, of_images, positions_of, stream_of, windows_of
 from xai.lrp.operations import MOVES
 from xai.recording.axis import Windows
@@ -71,26 +71,28 @@ def attentions(trace: Trace) -> tuple[list[Attention], frozenset[Place]]:
     """
     graph = Graph(trace)
     alive = graph.before(trace.outputs)
+    _check_samples(graph, alive)
     parts, unread = defaultdict[tuple[int, int], list[_Part]](list), set()
     for call in trace.attentions:
-        place = trace.steps[call.step].place
-        mixed = graph.mixed(call.step)
-        if mixed is None and (through := graph.mixed(call.step, MIXING)) in alive and through is not None:
+        place, mixed = trace.steps[call.step].place, graph.mixed(call.step)
+        if mixed is None and (through := graph.mixed(call.step, MIXING)) is not None and through[0] in alive:
             raise Doubt(
-                f"{place}: its probabilities are mixed with each other (talking heads) before they weigh values in "
-                f"{trace.steps[through].place}"
+                f"{place}: its probabilities are mixed with each other before they weigh values in "
+                f"{trace.steps[through[0]].place}, and not by a linear map of heads (talking heads)"
             )
         if mixed is None:
             continue  # a softmax that weighs no values, such as one over classes
-        if mixed not in alive:
+        product, weights = mixed
+        if product not in alive:
             unread.add(place)
             continue
         queries, keys = (
             windows_of(tokens, trace.samples, place, which)
             for tokens, which in ((call.queries, "queries"), (call.keys, "keys"))
         )
-        own, state, sum_ = _skip(graph, call, mixed, queries)
-        parts[own.step, own.part].append(_Part(call, place, queries, keys, own, state, sum_))
+        own, state, sum_ = _skip(graph, call, product, queries)
+        part = _Part(call, place_of(graph, weights), queries, keys, own, state, sum_)
+        parts[own.step, own.part].append(part)
     return [_joined(graph, calls, trace.samples) for calls in parts.values()], frozenset(unread)
 
 
@@ -104,34 +106,53 @@ class Graph:
             for value in step.reads:
                 self.readers[value.step].append(number)
 
-    def before(self, ends: set[int]) -> set[int]:
-        """These steps and all that they come from."""
+    def before(self, ends: set[int], tokens: Tensor | None = None) -> set[int]:
+        """These steps and all that they come from; with `tokens`, of what was joined the parts alone that hold some of them."""
         found, waiting = set(ends), list(ends)
         while waiting:
-            for value in self.steps[waiting.pop()].reads:
+            step = self.steps[waiting.pop()]
+            parts = [value for value in step.reads if step.name == "cat" and _has_some(value, tokens)]
+            for value in parts or step.reads:
                 if value.step not in found:
                     found.add(value.step)
                     waiting.append(value.step)
         return found
 
-    def mixed(self, softmax: int, through: Sequence[str] = ()) -> int | None:
-        """The step that mixes values by the probabilities: their product with them on the left. None if there is none.
+    def mixed(self, softmax: int, through: Sequence[str] = ()) -> tuple[int, Value] | None:
+        """The step that mixes values by the probabilities, and what weighs them there: the left operand of their product.
 
+        Those are the probabilities, or what a linear map of their heads makes of them. None if there is no such step.
         `through` are operations that the probabilities may pass beside moves and scaling.
         """
+        start = _value(self, softmax)
         if "softmax" not in self.steps[softmax].name:
-            return softmax  # a function that does all of it
-        carried, waiting = {softmax}, [softmax]
+            return softmax, start  # a function that does all of it
+        heads, waiting = {softmax: False}, [softmax]  # whether they are mixed, by step
         while waiting:
-            for reader in self.readers[waiting.pop(0)]:
-                step = self.steps[reader]
+            before = waiting.pop(0)
+            for reader in self.readers[before]:
+                step, mixes = self.steps[reader], mixes_heads(self.steps[reader], start.shape)
                 if step.name in PRODUCTS:
-                    if len(step.reads) > 1 and step.reads[-2].step in carried:
-                        return reader
-                elif (step.name in MOVES or step.name in ("mul", "dropout", *through)) and reader not in carried:
-                    carried.add(reader)
+                    if len(step.reads) > 1 and step.reads[-2].step in heads:
+                        return reader, self._undropped(step.reads[-2]) if heads[step.reads[-2].step] else start
+                elif reader not in heads and (mixes or step.name in MOVES or step.name in ("mul", "dropout", *through)):
+                    heads[reader] = heads[before] or mixes
                     waiting.append(reader)
         return None
+
+    def _undropped(self, value: Value) -> Value:
+        while self.steps[value.step].name == "dropout":
+            value = self.steps[value.step].reads[0]
+        return value
+
+
+def _check_samples(graph: Graph, alive: set[int]) -> None:
+    """Raises Doubt where tokens are sampled at points outside of the modules that `deformable_attention` stands for."""
+    for number in sorted(alive):
+        step = graph.steps[number]
+        tokens = [value.tokens for value in step.reads if value.tokens is not None]
+        if step.name == "grid_sample" and any((rank_of(part) >= GIVEN).any() for part in tokens):
+            raise Doubt(f"{step.place}: it samples tokens at points, as deformable attention in plain code does")
 
 
 def _joined(graph: Graph, parts: list[_Part], samples: int) -> Attention:
@@ -229,6 +250,10 @@ def _skip(graph: Graph, call: AttentionCall, mixed: int, queries: Tensor) -> tup
     if single is None or single.shape[1] != queries.shape[1]:
         raise Doubt(f"{place}: nothing is found to which its result is added")
     return single, None, single.step
+
+
+def _has_some(value: Value, tokens: Tensor | None) -> bool:
+    return tokens is not None and value.tokens is not None and bool(torch.isin(tokens[tokens != 0], value.tokens).any())
 
 
 def _value(graph: Graph, number: int) -> Value:

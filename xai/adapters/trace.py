@@ -13,15 +13,21 @@ from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from xai.adapters.operands import tensors
-from xai.adapters.origins import PRODUCTS, Origins
+from xai.adapters.operations import PRODUCTS
+from xai.adapters.origins import Origins
 from xai.adapters.tokens import rank_of
 from xai.lrp.operations import name_of
+from xai.recording.deformable import deformable_attention, deformable_shown
 from xai.recording.places import ARGUMENT, Calls, Place, arguments_of, drawn_in_order, samples_of
 from xai.recording.record import SOFTMAX
 from xai.recording.unchanged import evaluation, same_random_numbers
 
 STOPPING = frozenset({"linear", "embedding", "addmm", "layer_norm"})  # between a product and its softmax there is none
-HEADS = frozenset({"linear"})  # but what mixes heads
+FUNCTIONS: dict[Any, tuple[str, ...]] = {  # with a softmax inside; their arguments that attention is made of
+    F.scaled_dot_product_attention: ("query", "key", "value", "attn_mask", "dropout_p", "is_causal"),
+    F.multi_head_attention_forward: ("query", "key", "value"),
+    deformable_attention: ("forward", "key", "shapes", "grids", "starts", "points", "query"),
+}
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,7 @@ def traced(model: nn.Module, inputs: Any) -> Trace:
     with ExitStack() as stack:
         stack.enter_context(same_random_numbers(model))
         stack.enter_context(evaluation(model))
+        stack.enter_context(deformable_shown(model))
         calls = Calls()
         for handle in calls.hooks(model):
             stack.callback(handle.remove)
@@ -125,6 +132,8 @@ class _Observing(TorchFunctionMode):
             return result
         if not in_place:
             self.trace.origins.follow(name, func, args, kwargs, result)
+        if name == "detach" and self.trace.origins.of(result) is not self.trace.origins.of(args[0]):
+            step.reads = ()  # tokens of their own
         self._give(step, result)
         if in_place and isinstance(args[0], Tensor):
             self._give_base(step, args[0])
@@ -159,20 +168,19 @@ class _Observing(TorchFunctionMode):
 
     def _attention(self, func: Any, args: tuple, kwargs: dict) -> AttentionCall | None:
         """That of a function with a softmax inside."""
-        names: tuple[str, ...]
-        if func is F.scaled_dot_product_attention:
-            names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        elif func is F.multi_head_attention_forward:
-            names = ("query", "key", "value")
-        else:
+        names = FUNCTIONS.get(func)
+        if names is None:
             return None
         call = {**dict(zip(names, args, strict=False)), **kwargs}
-        rows = [self.trace.origins.rows(call[name]) for name in ("query", "key")]
+        pair = [call[name] for name in ("query", "key")]
+        rows = [self.trace.origins.rows(tensor) for tensor in pair]
         if func is F.multi_head_attention_forward:  # [T, B]
             rows = [None if row is None else row.mT for row in rows]
+        elif func is deformable_attention:  # [B, T, H, ...]
+            rows = [None if row is None else row.flatten(2).amax(dim=2) for row in rows]
         else:
             rows = [None if row is None else row.amax(dim=1) for row in rows]
-        steps = [(self.known[call[name]].step,) if call[name] in self.known else () for name in ("query", "key")]
+        steps = [(self.known[tensor].step,) if tensor in self.known else () for tensor in pair]
         causal = bool(call.get("is_causal")) or _hides_later(call.get("attn_mask"))
         return AttentionCall(-1, steps[0], steps[1], rows[0], rows[1], causal)
 
@@ -180,40 +188,54 @@ class _Observing(TorchFunctionMode):
         """A softmax over the last axis of what comes from a product of tokens."""
         if probabilities.dim() < 3 or not step.reads:
             return None
-        products = self._products_of(step, probabilities, STOPPING)
+        turned = _is_turned(self.trace.origins.of(scores))
+        products = self._products_of(step, probabilities, turned)
         if not products:
-            if self._products_of(step, probabilities, STOPPING - HEADS):
-                return AttentionCall(-1, (), (), None, None, causal=False)
             return None
-        best = max(products, key=lambda product: _least_rank(product))
-        rows, columns = (_without_heads(tokens) for tokens in (best.rows, best.columns))
-        step.rows = best.rows
-        queries, keys = best.reads[-2:][0].step, best.reads[-1].step  # baddbmm reads first what it adds
+        best = max(products, key=_least_rank)
+        queries, keys = best.reads[-2].step, best.reads[-1].step  # baddbmm reads first what it adds
+        rows, columns = best.rows, best.columns
+        if turned:
+            queries, keys, rows, columns = keys, queries, columns, rows
+        step.rows = rows
         upper = torch.ones(probabilities.shape[-2:], dtype=torch.bool, device=probabilities.device).triu(1)
         causal = bool(upper.any()) and not bool((probabilities != 0)[..., upper].any())
-        return AttentionCall(-1, (queries,), (keys,), rows, columns, causal)
+        return AttentionCall(-1, (queries,), (keys,), _without_heads(rows), _without_heads(columns), causal)
 
-    def _products_of(self, step: Step, probabilities: Tensor, stopping: frozenset[str]) -> list[Step]:
+    def _products_of(self, step: Step, probabilities: Tensor, turned: bool) -> list[Step]:
         """The nearest products on every way back, of as many queries and keys."""
         found, waiting, done = [], [value.step for value in step.reads], set[int]()
         while waiting:
             number = waiting.pop()
             before = self.trace.steps[number]
-            if number in done or before.name in stopping:
+            if number in done or (before.name in STOPPING and not mixes_heads(before, probabilities.shape)):
                 continue
             done.add(number)
             if before.name in PRODUCTS:
                 found.append(before)
             else:
                 waiting += [value.step for value in before.reads]
-        return [
-            product
-            for product in found
-            if product.rows is not None
-            and product.columns is not None
-            and product.columns.shape[-1] == probabilities.shape[-1]
-            and product.rows.numel() == probabilities[..., 0].numel()
-        ]
+        return [product for product in found if _fits(product, probabilities, turned)]
+
+
+def mixes_heads(step: Step, shape: tuple[int, ...]) -> bool:
+    """Whether a linear map is one of heads, which are its last axis after queries and keys (talking heads)."""
+    return step.name == "linear" and step.reads[0].shape[-3:-1] == tuple(shape[-2:]) and len(shape) == 4
+
+
+def _fits(product: Step, probabilities: Tensor, turned: bool) -> bool:
+    """Whether it is one of as many queries and keys."""
+    rows, columns = (product.columns, product.rows) if turned else (product.rows, product.columns)
+    if rows is None or columns is None:
+        return False
+    return columns.shape[-1] == probabilities.shape[-1] and rows.numel() == probabilities[..., 0].numel()
+
+
+def _is_turned(tokens: Tensor | None) -> bool:
+    """Whether scores, which have the tokens of the rows of their product, have them along the last axis: queries are keys."""
+    if tokens is None or tokens.dim() < 2 or bool((tokens == tokens[..., :1]).all()):
+        return False
+    return bool((tokens == tokens[..., :1, :]).all())
 
 
 def _least_rank(product: Step) -> int:

@@ -12,7 +12,7 @@ def windows_of(tokens: Tensor | None, samples: int, place: Place, which: str) ->
     """Tokens [n, T] of the windows of one sample, from those of all samples; one window where all rows are alike."""
     if tokens is None or tokens.dim() != 2:
         raise Doubt(
-            f"{place}: it cannot be told which tokens its {which} are, as where heads are mixed (talking heads) or have five axes"
+            f"{place}: it cannot be told which tokens its {which} are, as where they are made of scores, or heads have five axes"
         )
     if _alike(tokens):
         tokens = tokens[:1]
@@ -24,7 +24,10 @@ def windows_of(tokens: Tensor | None, samples: int, place: Place, which: str) ->
             "decoder's tokens that are made from the encoder's: give decoder_input_ids)"
         )
     if (rank_of(tokens) == CLASH).any():
-        raise Doubt(f"{place}: its {which} are each made of several tokens, such as a word and a patch that are added")
+        raise Doubt(
+            f"{place}: its {which} are each made of several tokens, such as a word and a patch that are added, or chosen by what "
+            "the model computes, others in every image"
+        )
     return tokens
 
 

@@ -47,7 +47,7 @@ def _likeness(event: Event, allowed: Float[Tensor, "B q k"]) -> Float[Tensor, "B
     """Returns λ; 0 where not allowed, and 1 where all cosines of a row are one number."""
     if event.qkv is None:
         raise ValueError(
-            f"module {event.module!r} computes its softmax in plain code, which shows no queries and keys; give "
+            f"module {event.module!r} has its softmax in plain code or samples points, which shows no queries and keys; give "
             "loosened=False, or a model that calls scaled_dot_product_attention (attn_implementation='sdpa')"
         )
     query, key = (F.normalize(t.detach().transpose(1, 2).flatten(2), dim=-1) for t in (event.qkv.query, event.qkv.key))

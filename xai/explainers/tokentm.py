@@ -76,7 +76,11 @@ def _keys(recording: Recording, event: Event, state: State) -> Float[Tensor, "B 
 def _projected_values(event: Event) -> Float[Tensor, "B k D"]:
     """Passes all heads' values through the output projection."""
     if event.qkv is None or event.qkv.projection is None:
-        missing = "computes its softmax in plain code" if event.qkv is None else "has no linear output projection"
+        missing = (
+            "has its softmax in plain code or samples points"
+            if event.qkv is None
+            else "has no linear output projection"
+        )
         raise ValueError(
             f"module {event.module!r} {missing}, so TokenTM cannot see how it transforms tokens; it needs a model that "
             "calls scaled_dot_product_attention (attn_implementation='sdpa') and projects the result"

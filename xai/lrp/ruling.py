@@ -80,6 +80,8 @@ class Ruling(Mode):
             raise self._error("linear", "has a live weight, which has no rule for relevance")
         y = self._ruled("linear", name, func(x, weight, bias), x, weight, bias)
         self.projected[y] = object()
+        if x in self.attention:  # heads that are mixed
+            self.attention[y] = True
         return y
 
     def _addmm(self, bias: Tensor, x: Tensor, weight: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xai.recording.adapter import Adapter, Layout, Site, Stream
 from xai.recording.axis import Positions
@@ -199,7 +199,7 @@ def _attended(layers: list[tuple[Event, ...]], mask: Tensor) -> Tensor:
     """Tokens [B, T] to which a real token attends in any layer; of those that are never keys, all."""
     attended, read = torch.zeros_like(mask), torch.zeros_like(mask)
     for event in (event for layer in layers for event in layer):
-        real = (event.A.detach() > 0).any(dim=1) & mask[:, event.queries, None]
+        real = (event.A.detach() != 0).any(dim=1) & mask[:, event.queries, None]
         attended[:, event.keys] |= real.any(dim=1)
         read[:, event.keys] = True
     return attended | ~read
@@ -218,3 +218,14 @@ def _axis(layout: Layout, modalities: dict[str, Positions], batch: int, like: Te
         joint(tokens, rest, torch.bool) for tokens, rest in ((layout.mask, 1), (layout.special, 0), (layout.learned, 0))
     )
     return joint(layout.readout, 0, like.dtype), *sets
+
+
+def refuse_checkpointing(model: nn.Module) -> None:
+    """Raises RecordingError for a module whose attention checkpointing hides."""
+    for name, module in model.named_modules():
+        for flag in ("gradient_checkpointing", "grad_checkpointing"):
+            if getattr(module, flag, False) is True:
+                raise RecordingError(
+                    f"module {name or type(model).__name__!r} uses activation checkpointing ({flag}), which hides its "
+                    "attention; switch it off before explaining"
+                )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xai.recording.recording import QKV
 
-See = Callable[[Tensor, QKV], None]
+See = Callable[[Tensor, QKV | None], None]
 _MULTI_HEAD = inspect.signature(F.multi_head_attention_forward)
 
 

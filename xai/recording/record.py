@@ -16,17 +16,22 @@ from torch.utils._pytree import tree_map
 from xai.lrp.propagation import Propagation
 from xai.lrp.ruling import Ruling
 from xai.recording.adapter import Adapter
-from xai.recording.assemble import Captured, Caught, RecordingError, assemble, by_module
+from xai.recording.assemble import Captured, Caught, RecordingError, assemble, by_module, refuse_checkpointing
 from xai.recording.attention import multi_head, scaled_dot_product
 from xai.recording.checks import check_model
+from xai.recording.deformable import deformable_attention, deformable_shown, written_out
 from xai.recording.hooks import output_into, residual_into
 from xai.recording.places import Calls, Place, arguments_of, drawn_in_order, placed_of, samples_of
 from xai.recording.recording import QKV, Recording
-from xai.recording.rerun import Call, rerun
+from xai.recording.rerun import Call, autocast_of, rerun
 from xai.recording.unchanged import evaluation, same_random_numbers
 
 SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
-ATTENTION = (F.scaled_dot_product_attention, F.multi_head_attention_forward)  # softmax and mixing of values
+ATTENTION = (  # softmax and mixing of values
+    F.scaled_dot_product_attention,
+    F.multi_head_attention_forward,
+    deformable_attention,
+)
 _MOVES = ("View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "Clone", "ToCopy")  # of data, in the graph
 ANEW = "find it anew for inputs like these: adapter_for(model, inputs)"
 
@@ -83,7 +88,7 @@ def record(model: nn.Module, adapter: Adapter, lrp: Literal["tokens", "pixels"] 
         torch.Size([1, 2, 17, 17])
     """
     check_model(model)
-    _refuse(model)
+    refuse_checkpointing(model)
     recorder = Recorder()
     with ExitStack() as stack:
         stack.enter_context(same_random_numbers(model))
@@ -119,11 +124,13 @@ class _Watch(TorchFunctionMode):
             return mixed
         if func is F.multi_head_attention_forward:
             return multi_head(self.run.see, *args, **kwargs)
+        if func is deformable_attention:
+            return written_out(self.run.see, *args)
         if func is F.linear:
             call = {**dict(zip(("input", "weight"), args, strict=False)), **kwargs}
             self.run.see_projection(call["input"], call["weight"])
         result = drawn_in_order(func, args, kwargs)
-        if func in SOFTMAX and self.run.is_attention(func):
+        if self.run.is_map(func):
             return self.run.see_softmax(result)
         return result
 
@@ -174,6 +181,10 @@ class _Pass(ExitStack):
         """Whether the call now happening is an attention to catch."""
         return func in ATTENTION or bool(self.inside)
 
+    def is_map(self, func: Any) -> bool:
+        """Whether the call gives the map of an attention."""
+        return func in SOFTMAX and self.is_attention(func)
+
     def see_softmax(self, probabilities: Tensor) -> Tensor:
         self.see(probabilities)
         return probabilities
@@ -209,8 +220,9 @@ class _Pass(ExitStack):
             raise RecordingError(f"{type(model).__name__} was called twice; one recording covers one forward pass")
         self.enter_context(torch.inference_mode(False))
         self.enter_context(torch.enable_grad())
+        self.enter_context(deformable_shown(model))
         args, kwargs = tree_map(_own, (args, kwargs))
-        self.call = Call(model, args, kwargs, _autocast(model))
+        self.call = Call(model, args, kwargs, autocast_of(model))
         self.inputs = arguments_of(model, args, kwargs)
         self.started()
         if self.ruling is not None:
@@ -273,6 +285,9 @@ class _PlacedPass(_Pass):
             raise RecordingError(f"{self.place} is an attention that the adapter does not know; {ANEW}")
         return known
 
+    def is_map(self, func: Any) -> bool:
+        return self.place in self.windows and func not in ATTENTION
+
     def see(self, probabilities: Tensor, qkv: QKV | None = None) -> None:
         self.seen[self.place] = probabilities, qkv
         self.qkv, self.mixed = qkv, None
@@ -299,12 +314,6 @@ class _PlacedPass(_Pass):
         return found
 
 
-def _autocast(model: nn.Module) -> torch.autocast:
-    """As it is now where the model lies."""
-    kind = next((parameter.device.type for parameter in model.parameters()), "cpu")
-    return torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
-
-
 def _own(value: Any) -> Any:
     """Tensors of our own, so that a mark on them is not seen by the caller."""
     if not isinstance(value, Tensor):
@@ -318,13 +327,3 @@ def _pixels(inputs: Mapping[str, Any]) -> Tensor:
     if len(found) != 1:
         raise RecordingError(f"relevance of pixels needs one input of images [B, C, rows, columns]; found {found}")
     return inputs[found[0]]
-
-
-def _refuse(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        for flag in ("gradient_checkpointing", "grad_checkpointing"):
-            if getattr(module, flag, False) is True:
-                raise RecordingError(
-                    f"module {name or type(model).__name__!r} uses activation checkpointing ({flag}), which hides its "
-                    "attention; switch it off before explaining"
-                )

@@ -57,7 +57,7 @@ class Event:
         """Probabilities [B, H, q, k]; 0 outside of a query's window, and where a window's mask leaves less than 1e-30."""
         if self.windows is None:
             return self._repeated(self._laid(self.in_graph.A))
-        return self._repeated(self._laid([A.detach().masked_fill(A < MASKED, 0) for A in self.in_graph.A]))
+        return self._repeated(self._laid([A.detach().masked_fill(A.abs() < MASKED, 0) for A in self.in_graph.A]))
 
     @property
     def Y(self) -> Tensor:

@@ -29,6 +29,12 @@ class Call(NamedTuple):
     autocast: torch.autocast
 
 
+def autocast_of(model: nn.Module) -> torch.autocast:
+    """As it is now where the model lies."""
+    kind = next((parameter.device.type for parameter in model.parameters()), "cpu")
+    return torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+
+
 class Again(Protocol):
     """A pass run once more."""
 

@@ -9,7 +9,7 @@ from xai.recording.recording import Recording
 
 from ..conftest import FAMILIES, Family, build
 from ..lrp.test_conservation import LOSES as TABLES_LOSE
-from .stock import STOCK, built
+from .stock import SAMPLED, STOCK, built
 from .test_adapters import refused
 from .test_derived import EAGER, LOSES, MADE, REFUSED, TILES, UNRULED
 from .test_towers import COCA, PLAIN
@@ -71,7 +71,7 @@ def adapter(family: Family) -> str:
 
 
 def attention(name: str, recording: Recording) -> str:
-    if name in {*MADE, *TILES, *BY_HAND, *COCA}:
+    if name in {*MADE, *TILES, *BY_HAND, *COCA, *SAMPLED}:
         return "hand"
     if name in PLAIN:
         return "plain code"

@@ -10,7 +10,7 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2 as TimmSwinV2
 from torch import Tensor, nn
 from torchvision.models import swin_transformer as torchvision_swin
 
-from xai import Target, given, similarity
+from xai import Target, detection, given, similarity
 
 from ..conftest import IMAGE, TINY, Family, clip_text, pixels, prepared, shorter, words
 from .towers import TOWERS
@@ -162,6 +162,37 @@ def of_windows(cls: Any, **options: Any) -> Family:
         if isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)  # timm's Swin v2 starts with norms of zero, by which no attention is read
     return Family(model, {"x": images}, given(torch.tensor([1, 2])))
+
+
+RESNET: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1], "layer_type": "basic"}
+SWIN: dict[str, Any] = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1] * 3, "num_heads": [1, 2, 2]}
+SAMPLING: dict[str, Any] = {  # attention at two points of each of three levels; the last is a convolution of the second
+    "d_model": 32, "num_feature_levels": 3, "encoder_attention_heads": 4, "decoder_attention_heads": 2,
+    "encoder_n_points": 2, "decoder_n_points": 2, "num_queries": 3,
+    **{f"{part}_{what}": n for part in ("encoder", "decoder") for what, n in (("layers", 2), ("ffn_dim", 24))},
+}  # fmt: skip
+
+
+def deformable_detr() -> Family:
+    backbone = tf.ResNetConfig(**RESNET, out_features=["stage1", "stage2"])
+    config = tf.DeformableDetrConfig(backbone_config=backbone, num_labels=4, **SAMPLING)
+    mask = torch.ones(2, 32, 24, dtype=torch.long)
+    mask[1, 20:] = 0
+    inputs = {"pixel_values": torch.randn(2, 3, 32, 24, generator=torch.Generator().manual_seed(1)), "pixel_mask": mask}
+    target = detection(torch.tensor([0, 2]), torch.tensor([1, 3]))
+    return Family(tf.DeformableDetrForObjectDetection(config), inputs, target)
+
+
+def grounding_dino() -> Family:
+    """The object queries are where the encoder's image tokens are likest to the text."""
+    backbone = tf.SwinConfig(**SWIN, window_size=4, out_features=["stage1", "stage2"])
+    text = {"model_type": "bert", "vocab_size": 40, **TINY, "hidden_size": 32}
+    config = tf.GroundingDinoConfig(backbone_config=backbone, text_config=text, max_text_len=9, **SAMPLING)
+    model = tf.GroundingDinoForObjectDetection(config)
+    model.model.special_tokens[:] = torch.tensor([1, 2, 38, 39])  # between phrases
+    ids = torch.tensor([[1, 7, 8, 38, 9, 38, 2], [1, 7, 38, 2, 0, 0, 0]])
+    inputs = {"input_ids": ids, "attention_mask": (ids > 0).long(), "pixel_values": pixels()}
+    return Family(model, inputs, Target("word of a query", lambda outputs: outputs.logits[:, 1, 1], ("queries", 1)))
 
 
 def three_images() -> Tensor:
@@ -409,6 +440,7 @@ WINDOWS: dict[str, Callable[[], Family]] = {
         **TORCHVISION_SWIN,
     ),
 }
+SAMPLED: dict[str, Callable[[], Family]] = {"Deformable DETR": deformable_detr, "Grounding DINO": grounding_dino}
 SAM: dict[str, Any] = {
     **TINY,
     "image_size": 14,
@@ -549,6 +581,7 @@ STOCK: dict[str, Callable[[], Family]] = TEXTS | {
     ),
     **TOWERS,
     **WINDOWS,
+    **SAMPLED,
     "ViTDet": lambda: Family(
         tf.VitDetModel(tf.VitDetConfig(**VITDET)),
         {"pixel_values": torch.randn(2, 3, 14, 14, generator=torch.Generator().manual_seed(1))},

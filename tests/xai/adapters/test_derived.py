@@ -32,7 +32,7 @@ from xai.recording.recording import Recording
 
 from ..conftest import FAMILIES, Family, build, few_passes
 from ..toys import snapshot
-from .stock import FRAME_TOKEN, IMAGE_TOKEN, SEEING, STOCK, TEXTS, WINDOWS, built
+from .stock import FRAME_TOKEN, IMAGE_TOKEN, SAMPLED, SEEING, STOCK, TEXTS, WINDOWS, built
 
 
 def recorded(family: Family, adapter: Adapter, **options: Any) -> Recording:
@@ -104,6 +104,8 @@ OTHERS = (
     "GPT-NeoX",
     "Falcon",
     "Data2Vec",
+    "CaiT",
+    *SAMPLED,
 )
 EAGER = [name for name in STOCK if name not in SEEING and not name.startswith(OTHERS)]
 
@@ -151,6 +153,8 @@ PLAIN_SOFTMAX = (
     "BLIP questions",
     "GIT",
     "ViTDet",
+    "CaiT",
+    *SAMPLED,
     *(set(WINDOWS) - {"Swin"}),
 )
 REFUSED = {name: {"grad_eclip", "tokentm"} for name in PLAIN_SOFTMAX} | {
@@ -220,6 +224,8 @@ UNRULED = {
     "BLIP questions": "cross_entropy in module 'text_decoder'",
     "OWL-ViT": "mul in the blocks multiplies two live tensors",
     "OWLv2": "mul in the blocks multiplies two live tensors",
+    "Deformable DETR": "mul in module 'model.encoder.layers.0.self_attn.attn' multiplies two live tensors",
+    "Grounding DINO": "conv2d in module 'model.input_proj_vision.0.0'",
 }  # operations that have no rule for relevance
 
 
@@ -503,6 +509,7 @@ LOSES = (
     "SAM",
     "open_clip EVA-02",
     "ViTDet",
+    "CaiT",
     *WINDOWS,
 )  # padding has no contribution at all
 

@@ -110,6 +110,15 @@ def class_attention(m: Model, text: Tensor, image: Tensor) -> Tensor:
     return m.head(token[:, 0])
 
 
+def class_token_of_the_joined(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    """As CaiT's: the query is taken out of the class token and the patches side by side."""
+    token, image = m.token.expand(len(text), -1, -1), m.block(0, image)
+    for number in (1, 2):
+        joined = torch.cat([token, image], dim=1)
+        token = token + m.attentions[number](joined[:, :1], joined)
+    return m.head(token[:, 0])
+
+
 def class_attention_to_the_past(m: Model, text: Tensor, image: Tensor) -> Tensor:
     """A class token reads patches that have changed since."""
     token, first = m.token.expand(len(text), -1, -1), m.block(0, image)
@@ -196,16 +205,40 @@ def five_axes(m: Model, text: Tensor, image: Tensor) -> Tensor:
 
 
 def talking_heads(m: Model, text: Tensor, image: Tensor) -> Tensor:
-    """As CaiT's: the heads' probabilities are mixed before they weigh values."""
+    """As CaiT's: the heads' scores are mixed, and so are their probabilities before they weigh values."""
     x = image.unflatten(-1, (2, -1)).transpose(1, 2)
-    heads = F.linear((x @ x.mT).softmax(-1).movedim(1, -1), m.alpha.expand(2, 2)).movedim(-1, 1)
+    scores = F.linear((x @ x.mT).movedim(1, -1), m.ff.weight[:2, :2]).movedim(-1, 1)
+    heads = F.linear(scores.softmax(-1).movedim(1, -1), m.head.weight[:2, :2]).movedim(-1, 1)
     return m.block(0, image + (heads @ x).transpose(1, 2).flatten(2)).mean(1)
 
 
-def talking_before(m: Model, text: Tensor, image: Tensor) -> Tensor:
+def heads_in_a_convolution(m: Model, text: Tensor, image: Tensor) -> Tensor:
     x = image.unflatten(-1, (2, -1)).transpose(1, 2)
-    heads = F.linear((x @ x.mT).movedim(1, -1), m.alpha.expand(2, 2)).movedim(-1, 1).softmax(-1)
+    heads = F.conv2d((x @ x.mT).softmax(-1), m.ff.weight[:2, :2, None, None])
     return m.block(0, image + (heads @ x).transpose(1, 2).flatten(2)).mean(1)
+
+
+def asked_both_ways(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    """As Grounding DINO's: one product of words and patches, of as many, and its transpose."""
+    words, patches = (x.unflatten(-1, (2, -1)).transpose(1, 2) for x in (text, image))
+    scores = words @ patches.mT
+    to_words = (scores.softmax(-1) @ patches).transpose(1, 2).flatten(2)
+    to_patches = ((scores.mT - scores.max()).softmax(-1) @ words).transpose(1, 2).flatten(2)
+    return m.head((text + to_words)[:, 0] * (image + to_patches)[:, 1])
+
+
+def chosen(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    """The three patches with the largest sums go on."""
+    x = m.block(0, image)
+    index = x.sum(dim=-1).topk(3, dim=1)[1]
+    return m.head(m.block(1, x.gather(dim=1, index=index[..., None].expand(-1, -1, WIDTH)))[:, 0])
+
+
+def sampled(m: Model, text: Tensor, image: Tensor) -> Tensor:
+    x = m.block(0, image)
+    points = m.position[:, None, :2].tanh().expand(len(x), -1, -1, -1)
+    found = F.grid_sample(x.mT.unflatten(-1, (2, 2)), points, align_corners=False)
+    return m.head((x + m.ff(found.flatten(2).mT))[:, 0])
 
 
 def built(run: Callable[[Model, Tensor, Tensor], Tensor]) -> tuple[Model, dict[str, Tensor]]:
@@ -299,8 +332,9 @@ def test_tokens_made_from_others_hold_what_those_held(run: Callable[[Model, Tens
     )
 
 
-def test_a_class_token_that_reads_itself_and_the_patches() -> None:
-    _, recording = found(class_attention)
+@pytest.mark.parametrize("run", [class_attention, class_token_of_the_joined])
+def test_a_class_token_that_reads_itself_and_the_patches(run: Callable[[Model, Tensor, Tensor], Tensor]) -> None:
+    _, recording = found(run)
     assert (
         lengths(recording) == {"image": 4, "queries": 1}
         and recording.rows_of(given(0)).tolist() == [[False] * 4 + [True]] * 2
@@ -354,6 +388,31 @@ def test_tokens_attend_within_their_window(run: Callable[[Model, Tensor, Tensor]
     torch.testing.assert_close(event.A, scores.softmax(-1))
 
 
+def test_heads_that_are_mixed_weigh_values_together() -> None:
+    model, recording = found(talking_heads)
+    event = recording.events[0]
+    image = model.patches(built(talking_heads)[1]["images"]).flatten(2).mT + model.position
+    x = image.unflatten(-1, (2, -1)).transpose(1, 2)
+    scores = torch.einsum("gh,bhij->bgij", model.ff.weight[:2, :2], x @ x.mT)
+    A = torch.einsum("gh,bhij->bgij", model.head.weight[:2, :2], scores.softmax(-1)).detach().requires_grad_()
+    torch.testing.assert_close(event.A.detach(), A.detach())
+    output = model.block(0, image + (A @ x).transpose(1, 2).flatten(2)).mean(1)
+    (slope,) = torch.autograd.grad(output[:, 2].sum(), A)
+    torch.testing.assert_close(recording.gradients(given(2))[event].A, slope)
+
+
+def test_queries_and_keys_of_a_transposed_product() -> None:
+    model, recording = found(asked_both_ways)
+    inputs = built(asked_both_ways)[1]
+    states = model.words(inputs["ids"]), model.patches(inputs["images"]).flatten(2).mT
+    text, image = ((x + model.position).unflatten(-1, (2, -1)).transpose(1, 2) for x in states)
+    asking = {"text": text @ image.mT, "image": image @ text.mT}
+    assert len(recording.events) == len(asking) and not any(event.is_self for event in recording.events)
+    for event in recording.events:
+        (name,) = (name for name, where in recording.modalities.items() if where == event.queries)
+        torch.testing.assert_close(event.A.detach(), asking.pop(name).softmax(-1).detach())
+
+
 def test_a_learned_token_that_pools() -> None:
     _, recording = found(pooled)
     assert lengths(recording) == {"image": 4, "queries": 1}
@@ -379,10 +438,14 @@ def test_a_learned_token_that_pools() -> None:
         (overlapping, r"'attentions\.0': its 6 queries, of all its windows, are not the 4 tokens"),
         (half_of_them, r"'attentions\.0': its 2 queries, of all its windows, are not the 4 tokens"),
         (
-            talking_heads,
-            r"call 1 of softmax in module '': its probabilities are mixed with each other \(talking heads\)",
+            heads_in_a_convolution,
+            r"call 1 of softmax in module '': its probabilities are mixed with each other .*, and not by a linear map",
         ),
-        (talking_before, r"call 1 of softmax in module '': .* as where heads are mixed \(talking heads\)"),
+        (
+            chosen,
+            r"'attentions\.1': its queries are each made of several tokens, .* or chosen by what the model computes",
+        ),
+        (sampled, r"call 1 of grid_sample in module '': it samples tokens at points, as deformable attention"),
         (five_axes, r"call 1 of softmax in module '': it cannot be told which tokens its queries are"),
     ],
 )
@@ -394,7 +457,7 @@ def test_in_doubt_it_refuses(run: Callable[[Model, Tensor, Tensor], Tensor], mes
 
 
 def test_cells_of_a_scaled_grid_are_refused() -> None:
-    """RT-DETR: its pyramid is interpolated, and its decoder samples it (deformable attention)."""
+    """RT-DETR: its decoder samples a pyramid that is interpolated between attentions."""
     backbone = tf.RTDetrResNetConfig(
         embedding_size=8,
         hidden_sizes=[8, 16, 16, 16],
@@ -410,6 +473,17 @@ def test_cells_of_a_scaled_grid_are_refused() -> None:
     model = tf.RTDetrForObjectDetection(config).eval()
     with pytest.raises(
         TypeError,
-        match=r"module 'model\.decoder\.layers\.0\.self_attn': its tokens are cells of a grid that was scaled",
+        match=r"module 'model\.decoder\.layers\.0\.encoder_attn\.attn': its tokens are cells of a grid that was scaled",
     ):
         explain(model, {"pixel_values": torch.randn(1, 3, 64, 64)}, "genatt", given(0))
+
+
+def test_scores_that_are_not_understood_are_named() -> None:
+    """XLNet: an einsum of tokens that stand on the first axis."""
+    model = tf.XLNetForSequenceClassification(
+        tf.XLNetConfig(vocab_size=20, d_model=16, n_layer=1, n_head=2, d_inner=16)
+    ).eval()
+    with pytest.raises(
+        TypeError, match=r"call 1 of softmax in module 'transformer\.layer\.0\.rel_attn' weighs values, but"
+    ):
+        explain(model, {"input_ids": torch.tensor([[3, 4, 5]])}, "genatt", given(0))

@@ -79,6 +79,7 @@ WIDE, SMALL = (
 TOWERS: dict[str, Callable[[], Family]] = {
     "timm EVA-02": lambda: timm_model(timm.models.eva.Eva, use_rot_pos_emb=True, swiglu_mlp=True),
     "timm BEiT": lambda: timm_model(timm.models.beit.Beit, use_rel_pos_bias=True),
+    "CaiT": lambda: timm_model(timm.models.cait.Cait, init_values=0.5),
     "timm SigLIP": lambda: timm_model(VisionTransformer, global_pool="map", class_token=False),
     "timm, registers": lambda: timm_model(VisionTransformer, reg_tokens=2),
     "timm, relative positions": lambda: timm_model(VisionTransformerRelPos),
