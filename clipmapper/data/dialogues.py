@@ -48,7 +48,9 @@ class Dialogues(Texts):
 
     def __init__(self, questions: Records, captions: Records, root: Path, speaker: Speaker | None) -> None:
         names = [column(records, "image").unique() for records in (questions, captions)]
-        images = pa.concat_arrays([part.combine_chunks() if isinstance(part, pa.ChunkedArray) else part for part in names])
+        images = pa.concat_arrays(
+            [part.combine_chunks() if isinstance(part, pa.ChunkedArray) else part for part in names]
+        )
         super().__init__(Records.from_dict({"image": sorted(images.unique().to_pylist())}), root, speaker)
         self.questions, self.captions, self.speaker = questions, captions, speaker
 
@@ -96,7 +98,9 @@ class Dialogues(Texts):
         spans = []
         for number, (prompt, reply) in enumerate(zip(prompts, replies, strict=True), start=1):
             start = len(ids) + len(prompt)
-            first = start - 1 if prompt else len(opening) - 1  # nothing but the opening stands before a text without a prompt
+            first = (
+                start - 1 if prompt else len(opening) - 1
+            )  # nothing but the opening stands before a text without a prompt
             text = [*prompt, *reply, end]
             ids += text
             parts += [number] * len(text)
