@@ -18,9 +18,8 @@ from clipmapper.errors import nearest, unknown
 
 # What is trained -> options that act there alone.
 ACTS_IN = {
-    ("model.kind mapper",): (
-        *("model.mapper", "model.task", "model.sees", "data.hub", "run.compile", "explain.every"),
-    ),
+    ("model.kind mapper",): ("model.mapper", "model.task", "model.sees", "data.hub", "run.compile", "explain.every"),
+    ("model.kind mapper", "model.kind llava"): ("data.cache", "data.encode_batch"),
     ("model.task vqa",): ("model.read", "data.vocabulary", "data.min_count", "run.floors"),
     ("model.task caption",): ("model.tied", "model.tokens", "data.karpathy"),
     ("model.task caption", "model.kind llava", "model.kind blip"): ("optimizer.label_smoothing", "run.captioned"),

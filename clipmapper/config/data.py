@@ -53,9 +53,10 @@ class DataConfig:
         vocabulary: answer list (`trainval_label2ans.json`); null builds it from the training answers.
         min_count: times an answer must occur to be in a built vocabulary.
         held_out: val questions kept for validation; the rest is trained on. A val split of no more is kept whole.
-        batch_size: questions or captions a step and process.
+        batch_size: questions or captions a step and process; of llava and blip images, each with all of its texts.
         workers: loader processes; 0 loads in the main process.
-        cache: folder for CLIP's image tokens, computed once; null encodes images anew in every step.
+        cache: folder for CLIP's image tokens, computed once; null encodes images anew in every step, as blip does, whose
+            tower is trained along.
         encode_batch: images encoded at once while the cache is built.
     """
 

@@ -57,7 +57,7 @@ class RunConfig:
         min_gain: by how much it must be better for `patience` to count it.
         floors: also train the baselines, a question-only and an image-only model, until a point is no longer gained.
         examples: held-out questions or captions logged with their image after each validation.
-        captioned: held-out images captioned in each validation, for BLEU-4 and CIDEr.
+        captioned: held-out images captioned in each validation, for BLEU-4 and CIDEr; llava and blip are asked about them too.
         compile: torch.compile mapper and head for training steps; needs a C++ compiler (on GPUs a C compiler).
     """
 

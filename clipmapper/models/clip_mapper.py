@@ -301,7 +301,8 @@ class CLIPMapper(
         config = restored(ModelConfig, saved["config"], source)
         if config.kind != "mapper":
             raise ValueError(
-                f"{source} is of a {config.kind}, not of a mapper; load the folder `model` that its run has written, by transformers"
+                f"{source} is of a {config.kind}, not of a mapper; load the folder `model` that its run has written "
+                "by transformers"
             )
         require_size(config, state, source)
         try:

@@ -116,7 +116,7 @@ def save_best(task: TrainedTask, config: RunConfig) -> None:
     if best.is_file():  # not after a trial run
         task.load_state_dict(read_checkpoint(best)["state_dict"], strict=False)  # the tower is there
         task.model.save_pretrained(folder)
-        print(f"model: {folder}   to explain it: xai.explain_generated, see docs/explain-your-model.md", flush=True)
+        print(f"model: {folder}   to explain it: xai.explain_generated, see docs/word-by-word.md", flush=True)
 
 
 def check_recipe(checkpoint: dict[str, Any], extra: dict[str, Any], source: str) -> None:
@@ -178,11 +178,10 @@ def stock_task(
     settings: Settings, questions: Records, captions: CaptionRecords, extra: dict[str, Any]
 ) -> tuple[TrainedTask, Data]:
     """The same of a model of transformers' own classes."""
-    from clipmapper.data.dialogues import (
-        DialogueData,
-        all_texts,
-    )  # here: transformers is slow to import, and mappers need none
-    from clipmapper.models.stock import STOCK, vocabulary_of
+    # here: transformers is slow to import, and mappers need none of it
+    from clipmapper.data.dialogues import DialogueData, all_texts
+    from clipmapper.models.stock.base import vocabulary_of
+    from clipmapper.models.stock.kinds import STOCK
     from clipmapper.training.stock import StockTask
 
     kind, seed = STOCK[settings.model.kind], settings.run.seed

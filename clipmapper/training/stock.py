@@ -1,9 +1,7 @@
 """Models of transformers' own classes that answer and caption, as a LightningModule."""
 
-import math
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -12,8 +10,7 @@ from clipmapper.config import OptimizerConfig
 from clipmapper.data.answers import vqa_accuracy
 from clipmapper.data.batches import Batch, Texts
 from clipmapper.data.dialogues import DialogueData, Dialogues
-from clipmapper.metrics.captions import CHEAP, score
-from clipmapper.models.stock import StockModel, attention_mask
+from clipmapper.models.stock.base import StockModel, attention_mask
 from clipmapper.processes import all_gathered
 from clipmapper.training.tasks import TrainedTask
 

@@ -14,9 +14,10 @@ from clipmapper.config import ModelConfig
 from clipmapper.data.dialogues import Dialogues
 from clipmapper.data.shapes.render import render
 from clipmapper.data.shapes.scene import sample_scene
-from clipmapper.models import stock
 from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
-from clipmapper.models.stock import DESCRIBE, STOCK, StockModel, attention_mask, seen, vocabulary_of
+from clipmapper.models.stock.base import DESCRIBE, LONGEST, StockModel, attention_mask, seen, vocabulary_of
+from clipmapper.models.stock.kinds import STOCK
+from clipmapper.models.stock.towers import tower_options
 from xai import explain_generated
 
 ASKED = [("Is there a red circle?", "yes"), ("Where is the star?", "top left")]
@@ -116,9 +117,11 @@ def test_the_texts_of_an_image_in_one_pass_are_each_alone(
         packed = model.logits(states.flatten(0, 1)[batch["following"]])
     loaded, processor = folder_of(model, tmp_path)
     single, targets = [], []
+    first, second = ((picture, *ASKED[0]) for picture in images[:2])
     for picture, question, text in (
-        (images[0], *ASKED[0]), (images[0], *ASKED[1]), (images[0], None, SAID[0]), (images[1], *ASKED[0]), (images[1], None, SAID[1]),
-    ):  # fmt: skip
+        *(first, (images[0], *ASKED[1]), (images[0], None, SAID[0])),
+        *(second, (images[1], None, SAID[1])),
+    ):
         inputs = prompted(kind, processor, picture, question)
         blank = "" if kind == "blip" and question is None else " "
         reply = processor.tokenizer(blank + text, add_special_tokens=False)["input_ids"] + [
@@ -150,7 +153,7 @@ def test_what_is_written_is_what_the_folder_writes(kind: str, images: list[Image
         inputs = prompted(kind, processor, images[i], question)
         if kind == "blip":
             inputs = processor(images=images[i], text=question or "", return_tensors="pt")  # generate drops the last
-        out = loaded.generate(**inputs, max_new_tokens=stock.LONGEST)[0]
+        out = loaded.generate(**inputs, max_new_tokens=LONGEST)[0]
         skipped = inputs["input_ids"].shape[1] - (kind == "blip")
         assert processor.tokenizer.decode(out[skipped:], skip_special_tokens=True).strip() == text
     explained = explain_generated(loaded, processor, images=images[0], text=ASKED[0][0], answer=" top left")
@@ -163,5 +166,5 @@ def test_sizes_that_do_not_fit_and_other_towers_are_refused() -> None:
         STOCK["llava"](config, built("llava").vocabulary)
     visual = FrozenCLIP(SHAPES_CLIP, None).model.visual
     visual.ln_pre = torch.nn.Identity()
-    with pytest.raises(ValueError, match="not built as CLIP's own"):
-        stock.tower_options(visual)
+    with pytest.raises(ValueError, match="not built as OpenAI's"):
+        tower_options(visual)
