@@ -40,10 +40,10 @@ class Cost:
     reason: str | None = None
 
 
-def cost_passes(methods: Sequence[str]) -> int:
-    """Returns the passes of a sample: each method is timed and then watched, the first one once more before."""
+def cost_passes(methods: Sequence[str], targets: int = 1) -> int:
+    """Returns the passes of a sample of some targets: each method is timed and then watched, the first one once more before."""
     known = list(map(method_named, methods))
-    counts = [1 + one.further() + WATCHED * (1 + one.further(_shortest(one))) for one in known]
+    counts = [1 + targets * one.further() + WATCHED * (1 + targets * one.further(_shortest(one))) for one in known]
     return sum(counts) + sum(counts[:1])
 
 

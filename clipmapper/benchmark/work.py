@@ -78,7 +78,7 @@ def part_size(task: Task, work: Work) -> int:
 
 def apart_of(task: Task, methods: Sequence[str], config: BenchmarkConfig, passes: int) -> Apart:
     """Returns what of cost and sanity stays within SHARE of all samples' passes, at least one sample with one draw."""
-    cost, draw = cost_passes(methods), sanity_passes(task, methods)
+    cost, draw = cost_passes(methods, task.targets), sanity_passes(task, methods)
     limit = SHARE * passes
     samples = _within(limit / (cost + config.sanity_draws * draw), min(config.cost_samples, len(task)))
     draws = _within((limit / samples - cost) / draw, config.sanity_draws)

@@ -43,6 +43,7 @@ FIGURES = {
 THERE, ABSENT = "there", "absent"  # words that name what the scene has, and what it has not
 WEIGHTED = "wra"  # the method whose caption-level maps are also weighted by metrics
 GROUND_TRUTH = "ground truth"  # shown in the gallery as if it were a method
+WORDS = 16  # tokens of a caption, about: methods of many passes take theirs for each
 CPU_BATCH = 256  # images without patches at once: a step of writing costs much the same for more captions
 
 
@@ -60,7 +61,7 @@ class CaptionsTask(Task):
         weighted: whether WRA's maps are also weighted by how much metrics drop without a word (WRA eq. 21).
     """
 
-    name, unit = "captions", "caption"
+    name, unit, targets = "captions", "caption", WORDS
     order = ("caption/RefCLIPScore/srg",)
 
     def __init__(
