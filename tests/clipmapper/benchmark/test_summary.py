@@ -11,6 +11,7 @@ from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.store import Results
 from clipmapper.benchmark.summary import numbers, strata, summarise, with_inverted
 from clipmapper.benchmark.tasks.answers import AnswersTask
+from clipmapper.explain.models.base import Explainable
 
 SHARES = 9
 CONFIG = BenchmarkConfig(protocol="transatt", resamples=500)
@@ -21,6 +22,7 @@ class Planted(AnswersTask):
 
     def __init__(self) -> None:
         self.config, self.order = CONFIG, ("image/probability/srg", "text/probability/srg")
+        self.model = Explainable()  # type: ignore[assignment]
         self.strata, self.facts, self.published = ("answer_type",), {}, published.ANSWERS
 
 
