@@ -69,9 +69,20 @@ class Writer(Stock):
             [Image.new("RGB", (64, 64))],
             None if self.prompt is None else self.prompt.replace(QUESTION, "what?"),
         )
-        prompts = prompts_of(self.module, self.processor, images, [text], self.room)
+        prompts = self.prompts(images, [text])
         target = Target("first", lambda outputs: prompts.decided(outputs)[:, 0].amax(dim=-1))
         return self.pass_over(prompts, self.with_end(prompts, [[]]), target, None)[0]
+
+    def prompts(self, images: Sequence[Image.Image], texts: Sequence[str | None]) -> Prompts:
+        """Returns prompts; raises ValueError where a picture is cut into tiles."""
+        prompts = prompts_of(self.module, self.processor, images, texts, self.room)
+        pixels = prompts.arguments.get("pixel_values")
+        if pixels is not None and (pixels.dim() > 4 or (pixels.dim() == 4 and prompts.rows["pixel_values"] > 1)):
+            raise ValueError(
+                f"the processor of {self.description} cuts a picture into tiles; let it make one, as a question "
+                "has one image here (max_patches 1, do_image_splitting false or one size of image_grid_pinpoints in its configuration)"
+            )
+        return prompts
 
     def text(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
@@ -146,7 +157,7 @@ class GenerativeVQA(Writer, VQAModel):
         assert self.prompt is not None
         texts = [self.prompt.replace(QUESTION, question) for question in batch.records["question"]]
         bare = [self.prompt.replace(QUESTION, "")] * len(texts)
-        prompts, without = (prompts_of(self.module, self.processor, batch.images, t, self.room) for t in (texts, bare))
+        prompts, without = (self.prompts(batch.images, t) for t in (texts, bare))
         spans = [differing(one, other) for one, other in zip(prompts.prompts, without.prompts, strict=True)]
         if prompts.text == "input_ids" and any(
             span.stop == start for span, start in zip(spans, prompts.starts, strict=True)
@@ -239,7 +250,7 @@ class GenerativeCaptioner(Writer, Captioner):
         super().__init__(model, processor, prompt, room)
 
     def prepare(self, images: Sequence[Image.Image]) -> Prompts:
-        return prompts_of(self.module, self.processor, images, [self.prompt] * len(images), self.room)
+        return self.prompts(images, [self.prompt] * len(images))
 
     def write(self, inputs: Prompts) -> list[list[int]]:
         return self.until_the_end(self.written(inputs))

@@ -12,18 +12,17 @@ from torch import Tensor
 
 from clipmapper.errors import unknown
 from clipmapper.explain.models.base import Explainable
+from clipmapper.explain.models.covering import PIXELS, covering
 from xai import Target, record
 from xai.adapters.derived import derived
 from xai.explanation import Lrp
 from xai.figures.geometry import Geometry, Size, shortest, squash
 from xai.metrics.perturbation import Perturbed
 from xai.metrics.protocols import Protocol, Removal, named
-from xai.metrics.removal import blank, filler
 from xai.recording.hidden import Hidden
 from xai.recording.recording import Recording
 
 HIDDEN: tuple[Removal, ...] = ("drop", "attention_mask")
-PIXELS: tuple[Removal, ...] = ("mean", "zero", "blur")
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,21 +108,13 @@ class Stock(Explainable, ABC):
         if removal in HIDDEN:
             recorded.hidden.require(modality, recorded.content(modality))
             return lambda batch, given, model: _hiding(recorded, modality, batch, given, model)
-        pixels = arguments.get("pixel_values")
-        grid = recorded.recording.grids.get("image")
-        if pixels is None or pixels.dim() != 4 or grid is None:
-            raise ValueError(f'{self.description} takes no plain pixels of one image: remove by "drop"')
-        mean, std = (
-            torch.tensor(getattr(self.images, name, None) or default, device=pixels.device)[:, None, None]
-            for name, default in (("image_mean", [0.0] * 3), ("image_std", [1.0] * 3))
-        )
-        fillers = ((filler((pixels * std + mean).float(), removal) - mean) / std).to(pixels)  # type: ignore[arg-type]
-        special = recorded.recording.special[:, recorded.recording.modalities["image"]]
+        recording = recorded.recording
+        cover = covering(self.images, arguments, recording.grids.get("image"), removal, self.description)
+        special = recording.special[:, recording.modalities["image"]]
 
         def run(batch: Perturbed, given: Mapping[str, Any], model: Callable[..., Any]) -> Any:
             keep = batch.keep[~special[batch.rows]].unflatten(0, (len(batch.rows), -1))
-            seen = blank(given["pixel_values"], fillers[batch.rows], keep, grid)
-            return model(**{**given, "pixel_values": seen})
+            return model(**{**given, "pixel_values": cover(batch, given["pixel_values"], keep)})
 
         return run
 

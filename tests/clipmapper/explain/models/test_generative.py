@@ -174,8 +174,12 @@ def encoded(tower: Any, pixels: Tensor, kept: Tensor) -> Tensor:
 
 
 def test_covered_patches_where_image_tokens_are_made_from_several() -> None:
-    family = loaded("InternVL")
-    model = GenerativeVQA(drawn(deepcopy(family.model)), family.processor, "<IMG_CONTEXT>{question} !")
+    family, prompt = loaded("InternVL"), "<IMG_CONTEXT>{question} !"
+    whole = deepcopy(family.processor)
+    whole.image_processor.max_patches = 1
+    with pytest.raises(ValueError, match="cuts a picture into tiles"):
+        GenerativeVQA(family.model, family.processor, prompt).probe()
+    model = GenerativeVQA(drawn(deepcopy(family.model)), whole, prompt)
     protocol = model.protocol("recommended", "image")
     assert protocol.removal == "mean" and not model.hides_patches
     inputs = model.prepare(batch_of(QUESTIONS[:1]))
