@@ -79,8 +79,8 @@ class Writer(Stock):
         pixels = prompts.arguments.get("pixel_values")
         if pixels is not None and (pixels.dim() > 4 or (pixels.dim() == 4 and prompts.rows["pixel_values"] > 1)):
             raise ValueError(
-                f"the processor of {self.description} cuts a picture into tiles; let it make one, as a question "
-                "has one image here (max_patches 1, do_image_splitting false or one size of image_grid_pinpoints in its configuration)"
+                f"the processor of {self.description} cuts a picture into tiles, and a question has one image here: let it "
+                "make one, by max_patches 1, do_image_splitting false or one size of image_grid_pinpoints in its configuration"
             )
         return prompts
 
