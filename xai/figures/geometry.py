@@ -1,9 +1,9 @@
 """Follows the pixels of an image through preprocessing, and brings maps back to them. Sizes are (height, width)."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from math import nan
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -51,6 +51,29 @@ def shortest(original: Size, size: int | Size, crop: int | Size | None = None, b
         ratio = min(original[0] / height, original[1] / width)
         resized = _pair_of(round(side / ratio) for side in original)
     return _centred(original, resized, _pair(size if crop is None else crop), by)
+
+
+def processor_geometry(processor: Any, original: Size) -> Geometry:
+    """Returns where a processor of transformers puts an image: resized, then a window from its middle.
+
+    Raises ValueError for a size that is neither height and width nor the shortest edge.
+    """
+    size: Mapping[str, int] = {k: v for k, v in dict(processor.size).items() if v} if processor.do_resize else {}
+    crop = dict(processor.crop_size) if getattr(processor, "do_center_crop", False) else None
+    window = (crop["height"], crop["width"]) if crop else None
+    if size.keys() == {"height", "width"}:
+        return cut(squash(original, (size["height"], size["width"])), window)
+    if size.keys() == {"shortest_edge"}:
+        return shortest(original, size["shortest_edge"], window, by="transformers")
+    raise ValueError(f"the image processor's size is {size}; known: height and width, or shortest_edge")
+
+
+def cut(whole: Geometry, window: Size | None) -> Geometry:
+    """Returns the geometry of a window from the middle of an image that was resized; None for all of it."""
+    if window is None:
+        return whole
+    down, across = ((side - opening) // 2 for side, opening in zip(whole.resized, window, strict=True))
+    return replace(whole, offset=(down, across), window=window)
 
 
 def longest(original: Size, size: int | Size) -> Geometry:

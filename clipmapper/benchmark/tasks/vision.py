@@ -13,7 +13,7 @@ from clipmapper.benchmark.tasks.folders import unique_classes
 from clipmapper.benchmark.tasks.source import PaperSettings
 from clipmapper.models.pretrained import from_transformers, require_finite
 from xai import Adapter, adapter_for
-from xai.figures.geometry import Geometry, Size, shortest, squash
+from xai.figures.geometry import Geometry, Size, cut, processor_geometry, shortest, squash
 from xai.targets import logits
 
 TIMM = "timm:"
@@ -77,28 +77,6 @@ def known_adapter(model: nn.Module) -> Adapter:
         raise ValueError(f"--model: {error}") from error
 
 
-def processor_geometry(processor: Any, original: Size) -> Geometry:
-    """Returns where a processor of transformers puts an image: resized, then a window from its middle.
-
-    Raises ValueError for a size that is neither height and width nor the shortest edge.
-    """
-    size: Mapping[str, int] = {k: v for k, v in dict(processor.size).items() if v} if processor.do_resize else {}
-    crop = dict(processor.crop_size) if getattr(processor, "do_center_crop", False) else None
-    window = (crop["height"], crop["width"]) if crop else None
-    if size.keys() == {"height", "width"}:
-        return _cut(squash(original, (size["height"], size["width"])), window)
-    if size.keys() == {"shortest_edge"}:
-        return shortest(original, size["shortest_edge"], window, by="transformers")
-    raise ValueError(f"the image processor's size is {size}; known: height and width, or shortest_edge")
-
-
-def _cut(whole: Geometry, window: Size | None) -> Geometry:
-    if window is None:
-        return whole
-    down, across = ((side - opening) // 2 for side, opening in zip(whole.resized, window, strict=True))
-    return replace(whole, offset=(down, across), window=window)
-
-
 def _of_transformers(source: str) -> Vision:
     from transformers import AutoModelForImageClassification
 
@@ -153,7 +131,7 @@ def _timm_geometry(config: Mapping[str, Any], original: Size) -> Geometry:
     height, width = config["input_size"][-2:]
     large = floor(height / config["crop_pct"]), floor(width / config["crop_pct"])
     if config["crop_mode"] == "squash":
-        return _cut(squash(original, large), (height, width))
+        return cut(squash(original, large), (height, width))
     if config["crop_mode"] == "center" and height == width:
         return shortest(original, large[0], (height, width))
     raise ValueError(

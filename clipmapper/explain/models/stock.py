@@ -16,7 +16,7 @@ from clipmapper.explain.models.covering import PIXELS, covering
 from xai import Target, record
 from xai.adapters.derived import derived
 from xai.explanation import Lrp
-from xai.figures.geometry import Geometry, Size, shortest, squash
+from xai.figures.geometry import Geometry, Size, processor_geometry
 from xai.metrics.perturbation import Perturbed
 from xai.metrics.protocols import Protocol, Removal, named
 from xai.recording.hidden import Hidden
@@ -71,14 +71,8 @@ class Stock(Explainable, ABC):
         return whole if whole.removal != "drop" or self.hides_patches else replace(whole, removal="mean")
 
     def geometry(self, size: Size) -> Geometry:
-        crop = getattr(self.images, "crop_size", None)
-        if not getattr(self.images, "do_center_crop", False) or crop is None:
-            return squash(size, size)
-        side = getattr(self.images.size, "shortest_edge", None) or (
-            self.images.size["height"],
-            self.images.size["width"],
-        )
-        return shortest(size, side, (crop["height"], crop["width"]), by="transformers")
+        cropped = getattr(self.images, "do_center_crop", False)
+        return processor_geometry(self.images, size) if cropped else super().geometry(size)
 
     def recorded(self, arguments: Mapping[str, Any], target: Target, lrp: Lrp) -> Pass:
         """Records a pass over arguments by name."""

@@ -12,7 +12,8 @@ from PIL import Image
 from timm.models import save_for_hf
 
 from clipmapper.benchmark.tasks.source import PaperSettings
-from clipmapper.benchmark.tasks.vision import load_classifier, processor_geometry
+from clipmapper.benchmark.tasks.vision import load_classifier
+from xai.figures.geometry import processor_geometry
 from xai.metrics.masks import as_seen
 
 SIZES: list[Any] = [
