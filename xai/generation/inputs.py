@@ -73,7 +73,7 @@ def prompt_inputs(
             **{name: value for name, value in arguments.items() if value is not None}, return_tensors="pt"
         )
     where = next(model.parameters())
-    return {name: _moved(value, where) for name, value in inputs.items() if name != "labels"}  # for training
+    return {name: moved(value, where) for name, value in inputs.items() if name != "labels"}  # for training
 
 
 def continuation(
@@ -160,7 +160,8 @@ def _with_images(message: Mapping[str, Any], images: Any) -> dict[str, Any]:
     return {**message, "content": filled}
 
 
-def _moved(value: Any, where: Tensor) -> Any:
+def moved(value: Any, where: Tensor) -> Any:
+    """Returns a tensor where another one is, and of its kind if it is of floats too; what is no tensor as it is."""
     if not isinstance(value, Tensor):
         return value
     return value.to(where.device, where.dtype) if value.is_floating_point() else value.to(where.device)

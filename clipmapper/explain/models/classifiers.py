@@ -9,12 +9,11 @@ from PIL import Image
 from torch import Tensor
 
 from clipmapper.explain.models.base import Classifier, QuestionBatch, Recorded, answer_logit
-from clipmapper.explain.models.stock import Pass, Stock
+from clipmapper.explain.models.stock import Pass, RecordedStock, Stock
 from clipmapper.explain.removal import figures
-from xai import Target, predicted
+from xai import predicted
 from xai.explanation import Lrp
-from xai.generation.inputs import tokenizer_of
-from xai.generation.pieces import pieces_of
+from xai.generation.inputs import moved
 from xai.metrics.perturbation import Perturbed, Predict
 from xai.metrics.protocols import Protocol
 from xai.targets import logits
@@ -29,13 +28,6 @@ class ClassifierInputs:
     scores: Tensor  # [B, answers]
 
 
-@dataclass(frozen=True, eq=False)
-class RecordedClasses(Recorded):
-    """Answers with what hides tokens."""
-
-    whole: Pass
-
-
 class TransformersClassifier(Stock, Classifier):
     """A model whose head chooses an answer. The probability is a sigmoid, as VQA's soft labels are trained.
 
@@ -47,7 +39,7 @@ class TransformersClassifier(Stock, Classifier):
 
     def __init__(self, model: Any, processor: Any, answers: Sequence[str]) -> None:
         super().__init__(model, processor)
-        self.answers, self.tokenizer = answers, tokenizer_of(processor)
+        self.answers = answers
         self.description = f"{self.description}, {len(answers)} answers"
 
     def probe(self) -> Pass:
@@ -55,21 +47,20 @@ class TransformersClassifier(Stock, Classifier):
 
     def prepare(self, batch: QuestionBatch) -> ClassifierInputs:
         arguments = self._arguments(batch.images, batch.records["question"])
-        special = set(self.tokenizer.all_special_ids)
-        words = [[p or "" for p in pieces_of(self.tokenizer, ids, special)] for ids in arguments["input_ids"].tolist()]
+        words = [self.pieces(ids) for ids in arguments["input_ids"].tolist()]
         return ClassifierInputs(arguments, words, batch.scores(self.answers).to(self.device))
 
-    def record(self, inputs: ClassifierInputs, lrp: Lrp) -> RecordedClasses:
-        whole = self.recorded(inputs.arguments, Target("answers", lambda outputs: logits(outputs).amax(dim=1)), lrp)
+    def record(self, inputs: ClassifierInputs, lrp: Lrp) -> RecordedStock:
+        whole = self.recorded(inputs.arguments, predicted(), lrp)
         labels = logits(whole.recording.output).detach().argmax(dim=1)
-        return RecordedClasses(whole.recording, answer_logit(labels, self.answers), labels, inputs.words, whole)
+        return RecordedStock(whole.recording, answer_logit(labels, self.answers), labels, inputs.words, whole)
 
     @torch.no_grad()
     def logits(self, inputs: ClassifierInputs) -> Tensor:
         return logits(self.module(**inputs.arguments))
 
     def predictor(self, inputs: ClassifierInputs, recorded: Recorded, protocol: Protocol) -> Predict:
-        assert isinstance(recorded, RecordedClasses)
+        assert isinstance(recorded, RecordedStock)
         run, labels = self.without(recorded.whole, protocol, inputs.arguments), recorded.labels
 
         @torch.no_grad()
@@ -90,5 +81,4 @@ class TransformersClassifier(Stock, Classifier):
             max_length=most,
             return_tensors="pt",
         )
-        like = next(self.module.parameters())
-        return {name: t.to(like) if t.is_floating_point() else t.to(like.device) for name, t in made.items()}
+        return {name: moved(value, next(self.module.parameters())) for name, value in made.items()}

@@ -13,12 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from clipmapper.explain.models.base import Classifier, QuestionBatch, Recorded
-from clipmapper.explain.models.stock import Pass, Stock, content_of, differing
+from clipmapper.explain.models.stock import Pass, RecordedStock, Stock, differing, questions_alone
 from clipmapper.explain.removal import figures
 from xai import similarity
 from xai.explanation import Lrp
-from xai.generation.inputs import tokenizer_of
-from xai.generation.pieces import pieces_of
 from xai.metrics.perturbation import Perturbed, Predict
 from xai.metrics.protocols import Protocol
 
@@ -44,13 +42,6 @@ class Prompted:
     scores: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class RecordedPair(Recorded):
-    """Answers with what hides tokens."""
-
-    whole: Pass
-
-
 class DualEncoder(Stock, Classifier):
     """A model of transformers with features of images and of texts; prompts are padded to its context, as SigLIP was trained.
 
@@ -62,7 +53,7 @@ class DualEncoder(Stock, Classifier):
 
     def __init__(self, model: Any, processor: Any, answers: Sequence[str]) -> None:
         super().__init__(model, processor)
-        self.answers, self.tokenizer = answers, tokenizer_of(processor)
+        self.answers = answers
         self.context = model.config.text_config.max_position_embeddings
         self.description = f"{self.description}, zero-shot"
 
@@ -83,39 +74,42 @@ class DualEncoder(Stock, Classifier):
                     f"{question!r} is cut into other tokens before some answers; its words cannot be told apart"
                 )
             spans.append(span)
-        features = torch.stack([self._text(prompts) for prompts in ids])
+        features = torch.stack([torch.cat([self._text(part) for part in prompts.split(TEXTS)]) for prompts in ids])
         return Prompted(self._images(batch.images), ids, spans, features, batch.scores(self.answers).to(ids.device))
 
-    def record(self, inputs: Prompted, lrp: Lrp) -> RecordedPair:
+    def record(self, inputs: Prompted, lrp: Lrp) -> RecordedStock:
         labels = self.logits(inputs).argmax(dim=1)
         chosen = inputs.ids[torch.arange(len(labels), device=labels.device), labels]
         target = replace(similarity(), name=", ".join(self.texts(labels)))
         whole = self.recorded({**inputs.images, "input_ids": chosen}, target, lrp)
-        recording = content_of(whole.recording, {"text": inputs.spans})
-        special = set(self.tokenizer.all_special_ids)
-        words = [[piece or "" for piece in pieces_of(self.tokenizer, ids, special)] for ids in chosen.tolist()]
-        return RecordedPair(recording, target, labels, words, replace(whole, recording=recording))
+        recording = questions_alone(whole.recording, inputs.spans)
+        words = [self.pieces(ids) for ids in chosen.tolist()]
+        return RecordedStock(recording, target, labels, words, replace(whole, recording=recording))
 
     @torch.no_grad()
     def logits(self, inputs: Prompted) -> Tensor:
-        return self._logits(self._image(inputs.images), inputs.features)
+        return self._logits(self._image(**inputs.images), inputs.features)
 
+    @torch.no_grad()
     def predictor(self, inputs: Prompted, recorded: Recorded, protocol: Protocol) -> Predict:
-        """The probability is the softmax over the answers. Prompts are encoded once where patches are removed."""
-        assert isinstance(recorded, RecordedPair)
+        """The probability is the softmax over the answers. What stays whole is encoded once."""
+        assert isinstance(recorded, RecordedStock)
         whole, labels = recorded.whole, recorded.labels
         run = self.without(whole, protocol, inputs.images)
-        image = self._unhidden(inputs)
+        if protocol.modality == "image":
+
+            def answers(batch: Perturbed) -> Tensor:
+                rows = {name: value[batch.rows] for name, value in inputs.images.items()}
+                return self._logits(run(batch, rows, self._image), inputs.features[batch.rows])
+        else:
+            image = self._image(**inputs.images)
+
+            def answers(batch: Perturbed) -> Tensor:
+                return self._logits(image[batch.rows], self._hidden_prompts(whole, inputs, batch))
 
         @torch.no_grad()
         def predict(batch: Perturbed) -> Mapping[str, Tensor]:
-            if protocol.modality == "image":
-                rows = {name: value[batch.rows] for name, value in inputs.images.items()}
-                found = self._logits(
-                    run(batch, rows, lambda **images: self._image(images)), inputs.features[batch.rows]
-                )
-            else:
-                found = self._logits(image[batch.rows], self._hidden_prompts(whole, inputs, batch))
+            found = answers(batch)
             return figures(found, found.softmax(dim=1), inputs.scores[batch.rows], labels[batch.rows])
 
         return predict
@@ -129,10 +123,6 @@ class DualEncoder(Stock, Classifier):
                 parts.append(self._text(inputs.ids[batch.rows[at]].flatten(0, 1)).unflatten(0, (-1, count)))
         return torch.cat(parts)
 
-    @torch.no_grad()
-    def _unhidden(self, inputs: Prompted) -> Tensor:
-        return self._image(inputs.images)
-
     def _images(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         like = next(self.module.parameters())
         return {"pixel_values": self.images(images=list(images), return_tensors="pt")["pixel_values"].to(like)}
@@ -143,11 +133,11 @@ class DualEncoder(Stock, Classifier):
         )
         return made["input_ids"].to(self.device)
 
-    def _image(self, images: Mapping[str, Tensor]) -> Tensor:
+    def _image(self, **images: Tensor) -> Tensor:
         return _features(self.module.get_image_features(**images))
 
     def _text(self, ids: Tensor) -> Tensor:
-        return torch.cat([_features(self.module.get_text_features(input_ids=part)) for part in ids.split(TEXTS)])
+        return _features(self.module.get_text_features(input_ids=ids))
 
     def _logits(self, image: Tensor, prompts: Tensor) -> Tensor:
         """Similarities [N, answers] of images [N, E] with prompts [N, answers, E]; SigLIP's bias is the same for all answers."""

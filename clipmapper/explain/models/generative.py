@@ -12,15 +12,15 @@ from clipmapper.data.answers import normalise
 from clipmapper.explain.caption_removal import LIKELIHOOD, CaptionScorer, scores_once
 from clipmapper.explain.models.base import QuestionBatch, Recorded, VQAModel
 from clipmapper.explain.models.captioner import CaptionBatch, Captioner, RecordedCaptions, Tokens
-from clipmapper.explain.models.stock import Pass, Stock, content_of, differing, placed
+from clipmapper.explain.models.stock import Pass, RecordedStock, Stock, differing, placed, questions_alone
 from xai import Relevance, Target
 from xai.explanation import Lrp
 from xai.generation.batches import Prompts, Run, after, greedy, prompts_of
-from xai.generation.inputs import image_ids, is_encoder_decoder, special_ids, tokenizer_of
-from xai.generation.pieces import pieces_of
+from xai.generation.inputs import image_ids, is_encoder_decoder, special_ids
 from xai.generation.steps import Steps, require_order, text_stream
 from xai.metrics.perturbation import Perturbed, Predict
 from xai.metrics.protocols import Protocol
+from xai.recording.axis import index_of
 from xai.recording.recording import Recording
 from xai.results.captions import CaptionRelevance, average
 from xai.results.relevance import ModalityRelevance
@@ -59,17 +59,13 @@ class Writer(Stock):
 
     def __init__(self, model: Any, processor: Any, prompt: str | None, room: int) -> None:
         super().__init__(model, processor)
-        self.prompt, self.room, self.tokenizer = prompt, room, tokenizer_of(processor)
-        self.special, self.end = special_ids(self.tokenizer, model), min(ends_of(model))
-        self.never = image_ids(model)
-        self.ends = (ends_of(model) | self.special) - self.never  # a token that is no word ends the text
+        self.prompt, self.room, ends = prompt, room, ends_of(model)
+        self.special, self.end, self.never = special_ids(self.tokenizer, model), min(ends), image_ids(model)
+        self.ends = (ends | self.special) - self.never  # a token that is no word ends the text
 
     def probe(self) -> Pass:
-        images, text = (
-            [Image.new("RGB", (64, 64))],
-            None if self.prompt is None else self.prompt.replace(QUESTION, "what?"),
-        )
-        prompts = self.prompts(images, [text])
+        text = None if self.prompt is None else self.prompt.replace(QUESTION, "what?")
+        prompts = self.prompts([Image.new("RGB", (64, 64))], [text])
         target = Target("first", lambda outputs: prompts.decided(outputs)[:, 0].amax(dim=-1))
         return self.pass_over(prompts, self.with_end(prompts, [[]]), target, None)[0]
 
@@ -87,22 +83,26 @@ class Writer(Stock):
     def text(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
-    def pieces(self, tokens: Sequence[int]) -> list[str]:
-        return [piece or "" for piece in pieces_of(self.tokenizer, tokens, self.special)]
-
     def until_the_end(self, tokens: Tensor) -> list[list[int]]:
         """Returns the tokens before the end of each text [B, room]."""
         stops = torch.tensor(sorted(self.ends), device=tokens.device)
         real = ~(after(tokens, stops) | torch.isin(tokens, stops))
         return [row[kept].tolist() for row, kept in zip(tokens, real, strict=True)]
 
-    def written(self, prompts: Prompts, guess: Tensor | None = None) -> Tensor:
-        """Returns the tokens [B, room] that follow on the prompts."""
-        return self.greedy(prompts, lambda arguments, _: self.module(**arguments), guess)[0]
+    def greedy(self, prompts: Prompts, guess: Tensor | None = None, run: Run | None = None) -> tuple[Tensor, Tensor]:
+        """Returns the tokens [B, room] that the model, or a run of it, writes, and the log-probability of the guess [B]."""
+        return greedy(prompts, run or self._run, self.ends, guess, self.never)
 
-    def greedy(self, prompts: Prompts, run: Run, guess: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Returns the tokens [B, room] that a run of the model writes, and the log-probability of the guess [B]."""
-        return greedy(prompts, run, self.ends, guess, self.never)
+    def _run(self, arguments: Mapping[str, Any], samples: Tensor) -> Any:
+        return self.module(**arguments)
+
+    def steps(self, prompts: Prompts, tokens: Tokens) -> Steps:
+        """Returns the steps at which texts were written, text by text."""
+        counts = torch.tensor([len(text) for text in tokens])
+        of = torch.arange(len(tokens)).repeat_interleave(counts)
+        at = torch.cat([torch.arange(count) for count in counts.tolist()])
+        labels = torch.tensor([token for text in tokens for token in text])
+        return Steps(of, prompts.starts.cpu()[of] - 1 + at, labels)
 
     def with_end(self, prompts: Prompts, tokens: Tokens) -> Tensor:
         """Returns texts [B, room] with an end each, as far as there is room."""
@@ -137,7 +137,7 @@ class Writer(Stock):
                 part = Perturbed(batch.rows[samples], batch.keep[samples], batch.length)
                 return run(part, arguments, self.module)
 
-            new, likely = self.greedy(prompts.of(batch.rows), outputs, tokens[batch.rows])
+            new, likely = self.greedy(prompts.of(batch.rows), tokens[batch.rows], outputs)
             return score(new, likely, batch.rows)
 
         return predict
@@ -156,9 +156,11 @@ class GenerativeVQA(Writer, VQAModel):
     def prepare(self, batch: QuestionBatch) -> Questions:
         assert self.prompt is not None
         texts = [self.prompt.replace(QUESTION, question) for question in batch.records["question"]]
-        bare = [self.prompt.replace(QUESTION, "")] * len(texts)
-        prompts, without = (self.prompts(batch.images, t) for t in (texts, bare))
-        spans = [differing(one, other) for one, other in zip(prompts.prompts, without.prompts, strict=True)]
+        prompts = self.prompts(batch.images, texts)
+        (bare,) = self.prompts(
+            batch.images[:1], [self.prompt.replace(QUESTION, "")]
+        ).prompts  # the same with each image
+        spans = [differing(ids, bare) for ids in prompts.prompts]
         if prompts.text == "input_ids" and any(
             span.stop == start for span, start in zip(spans, prompts.starts, strict=True)
         ):
@@ -169,71 +171,52 @@ class GenerativeVQA(Writer, VQAModel):
         return Questions(prompts, spans, batch.soft)
 
     def answer(self, inputs: Questions) -> list[list[int]]:
-        return self.until_the_end(self.written(inputs.prompts))
+        return self.until_the_end(self.greedy(inputs.prompts)[0])
 
     def texts(self, labels: Tokens) -> list[str]:
         return [self.text(tokens) for tokens in labels]
 
     def accuracies(self, inputs: Questions, labels: Tokens) -> list[float]:
-        return [soft.get(normalise(text), 0.0) for soft, text in zip(inputs.soft, self.texts(labels), strict=True)]
+        return right(inputs.soft, self.texts(labels))
 
-    def record(self, inputs: Questions, lrp: Lrp) -> "RecordedAnswers":
+    def record(self, inputs: Questions, lrp: Lrp) -> RecordedStock:
         """The target is the sum of the logits of the answer's tokens; of an empty answer, that of the end."""
         if not inputs.answers:
             inputs.answers.extend(self.answer(inputs))
         prompts, labels = inputs.prompts, inputs.answers
-        tokens = self.with_end(prompts, labels)
-        counts = torch.tensor([max(1, len(label)) for label in labels])
-        of = torch.arange(len(labels)).repeat_interleave(counts)
-        at = torch.cat([torch.arange(count) for count in counts.tolist()])
-        first = prompts.starts.cpu() - 1
-        each = Steps(of, first[of] + at, tokens.cpu()[of, at])
-
-        def score(outputs: Any) -> Tensor:
-            return torch.stack([values.sum() for values in each.target()(outputs).split(counts.tolist())])
-
-        target = Target(", ".join(self.texts(labels)), score)
-        recorded, stream = self.pass_over(prompts, tokens, target, lrp)
-        last = Steps(torch.arange(len(labels)), first + counts - 1, tokens.cpu()[torch.arange(len(labels)), counts - 1])
-        recording, words = self._of_questions(recorded.recording, inputs, stream)
+        explained = [label or [self.end] for label in labels]
+        counts, each = [len(label) for label in explained], self.steps(prompts, explained)
+        target = sums(", ".join(self.texts(labels)), each, counts)
+        recorded, stream = self.pass_over(prompts, self.with_end(prompts, labels), target, lrp)
+        last = torch.tensor(counts).cumsum(dim=0) - 1
+        rows = Steps(each.of[last], each.at[last], each.tokens[last])
+        recording, words = self._of_questions(recorded.recording, inputs)
         whole = replace(recorded, recording=recording)
-        return RecordedAnswers(last.rows(recording, stream), target, labels, words, whole, tokens)
+        return RecordedStock(rows.rows(recording, stream), target, labels, words, whole)
 
     def predictor(self, inputs: Questions, recorded: Recorded, protocol: Protocol) -> Predict:
-        assert isinstance(recorded, RecordedAnswers)
-        soft = inputs.soft
+        assert isinstance(recorded, RecordedStock)
 
         def score(new: Tensor, likely: Tensor, rows: Tensor) -> dict[str, Tensor]:
-            texts = self.texts(self.until_the_end(new))
-            right = [soft[row].get(normalise(text), 0.0) for row, text in zip(rows.tolist(), texts, strict=True)]
-            return {"accuracy": likely.new_tensor(right), "probability": likely.exp()}
+            soft = [inputs.soft[row] for row in rows.tolist()]
+            accuracy = right(soft, self.texts(self.until_the_end(new)))
+            return {"accuracy": likely.new_tensor(accuracy), "probability": likely.exp()}
 
-        return self.removing(recorded.whole, inputs.prompts, recorded.tokens, protocol, score)
+        tokens = self.with_end(inputs.prompts, recorded.labels)
+        return self.removing(recorded.whole, inputs.prompts, tokens, protocol, score)
 
-    def _of_questions(
-        self, recording: Recording, inputs: Questions, stream: slice
-    ) -> tuple[Recording, list[list[str]]]:
+    def _of_questions(self, recording: Recording, inputs: Questions) -> tuple[Recording, list[list[str]]]:
         """The recording in which words of questions alone are content, and the pieces of all text tokens."""
-        one_text = inputs.prompts.text == "input_ids"
-        event = recording.first_event(recording.modalities["text"])
+        where = recording.modalities["text"]
+        event = recording.first_event(where)
         assert event is not None
-        whole = stream if one_text else event.queries
-        spans = placed(recording, "text", inputs.spans, whole)
+        index = (index_of(where) - event.queries.start).tolist()  # of the text's tokens among the ids
         others = [name for name in recording.inputs if name not in ("image", "text")]
-        index = (torch.arange(recording.mask.shape[1])[recording.modalities["text"]] - whole.start).tolist()
         words = []
         for ids in inputs.prompts.prompts:
-            pieces = [piece or "" for piece in pieces_of(self.tokenizer, ids, self.special)]
+            pieces = self.pieces(ids)
             words.append([pieces[place] if place < len(pieces) else "" for place in index])
-        return content_of(recording, {"text": spans}, others), words
-
-
-@dataclass(frozen=True, eq=False)
-class RecordedAnswers(Recorded):
-    """Answers with the whole pass that their rows are of, and the tokens [B, room] that were written."""
-
-    whole: Pass
-    tokens: Tensor
+        return questions_alone(recording, placed(inputs.spans, index), others), words
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,20 +236,19 @@ class GenerativeCaptioner(Writer, Captioner):
         return self.prompts(images, [self.prompt] * len(images))
 
     def write(self, inputs: Prompts) -> list[list[int]]:
-        return self.until_the_end(self.written(inputs))
+        return self.until_the_end(self.greedy(inputs)[0])
 
     def record(self, captions: CaptionBatch, lrp: Lrp) -> RecordedTexts:
         inputs, tokens = captions.inputs, captions.tokens
-        steps, counts = self._steps(inputs, tokens), [len(caption) for caption in tokens]
-        each = steps.target()
-        whole = Target("captions", lambda outputs: torch.stack([v.sum() for v in each(outputs).split(counts)]))
+        steps = self.steps(inputs, tokens)
+        whole = sums("captions", steps, [len(caption) for caption in tokens])
         recorded, stream = self.pass_over(inputs, self.with_end(inputs, tokens), whole, lrp)
-        return RecordedTexts(steps.rows(recorded.recording, stream), each, recorded)
+        return RecordedTexts(steps.rows(recorded.recording, stream), steps.target(), recorded)
 
     def relevance(self, captions: CaptionBatch, relevance: Relevance) -> CaptionRelevance:
         """The text of a row is what was written; what it goes on from is left out."""
         inputs, tokens = captions.inputs, captions.tokens
-        steps, parts = self._steps(inputs, tokens), dict(relevance.modalities)
+        steps, parts = self.steps(inputs, tokens), dict(relevance.modalities)
         name = "decoder" if inputs.text == "decoder_input_ids" else "text"
         text = parts.pop(name)
         parts = {kind: part for kind, part in parts.items() if kind.startswith("image")}
@@ -292,7 +274,7 @@ class GenerativeCaptioner(Writer, Captioner):
         assert isinstance(recorded, RecordedTexts)
         inputs, tokens = captions.inputs, captions.tokens
         old, score = self.with_end(inputs, tokens), scores_once(scorer, images)
-        whole = self.greedy(inputs, lambda arguments, _: self.module(**arguments), old)[1]
+        whole = self.greedy(inputs, old)[1]
 
         def metrics(new: Tensor, likely: Tensor, rows: Tensor) -> dict[str, Tensor]:
             texts = [self.text(caption) for caption in self.until_the_end(new)]
@@ -300,12 +282,16 @@ class GenerativeCaptioner(Writer, Captioner):
 
         return self.removing(recorded.whole, inputs, old, protocol, metrics)
 
-    def _steps(self, inputs: Prompts, tokens: Tokens) -> Steps:
-        counts = torch.tensor([len(caption) for caption in tokens])
-        of = torch.arange(len(tokens)).repeat_interleave(counts)
-        at = torch.cat([torch.arange(count) for count in counts.tolist()])
-        labels = torch.tensor([token for caption in tokens for token in caption])
-        return Steps(of, inputs.starts.cpu()[of] - 1 + at, labels)
+
+def right(soft: Sequence[Mapping[str, float]], texts: Sequence[str]) -> list[float]:
+    """Returns the soft score of each text as an answer."""
+    return [scores.get(normalise(text), 0.0) for scores, text in zip(soft, texts, strict=True)]
+
+
+def sums(name: str, steps: Steps, counts: Sequence[int]) -> Target:
+    """Returns the sum of the logits of each text's steps, of which there are so many, as a target."""
+    each = steps.target()
+    return Target(name, lambda outputs: torch.stack([values.sum() for values in each(outputs).split(list(counts))]))
 
 
 def ends_of(model: Any) -> set[int]:

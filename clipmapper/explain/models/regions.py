@@ -19,6 +19,7 @@ from xai import Adapter, Relevance, record
 from xai.adapters import adapter_for
 from xai.adapters.regions import Regions, lxmert_inputs, visualbert_inputs
 from xai.explanation import Lrp
+from xai.generation.inputs import moved
 from xai.metrics.perturbation import Perturbed, Predict
 from xai.metrics.protocols import Protocol, Removal
 from xai.metrics.removal import drop
@@ -98,9 +99,9 @@ class RegionModel(Classifier):
         words = [self.tokenizer.convert_ids_to_tokens(ids) for ids in texts["input_ids"].tolist()]
         arguments = {name: texts[name] for name in ("input_ids", "attention_mask")} | self.family.inputs(regions)
         like = next(self.module.parameters())
-        moved = {name: t.to(like) if t.is_floating_point() else t.to(like.device) for name, t in arguments.items()}
+        there = {name: moved(value, like) for name, value in arguments.items()}
         boxes = lxmert_inputs(regions)["visual_pos"].clamp(0, 1)
-        return RegionInputs(moved, boxes, texts["offset_mapping"], words, batch.scores(self.answers).to(like.device))
+        return RegionInputs(there, boxes, texts["offset_mapping"], words, batch.scores(self.answers).to(like.device))
 
     def record(self, inputs: RegionInputs, lrp: Lrp) -> Recorded:
         with record(self.module, self.adapter, lrp) as recorder:

@@ -11,12 +11,14 @@ from PIL import Image
 from torch import Tensor
 
 from clipmapper.errors import unknown
-from clipmapper.explain.models.base import Explainable
+from clipmapper.explain.models.base import Explainable, Recorded
 from clipmapper.explain.models.covering import PIXELS, covering
 from xai import Target, record
 from xai.adapters.derived import derived
 from xai.explanation import Lrp
 from xai.figures.geometry import Geometry, Size, processor_geometry
+from xai.generation.inputs import tokenizer_of
+from xai.generation.pieces import pieces_of
 from xai.metrics.perturbation import Perturbed
 from xai.metrics.protocols import Protocol, Removal, named
 from xai.recording.hidden import Hidden
@@ -31,11 +33,17 @@ class Pass:
 
     recording: Recording
     hidden: Hidden
-    target: Target
 
     def content(self, modality: str) -> Tensor:
         """Returns which tokens of a modality are content, [B, tokens]."""
         return (self.recording.mask & ~self.recording.special)[:, self.recording.modalities[modality]]
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedStock(Recorded):
+    """Answers, and what hides tokens of the pass that their rows are of."""
+
+    whole: Pass
 
 
 class Stock(Explainable, ABC):
@@ -44,10 +52,15 @@ class Stock(Explainable, ABC):
     module: Any  # transformers' models have no common type
 
     def __init__(self, model: Any, processor: Any) -> None:
-        self.module, self.processor = model, processor
+        self.module, self.processor, self.tokenizer = model, processor, tokenizer_of(processor)
+        self.special = set(self.tokenizer.all_special_ids)  # ids that are no words
         self.images = getattr(processor, "image_processor", processor)
         self.batch_size = self.batch_size if one_size(self.images) else 1
         self.description = f"{type(model).__name__} of transformers"
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Returns the pieces of words that ids stand for, "" for those that are no words."""
+        return [piece or "" for piece in pieces_of(self.tokenizer, ids, self.special)]
 
     @abstractmethod
     def probe(self) -> Pass:
@@ -85,7 +98,7 @@ class Stock(Explainable, ABC):
             raise ValueError(
                 f"{self.description}: no tokens of its pass are known as those of one image; it has {names}"
             )
-        return Pass(recording, Hidden(self.module, adapter, recording, target), target)
+        return Pass(recording, Hidden(self.module, adapter, recording, target))
 
     def without(
         self, recorded: Pass, protocol: Protocol, arguments: Mapping[str, Any]
@@ -101,16 +114,21 @@ class Stock(Explainable, ABC):
             raise unknown(f"removal of {modality} tokens", removal, known)
         if removal in HIDDEN:
             recorded.hidden.require(modality, recorded.content(modality))
-            return lambda batch, given, model: _hiding(recorded, modality, batch, given, model)
+
+            def hiding(batch: Perturbed, given: Mapping[str, Any], model: Callable[..., Any]) -> Any:
+                with recorded.hidden.except_for(modality, batch.keep, batch.rows):
+                    return model(**given)
+
+            return hiding
         recording = recorded.recording
         cover = covering(self.images, arguments, recording.grids.get("image"), removal, self.description)
         special = recording.special[:, recording.modalities["image"]]
 
-        def run(batch: Perturbed, given: Mapping[str, Any], model: Callable[..., Any]) -> Any:
+        def covered(batch: Perturbed, given: Mapping[str, Any], model: Callable[..., Any]) -> Any:
             keep = batch.keep[~special[batch.rows]].unflatten(0, (len(batch.rows), -1))
             return model(**{**given, "pixel_values": cover(batch, given["pixel_values"], keep)})
 
-        return run
+        return covered
 
 
 def one_size(images: Any) -> bool:
@@ -120,30 +138,21 @@ def one_size(images: Any) -> bool:
     return isinstance(pixels, Tensor) and pixels.dim() == 4 and len(pixels) == 2 and "pixel_mask" not in made
 
 
-def _hiding(
-    recorded: Pass, modality: str, batch: Perturbed, given: Mapping[str, Any], model: Callable[..., Any]
-) -> Any:
-    with recorded.hidden.except_for(modality, batch.keep, batch.rows):
-        return model(**given)
-
-
-def content_of(recording: Recording, spans: Mapping[str, Sequence[slice]], others: Sequence[str] = ()) -> Recording:
-    """Returns a recording in which of some modalities only a span of each sample's tokens is content, and of others nothing.
+def questions_alone(recording: Recording, spans: Sequence[slice], others: Sequence[str] = ()) -> Recording:
+    """Returns a recording in which of the text only a span of each sample's tokens is content, and of other modalities nothing.
 
     Args:
         recording: of a pass.
-        spans: by modality, of each sample.
+        spans: of each sample.
         others: modalities without content.
     """
-    special = recording.special.clone()
+    special, where = recording.special.clone(), recording.modalities["text"]
     for name in others:
         special[:, recording.modalities[name]] = True
-    for name, of_samples in spans.items():
-        where = recording.modalities[name]
-        outside = torch.ones_like(special[:, where])
-        for row, span in zip(outside, of_samples, strict=True):
-            row[span] = False
-        special[:, where] = outside
+    outside = torch.ones_like(special[:, where])
+    for row, span in zip(outside, spans, strict=True):
+        row[span] = False
+    special[:, where] = outside
     return replace(recording, special=special)
 
 
@@ -162,18 +171,17 @@ def differing(one: Sequence[int], other: Sequence[int]) -> slice:
     return slice(start, len(one) - end)
 
 
-def placed(recording: Recording, name: str, spans: Sequence[slice], stream: slice) -> list[slice]:
-    """Returns spans of a stream's positions as those of a modality inside it.
+def placed(spans: Sequence[slice], index: Sequence[int]) -> list[slice]:
+    """Returns spans of a text's ids as those of the text tokens, which are at `index` among them.
 
     Raises:
         ValueError: other tokens stand between them.
     """
-    where = recording.modalities[name]
-    index = torch.arange(recording.mask.shape[1])[where] - stream.start
+    places = torch.tensor(index)
     found = []
     for span in spans:
-        inside = ((index >= span.start) & (index < span.stop)).nonzero()[:, 0]
+        inside = ((places >= span.start) & (places < span.stop)).nonzero()[:, 0]
         if len(inside) != span.stop - span.start:
-            raise ValueError(f"some tokens of a question are none of {name!r}: is an image written inside of it?")
+            raise ValueError("some tokens of a question are none of its text: is an image written inside of it?")
         found.append(slice(int(inside[0]), int(inside[-1]) + 1))
     return found
