@@ -1,6 +1,7 @@
 """One image, from wherever it lies, as RGB pixels; and a short key that changes when its pixels may have changed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
@@ -35,6 +36,15 @@ def load_image(source: ImageSource) -> Image.Image:
         raise BadImage(f"{_name(source)}: no such image; check the data root and the image folder") from error
     except DAMAGED as error:
         raise BadImage(f"{_name(source)}: not a readable image ({error}); fetch it anew or leave it out") from error
+
+
+def readable(rows: Iterable[int], source: Callable[[int], ImageSource]) -> dict[int, Image.Image]:
+    """Returns the images of some rows by row, without those that cannot be read."""
+    images = {}
+    for row in rows:
+        with suppress(BadImage):
+            images[row] = load_image(source(row))
+    return images
 
 
 def png(image: Image.Image) -> bytes:

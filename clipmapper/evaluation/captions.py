@@ -1,7 +1,6 @@
 """The captions of a checkpoint: all metrics beside two baselines, the COCO results file, and on Shapes the check of truth."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from clipmapper.evaluation.gallery import save_captions
 from clipmapper.evaluation.prediction import of_shapes, predictions
 from clipmapper.explain.models.captioner import Captioner
 from clipmapper.files import write_json
-from clipmapper.images import BadImage, load_image
+from clipmapper.images import readable
 from clipmapper.metrics.caption_truth import scenes_of, truth
 from clipmapper.metrics.captions import clip_scores, coco_results, embed_images, score
 from clipmapper.models.clip import SHAPES_CLIP, FrozenCLIP
@@ -140,10 +139,7 @@ def captions_of(model: Captioner, split: Captions, rows: Sequence[int]) -> dict[
     """Returns the captions of the rows whose image can be read."""
     captions: dict[int, str] = {}
     for start in tqdm(range(0, len(rows), model.batch_size), desc="captioning", unit="batch"):
-        images = {}
-        for row in rows[start : start + model.batch_size]:
-            with suppress(BadImage):
-                images[row] = load_image(split.source(row))
+        images = readable(rows[start : start + model.batch_size], split.source)
         texts = model.write(model.prepare([*images.values()])) if images else []
         captions |= {row: model.text(text) for row, text in zip(images, texts, strict=True)}
     return captions

@@ -11,7 +11,6 @@ from clipmapper.data.answers import vqa_accuracy
 from clipmapper.data.batches import Batch, Texts
 from clipmapper.data.dialogues import DialogueData, Dialogues
 from clipmapper.models.stock.base import StockModel, attention_mask
-from clipmapper.processes import all_gathered
 from clipmapper.training.tasks import TrainedTask
 
 
@@ -62,11 +61,10 @@ class StockTask(TrainedTask):
         self.log("val/accuracy", self.accuracy.compute(), prog_bar=True, sync_dist=True)
         self.val_loss.reset()
         self.accuracy.reset()
-        written = dict(pair for part in all_gathered(self.written) for pair in part)
-        self.written = []
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, DialogueData)
-        self.log_captions(list(written.values()), [data.val.references(row) for row in written])
+        self.log_captions(self.written, data.val.references)
+        self.written = []
 
     def examples(self, data: Texts, batch: Batch) -> list[str]:
         """`question answer (right answer); caption` of each image, of its first question."""

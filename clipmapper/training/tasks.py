@@ -1,7 +1,7 @@
 """Tasks that are trained: answering and captioning as LightningModules."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -112,9 +112,11 @@ class TrainedTask(pl.LightningModule):
         checkpoint["state_dict"] = {f"model.{k}": v for k, v in self.model.trained_state().items()}
         checkpoint["clipmapper"] = {"format": FORMAT, **self.model.description(), "extra": self.extra}
 
-    def log_captions(self, captions: list[str], references: list[list[str]]) -> None:
-        """Logs how good the captions of a validation are."""
-        for name, value in score(captions, references, CHEAP, ptb=False).corpus.items():
+    def log_captions(self, written: list[tuple[int, str]], references: Callable[[int], list[str]]) -> None:
+        """Logs how good the captions of a validation are, by row, those of all processes together."""
+        captions = dict(pair for part in all_gathered(written) for pair in part)
+        right = [references(row) for row in captions]
+        for name, value in score(list(captions.values()), right, CHEAP, ptb=False).corpus.items():
             if name in CHEAP:
                 figure = value if isinstance(value, float) else math.nan  # checkpoints may be chosen by it all the same
                 self.log(f"val/{name}", figure, prog_bar=name == "CIDEr", sync_dist=True)
@@ -214,11 +216,10 @@ class CaptionTask(MapperTask):
     def on_validation_epoch_end(self) -> None:
         self.log("val/loss", self.val_loss.compute(), sync_dist=True)
         self.val_loss.reset()
-        written = dict(pair for part in all_gathered(self.written) for pair in part)
-        self.written = []
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, CaptionData)
-        self.log_captions(list(written.values()), [data.val.references(row) for row in written])
+        self.log_captions(self.written, data.val.references)
+        self.written = []
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[tuple[int, str]]:
         """Rows and captions."""

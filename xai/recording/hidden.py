@@ -18,7 +18,6 @@ from xai.recording.unchanged import evaluation, same_random_numbers
 
 MASKED = {"softmax", "scaled_dot_product_attention", "multi_head_attention_forward"}  # attentions that take a mask
 _SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-_PROJECTED = ("query", "key", "value")
 
 
 class Hidden:
@@ -152,13 +151,9 @@ class _Masking(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             return _scaled_dot_product({**dict(zip(_SDPA, args, strict=False)), **kwargs}, kept)
         if func is F.multi_head_attention_forward:
-            call = {**dict(zip(_PROJECTED, args, strict=False)), **kwargs}
-            padding = call.get("key_padding_mask")
-            hidden = (
-                ~kept
-                if padding is None
-                else ~kept | (padding if padding.dtype == torch.bool else padding == -torch.inf)
-            )
+            hidden, padding = ~kept, kwargs.get("key_padding_mask")
+            if padding is not None:
+                hidden = hidden | (padding if padding.dtype == torch.bool else padding == -torch.inf)
             return func(*args, **{**kwargs, "key_padding_mask": hidden})
         scores, *more = args if args else (kwargs.pop("input"),)
         apart = scores.unflatten(0, (len(kept), -1)) if scores.dim() == 3 else scores

@@ -1,7 +1,6 @@
 """A model's own captions: what removing patches does to them, and on Shapes what the maps of their words fall on."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from clipmapper.explain.caption_removal import CaptionScorer, dropping
 from clipmapper.explain.ground_truth import said_words
 from clipmapper.explain.models.captioner import CaptionBatch, Captioner, MapperCaptioner, RecordedCaptions
 from clipmapper.explain.weights import METRICS, References, caption_weights, metric
-from clipmapper.images import BadImage, load_image
+from clipmapper.images import BadImage, load_image, readable
 from clipmapper.metrics.caption_truth import KINDS, claims, scenes_of
 from clipmapper.models.clip import FrozenCLIP
 from clipmapper.models.clip_mapper import CLIPMapper
@@ -118,14 +117,14 @@ class CaptionsTask(Task):
 
     def batch(self, rows: Sequence[int]) -> Batch:
         """Returns images with their captions; those that cannot be read, or of which the model says nothing, are left out."""
-        images = {}
-        for row in rows:
-            with suppress(BadImage):
-                images[row] = load_image(self.split.source(self.rows[row]))
-        texts = self.model.write(self.model.prepare([*images.values()])) if images else []
+        images = readable(rows, lambda row: self.split.source(self.rows[row]))
+        inputs = self.model.prepare([*images.values()]) if images else None
+        texts = self.model.write(inputs) if images else []
         tokens = {row: text for row, text in zip(images, texts, strict=True) if text}
         if not tokens:
             raise BadImage(f"none of {len(rows)} images can be read and captioned")
+        if len(tokens) < len(images):
+            inputs = self.model.prepare([images[row] for row in tokens])
         records = {
             "image_id": [self.ids[row] for row in tokens],
             "row": list(tokens),
@@ -133,7 +132,6 @@ class CaptionsTask(Task):
             "caption": [self.model.text(text) for text in tokens.values()],
             "reference": [self.references[row][0] for row in tokens],
         }
-        inputs = self.model.prepare([images[row] for row in tokens])
         return Batch(records["image_id"], CaptionBatch(inputs, list(tokens.values())), records)
 
     def record(self, batch: Batch, lrp: Lrp) -> RecordedCaptions:

@@ -5,7 +5,6 @@ Whatever a model calls its tokens, here they are those of "image" and of "text",
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -19,7 +18,7 @@ from clipmapper.data.answers import soft_scores
 from clipmapper.data.shapes.truth import Truth
 from clipmapper.data.vqa import Questions
 from clipmapper.explain.ground_truth import of_answers
-from clipmapper.images import BadImage, load_image
+from clipmapper.images import BadImage, readable
 from xai import Relevance, Target, given
 from xai.explanation import Lrp
 from xai.figures.geometry import Geometry, Size, squash
@@ -192,10 +191,7 @@ def prepare_questions(model: VQAModel, questions: Questions, rows: Sequence[int]
     Raises:
         BadImage: no image can be read.
     """
-    images: dict[int, Image.Image] = {}
-    for row in rows:
-        with suppress(BadImage):
-            images[row] = load_image(questions.source(row))
+    images = readable(rows, questions.source)
     if not images:
         raise BadImage(f"no image of {len(rows)} questions can be read")
     records = questions.records.select_columns([*COLUMNS, "answers"])[list(images)]

@@ -191,9 +191,8 @@ def vocabulary_of(texts: Iterable[str]) -> str:
 
 def attention_mask(part: Int[Tensor, "B L"]) -> Float[Tensor, "B 1 L L"]:
     """What is added to scores of attention: each text sees the opening (part 0), and of itself what came before."""
-    return torch.zeros(seen(part).shape, device=part.device).masked_fill(~seen(part), torch.finfo(torch.float32).min)[
-        :, None
-    ]
+    unseen = ~seen(part)[:, None]
+    return torch.zeros(unseen.shape, device=part.device).masked_fill(unseen, torch.finfo(torch.float32).min)
 
 
 def seen(part: Int[Tensor, "B L"]) -> Bool[Tensor, "B L L"]:

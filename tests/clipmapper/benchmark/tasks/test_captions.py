@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from clipmapper import images
 from clipmapper.benchmark.measure import RANDOM, BatchResult, joined, measure
 from clipmapper.benchmark.run import FOLDER, Outcome, run
 from clipmapper.benchmark.settings import BenchmarkConfig
@@ -173,7 +174,7 @@ def test_what_cannot_be_measured_is_said_first(quick: None, model: CLIPMapper, s
 
 def test_images_without_caption_are_left_out(task: CaptionsTask, monkeypatch: pytest.MonkeyPatch) -> None:
     """One image cannot be read, the model says nothing of another."""
-    load, write = captions.load_image, captioner.written
+    load, write = images.load_image, captioner.written
 
     def damaged(source: Any) -> Any:
         if source == task.split.source(task.rows[1]):
@@ -181,7 +182,7 @@ def test_images_without_caption_are_left_out(task: CaptionsTask, monkeypatch: py
         return load(source)
 
     with monkeypatch.context() as patch:
-        patch.setattr(captions, "load_image", damaged)
+        patch.setattr(images, "load_image", damaged)
         assert task.batch(range(3)).records["row"] == [0, 2]
         with pytest.raises(BadImage, match="none of 1 images"):
             task.batch([1])
