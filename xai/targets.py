@@ -22,6 +22,8 @@ class Target:
         score: from the model's outputs to one number a sample, [B].
         row: the modality and position that the score is read from; None for what the model's own head reads.
         choose: from the outputs to the target of the class that they decide on; None where the class is fixed.
+        probability: from the outputs to the probability of what is explained, [B]; None where there is none. It is what methods
+            that take tokens away look at.
 
     Example:
         >>> import torch
@@ -35,6 +37,7 @@ class Target:
     score: Callable[[Any], Float[Tensor, " B"]]
     row: tuple[str, Index] | None = None
     choose: "Callable[[Any], Target] | None" = None
+    probability: Callable[[Any], Float[Tensor, " B"]] | None = None
 
     def __call__(self, outputs: Any) -> Float[Tensor, " B"]:
         return self.score(outputs)
@@ -80,7 +83,11 @@ def given(label: Index) -> Target:
         >>> given(torch.tensor([1, 0]))(torch.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist()
         [2.0, 3.0]
     """
-    return Target(f"given {_shown(label)}", lambda outputs: _pick(logits(outputs), label))
+    return Target(
+        f"given {_shown(label)}",
+        lambda outputs: _pick(logits(outputs), label),
+        probability=lambda outputs: _pick(logits(outputs).softmax(dim=-1), label),
+    )
 
 
 def difference(label: Index, other: Index) -> Target:
@@ -129,6 +136,7 @@ def token(position: Index, label: Index | None = None) -> Target:
         lambda outputs: _at(logits(outputs), position, label),
         ("text", position),
         None if label is not None else lambda outputs: token(position, _row(logits(outputs), position).argmax(dim=-1)),
+        lambda outputs: _at(logits(outputs).softmax(dim=-1), position, label),
     )
 
 
@@ -160,6 +168,7 @@ def detection(query: Index, label: Index | None = None) -> Target:
         lambda outputs: _at(objects(outputs) if label is None else logits(outputs), query, label),
         ("queries", query),
         None if label is not None else lambda outputs: detection(query, _row(objects(outputs), query).argmax(dim=-1)),
+        None if label is None else lambda outputs: _at(logits(outputs).softmax(dim=-1), query, label),
     )
 
 

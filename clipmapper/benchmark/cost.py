@@ -94,7 +94,7 @@ def _alone(task: Task, batch: Batch, method: str, progress: Progress) -> Cost:
 
 def _shortest(method: Method) -> dict[str, int]:
     """Options of a run with as few passes as there can be."""
-    return {} if method.counted is None else {method.counted: 1}
+    return {} if method.counted is None else {method.counted: method.least}
 
 
 def _count(cost: Cost, module: nn.Module, args: tuple, output: Any) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from clipmapper.errors import unknown
+from clipmapper.explain.removal import without
 from clipmapper.images import ImageSource, load_image
 from clipmapper.models.clip import FrozenCLIP
 from clipmapper.models.clip_mapper import CLIPMapper
@@ -89,7 +90,10 @@ def record_answer(
         )
     if model.config.task != "vqa":
         raise ValueError("the model writes captions: explain them with clipmapper.explain.explain_caption")
-    return record_pass(model, pixels, ids, mask, lrp, whole)
+    recording = record_pass(model, pixels, ids, mask, lrp, whole)
+    weight = model.clip.model.visual.conv1.weight
+    inputs = pixels.to(weight), ids.to(weight.device), mask.to(weight.device)
+    return replace(recording, without=partial(without, model, *inputs))
 
 
 def record_pass(
@@ -111,7 +115,12 @@ def answer_target(model: CLIPMapper, recording: Recording, answer: str | Sequenc
         labels = torch.tensor([_label(model, name) for name in ([answer] if isinstance(answer, str) else answer)])
         if len(labels) not in (1, len(recording.output)):
             raise ValueError(f"{len(labels)} answers for {len(recording.output)} questions; give one, or one for each")
-    return replace(given(labels), name=", ".join(model.answers[label] for label in labels))
+    rows = labels.expand(len(recording.output))
+
+    def probability(outputs: Tensor) -> Tensor:  # a sigmoid, as the head was trained
+        return outputs.gather(1, rows.to(outputs.device)[:, None])[:, 0].sigmoid()
+
+    return replace(given(labels), name=", ".join(model.answers[label] for label in labels), probability=probability)
 
 
 def words(clip: FrozenCLIP, ids: Tensor, mask: Tensor) -> list[list[str]]:

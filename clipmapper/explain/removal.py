@@ -21,6 +21,7 @@ from clipmapper.models.clip_mapper import CLIPMapper
 from xai.metrics.perturbation import Perturbed, Predict
 from xai.metrics.protocols import Protocol, Removal
 from xai.metrics.removal import drop, filler
+from xai.recording.recording import Recording, Score, Without
 
 BLANK = "_"  # a word that leaves its place open: CLIP has no mask token
 Tokens = Callable[[Perturbed], Tensor]  # a tower's tokens [N, L, D] of what is left
@@ -64,6 +65,47 @@ def predictor(model: CLIPMapper, inputs: Inputs, target: Tensor, protocol: Proto
         return figures(logits, logits.sigmoid(), inputs.scores[batch.rows], target[batch.rows])
 
     return predict
+
+
+def without(
+    model: CLIPMapper, pixels: Tensor, ids: Tensor, mask: Tensor, recording: Recording, target: Score
+) -> Without:
+    """What runs a mapper that answers on questions from which tokens are dropped, as `predictor` does it, of both modalities.
+
+    Args:
+        model: the mapper.
+        pixels: [B, 3, H, W].
+        ids: [B, T].
+        mask: [B, T].
+        recording: of the pass, whose joint axis the tokens are on.
+        target: is not looked at: whatever is dropped, the token that is read stays.
+    """
+    image, text = (recording.modalities[name] for name in ("image", "text"))
+    patches, words = image_states(model.clip, pixels, "drop"), word_states(model.clip, ids, "drop")
+    whole_image, whole_text = model.clip.image_tokens(pixels), model.clip.text_tokens(ids)
+
+    def answers(keep: Tensor, rows: Tensor) -> Tensor:
+        left, said = keep[:, image], keep[:, text] & mask[rows]
+        if bool(left.all()):
+            states = whole_image[rows]
+        else:
+            states = model.clip.model.visual.ln_post(patches(Perturbed(rows, left, int(left[0].sum()))))
+        if bool((said == mask[rows]).all()):
+            return model.answers_to(states, whole_text[rows], mask[rows])
+        counts = said.sum(dim=1)  # what follows on the end token is read by nothing
+        tokens = words(Perturbed(rows, said, int(counts.max())))
+        return model.answers_to(states, tokens, torch.arange(tokens.shape[1], device=counts.device) < counts[:, None])
+
+    @torch.no_grad()
+    def run(keep: Tensor, rows: Tensor) -> Tensor:
+        lengths = keep[:, image].sum(dim=1)
+        logits = torch.empty(len(keep), len(model.answers), device=keep.device, dtype=whole_text.dtype)
+        for length in lengths.unique():
+            part = (lengths == length).nonzero()[:, 0]
+            logits[part] = answers(keep[part], rows[part]).to(logits.dtype)
+        return logits
+
+    return run
 
 
 def figures(logits: Tensor, probabilities: Tensor, scores: Tensor, labels: Tensor) -> dict[str, Tensor]:

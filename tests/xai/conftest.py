@@ -197,9 +197,9 @@ def prepared(make: Callable[[], Family]) -> Family:
 
 
 def few_passes(method: str) -> dict[str, int]:
-    """Options by which a method of many passes runs two of them, where their number does not matter."""
-    counted = METHODS[method].counted
-    return {counted: 2} if counted else {}
+    """Options by which a method of many passes runs few of them, where their number does not matter."""
+    known = METHODS[method]
+    return {known.counted: max(2, known.least)} if known.counted else {}
 
 
 def relevance_of(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xai.explainers.attcat import attcat
 from xai.explainers.attention_gradcam import attention_gradcam
+from xai.explainers.banzhaf import banzhaf
 from xai.explainers.genatt import genatt
 from xai.explainers.genatt_lrp import genatt_lrp
 from xai.explainers.grad_eclip import grad_eclip
@@ -20,10 +21,13 @@ from xai.explainers.input_relevance import attn_lrp, cp_lrp, full_lrp, pixel_lrp
 from xai.explainers.integrated_gradients import integrated_gradients
 from xai.explainers.interaction import interaction
 from xai.explainers.legrad import legrad
+from xai.explainers.occlusion import occlusion
 from xai.explainers.partial_lrp import partial_lrp
 from xai.explainers.random import random
 from xai.explainers.raw_attention import raw_attention
+from xai.explainers.rise import rise
 from xai.explainers.rollout import rollout
+from xai.explainers.shapley import mm_shap, shapley
 from xai.explainers.smoothgrad import smoothgrad
 from xai.explainers.tokentm import tokentm
 from xai.explainers.transatt import transatt
@@ -49,6 +53,8 @@ class Method:
         signed: whether tokens can speak against the target.
         passes: "one" recorded pass, or "many" passes of the model.
         counted: the option of a method of many passes that is their number; None if it has none.
+        least: the smallest value of that option, for an image and a text.
+        removes: whether its passes are forward alone, on inputs without some tokens.
         cheap: options of a rough but faster run.
 
     Example:
@@ -66,6 +72,8 @@ class Method:
     signed: bool = False
     passes: Literal["one", "many"] = "one"
     counted: str | None = None
+    least: int = 1
+    removes: bool = False
     cheap: dict[str, Any] = field(default_factory=dict)
 
     def further(self, options: Mapping[str, Any] | None = None) -> int:
@@ -153,6 +161,8 @@ def _name_of(function: Any) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
+GAME: dict[str, Any] = {"passes": "many", "counted": "budget", "removes": True, "cheap": {"budget": 64}}
+
 for _method in (
     Method("raw_attention", raw_attention, "GenAtt §4.2, the last layer's attention", class_agnostic=True),
     Method("rollout", rollout, "Abnar & Zuidema 2020", class_agnostic=True),
@@ -183,6 +193,11 @@ for _method in (
         counted="samples",
         cheap={"samples": 5},
     ),
+    Method("occlusion", occlusion, "Zeiler & Fergus 2014", signed=True, passes="many", removes=True),
+    Method("rise", rise, "Petsiuk et al. 2018, eq. 6", **GAME, least=2),
+    Method("shapley", shapley, "Lundberg & Lee 2017, eq. 8", signed=True, **GAME, least=8),
+    Method("banzhaf", banzhaf, "Li & Yao 2023", signed=True, **GAME, least=2),
+    Method("mm_shap", mm_shap, "Parcalabescu & Frank 2023, §3", signed=True, **GAME, least=4),
     Method("random", random, "uniform scores", class_agnostic=True),
     Method("partial_lrp", partial_lrp, "Voita et al. 2019; TransAtt §4", TRANSATT, "tokens"),
     Method("full_lrp", full_lrp, "Binder et al. 2016; TransAtt §4", TRANSATT, "tokens", signed=True),

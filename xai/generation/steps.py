@@ -53,7 +53,14 @@ class Steps:
                 return _of(rows, self.tokens) - _of(rows, others.argmax(dim=-1))
             return _of(rows, self.tokens)
 
-        return Target("each token in turn" if figure == "logit" else f"{figure} of each token in turn", score)
+        def probability(outputs: Any) -> Float[Tensor, " R"]:
+            return _of(logits(outputs)[self.of, self.at].softmax(dim=-1), self.tokens)
+
+        return Target(
+            "each token in turn" if figure == "logit" else f"{figure} of each token in turn",
+            score,
+            probability=probability if figure == "logit" and self.others is None else None,
+        )
 
     def rows(self, recording: Recording, text: slice) -> Recording:
         """Makes a recording with a row for each step, in which what was written later does not count.

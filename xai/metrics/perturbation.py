@@ -90,8 +90,9 @@ def perturb(
     keep = keep | undefined[:, None, :, None, None]  # their figures are not read: let them share a run
     if mask is not None:
         keep = keep & mask[:, None]
-    inputs, masks, places = _distinct(keep)
-    parts = [_figures(predict, part) for part in _batches(inputs, masks, batch_size)]
+    rows = torch.arange(keep.shape[2], device=keep.device)[:, None].expand(keep.shape[:-1])
+    batches, places = distinct(keep, rows, batch_size)
+    parts = [_figures(predict, batch) for batch in batches]
     hidden = undefined[:, None, :, None]
     return {name: torch.cat([part[name] for part in parts])[places].masked_fill(hidden, torch.nan) for name in parts[0]}
 
@@ -114,17 +115,25 @@ def keep_masks(
     return torch.stack([positive, negative], dim=1) | ~removable[:, None]
 
 
-def _distinct(
-    keep: Bool[Tensor, "*steps T"],
-) -> tuple[Int[Tensor, "inputs key"], Bool[Tensor, "inputs T"], Int[Tensor, "*steps"]]:
-    """Returns the inputs that differ as keys (length, row, mask), sorted; their masks; and which one each step asks for."""
-    words = torch.stack([_packed(masks) for masks in keep])  # method by method: words take 8 times the memory of masks
-    rows = torch.arange(keep.shape[2], device=keep.device)[:, None].expand(keep.shape[:-1])
+def distinct(
+    keep: Bool[Tensor, "*inputs T"], rows: Int[Tensor, "*inputs"], batch_size: int
+) -> tuple[list[Perturbed], Int[Tensor, "*inputs"]]:
+    """Sorts inputs into batches of one length, every one that differs once.
+
+    Args:
+        keep: [..., T], False where removed.
+        rows: [...], whose tokens they are.
+        batch_size: inputs of a batch at most.
+
+    Returns:
+        The batches, by length and row; and which of their inputs, all in order, each one that was given is.
+    """
+    words = torch.stack([_packed(masks) for masks in keep])  # part by part: words take 8 times the memory of masks
     keys = torch.cat([keep.sum(dim=-1, keepdim=True), rows[..., None], words], dim=-1)
     inputs, places = keys.flatten(0, -2).unique(dim=0, return_inverse=True)
     bits = torch.arange(WORD, device=keep.device)
     masks = (inputs[:, 2:, None] >> bits & 1).bool().flatten(1)[:, : keep.shape[-1]]
-    return inputs, masks, places.reshape(keep.shape[:-1])
+    return list(_batches(inputs, masks, batch_size)), places.reshape(rows.shape)
 
 
 def _packed(masks: Bool[Tensor, "*steps T"]) -> Int[Tensor, "*steps words"]:

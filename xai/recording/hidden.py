@@ -1,7 +1,9 @@
 """Tokens hidden from every attention of a model: what it says when nothing reads them."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from xai.recording.adapter import Adapter, Site
 from xai.recording.axis import Positions, first_of
-from xai.recording.places import Calls, Place, drawn_in_order
+from xai.recording.places import Calls, drawn_in_order
 from xai.recording.recording import Recording, Score
 from xai.recording.unchanged import evaluation, same_random_numbers
 
@@ -29,12 +31,12 @@ class Hidden:
 
     Args:
         model: what runs.
-        adapter: its adapter as `xai.adapters.derived` finds it.
+        adapter: its adapter.
         recording: of a pass over inputs of the same structure; any number of samples may run later.
         target: what of the outputs is looked at, one number a sample.
 
     Raises:
-        ValueError: an adapter from a table, or a target as `Recording.score` refuses it.
+        ValueError: a target as `Recording.score` refuses it.
 
     Example:
         >>> import torch
@@ -54,18 +56,16 @@ class Hidden:
     """
 
     def __init__(self, model: nn.Module, adapter: Adapter, recording: Recording, target: Score) -> None:
-        if not adapter.places:
-            raise ValueError("tokens are hidden by adapters that are found from the model: give xai.adapters.derived's")
         self.model, self.recording = model, recording
-        self.read = recording.rows_of(target)  # [B, T], what the target reads after the last attention
+        read = recording.rows_of(target)  # [B, T], what the target reads after the last attention
+        self.read = read if recording.turns is None else recording.turns.any(read)
         self.sites: list[tuple[Site, slice]] = [
             (site, event.keys) for site, event in zip(adapter.sites, recording.events, strict=True)
         ]
 
-    @contextmanager
     def except_for(
         self, modality: str, keep: Bool[Tensor, "N T"], samples: Int[Tensor, " N"] | None = None
-    ) -> Iterator[None]:
+    ) -> AbstractContextManager[None]:
         """Hides all tokens of a modality except for some, in every call of the model or of its parts in the body.
 
         Args:
@@ -77,14 +77,28 @@ class Hidden:
             ValueError: a token of the modality can be read past all attentions, so that hiding it does not take it away; names
                 the module and another removal.
         """
-        axis = self._axis(modality, keep, samples)
-        keys = {
-            place: axis[:, span]
-            for site, span in self.sites
-            if site.places is not None
-            for place in site.places.attentions
-        }
-        calls = Calls()
+        return self.all_except_for(self._whole(modality, keep), samples)
+
+    @contextmanager
+    def all_except_for(
+        self, keep: Bool[Tensor, "N T"], samples: Int[Tensor, " N"] | None = None
+    ) -> Iterator[None]:
+        """Hides all tokens of the joint axis except for some, as `except_for`.
+
+        Args:
+            keep: [N, T], one row for each input that runs in the body.
+            samples: as of `except_for`.
+
+        Raises:
+            ValueError: as `except_for`.
+        """
+        axis, turn = self._axis(keep, samples), Counter[str]()
+        keys: dict[Any, Tensor] = {}
+        for site, span in self.sites:
+            for place in site.places.attentions if site.places is not None else ((site.module, turn[site.module]),):
+                keys[place] = axis[:, span]
+            turn[site.module] += 1
+        calls: Calls | _ModuleCalls = Calls() if self.sites[0][0].places is not None else _ModuleCalls(turn)
         with ExitStack() as stack:
             stack.enter_context(same_random_numbers(self.model))
             stack.enter_context(evaluation(self.model))
@@ -95,16 +109,21 @@ class Hidden:
 
     def require(self, modality: str, removable: Bool[Tensor, "B T"]) -> None:
         """Raises ValueError if one of some tokens of a modality can be read past all attentions, as `except_for`."""
-        self._axis(modality, ~removable, None)
+        self._axis(self._whole(modality, ~removable), None)
 
-    def _axis(self, modality: str, keep: Tensor, samples: Tensor | None) -> Tensor:
-        """Tokens [N, T] of the joint axis that stay."""
-        recording, where = self.recording, self.recording.modalities[modality]
-        axis = torch.ones(len(keep), recording.mask.shape[1], dtype=torch.bool, device=keep.device)
-        axis[:, where] = keep
-        removed = {modality: ~keep}
+    def _whole(self, modality: str, keep: Tensor) -> Tensor:
+        """Tokens [N, T] of the joint axis that stay, of a modality some and of others all."""
+        axis = torch.ones(len(keep), self.recording.mask.shape[1], dtype=torch.bool, device=keep.device)
+        axis[:, self.recording.modalities[modality]] = keep
+        return axis
+
+    def _axis(self, keep: Tensor, samples: Tensor | None) -> Tensor:
+        """Tokens [N, T] of the joint axis that stay, those that are made from hidden ones hidden too."""
+        recording, axis = self.recording, keep.clone()
+        removed = {name: ~keep[:, where] for name, where in recording.modalities.items() if not keep[:, where].all()}
         read = self.read.to(keep.device) if samples is None else self.read[samples.to(self.read.device)].to(keep.device)
-        self._check(modality, where, removed[modality], read)
+        for name in removed:
+            self._check(name, recording.modalities[name], removed[name], read)
         for name, link in recording.links.items():
             if link.origin not in removed:
                 continue
@@ -115,7 +134,8 @@ class Hidden:
                     f"tokens of {name!r} are made from several of {link.origin!r} each, so that a hidden one is still read by "
                     'them; remove by "mean", "zero" or "blur", which change the pixels'
                 )
-            removed[name] = removed[link.origin].float() @ parts.float().mT > 0
+            made_from = removed[link.origin].float() @ parts.float().mT > 0
+            removed[name] = made_from | removed[name] if name in removed else made_from
             self._check(name, recording.modalities[name], removed[name], read)
             axis[:, recording.modalities[name]] &= ~removed[name]
         return axis
@@ -128,7 +148,7 @@ class Hidden:
             )
         read_by = [site for site, span in self.sites if span.start <= first_of(where) < span.stop and removed.any()]
         for site in read_by:
-            functions = {place.function for place in site.places.attentions} if site.places is not None else set()
+            functions = set() if site.places is None else {place.function for place in site.places.attentions}
             if site.windows is not None or not functions <= MASKED:
                 raise ValueError(
                     f"module {site.module!r} attends in windows, to sampled points, or by probabilities that it mixes, and no "
@@ -136,10 +156,32 @@ class Hidden:
                 )
 
 
+class _ModuleCalls:
+    """Which call of a module that a table names an attention happens in: each computes one."""
+
+    def __init__(self, modules: Collection[str]) -> None:
+        self.modules, self.calls, self.inside = modules, Counter[str](), list[tuple[str, int]]()
+
+    def hooks(self, model: nn.Module) -> Iterator[Any]:
+        for name in self.modules:
+            yield model.get_submodule(name).register_forward_pre_hook(partial(self._enter, name))
+            yield model.get_submodule(name).register_forward_hook(self._leave, always_call=True)
+
+    def place(self, func: Any) -> tuple[str, int] | None:
+        return self.inside[-1] if self.inside and getattr(func, "__name__", "") in MASKED else None
+
+    def _enter(self, name: str, module: nn.Module, args: Any) -> None:
+        self.inside.append((name, self.calls[name]))
+        self.calls[name] += 1
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.inside.pop()
+
+
 class _Masking(TorchFunctionMode):
     """Attentions at some places, with the keys [N, k] that stay."""
 
-    def __init__(self, calls: Calls, keys: Mapping[Place, Tensor]) -> None:
+    def __init__(self, calls: Calls | _ModuleCalls, keys: Mapping[Any, Tensor]) -> None:
         super().__init__()
         self.calls, self.keys = calls, keys
 

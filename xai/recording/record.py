@@ -25,6 +25,7 @@ from xai.recording.places import Calls, Place, arguments_of, drawn_in_order, pla
 from xai.recording.recording import QKV, Recording
 from xai.recording.rerun import Call, autocast_of, rerun
 from xai.recording.unchanged import evaluation, same_random_numbers
+from xai.recording.without import without
 
 SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 ATTENTION = (  # softmax and mixing of values
@@ -252,9 +253,13 @@ class _Pass(ExitStack):
         self.close()
         if output is not None and self.call is not None:  # None: the model raised
             recording = assemble(self.adapter, self.caught(), self.inputs, output)
-            again = partial(rerun, self.call, self.adapter, recording.modalities)
-            propagation = None if self.ruling is None else self.ruling.propagation
-            self.recorder._recording = replace(recording, rerun=again, propagation=propagation, pixels=self.pixels)
+            self.recorder._recording = replace(
+                recording,
+                rerun=partial(rerun, self.call, self.adapter, recording.modalities),
+                without=partial(without, self.call, self.adapter),
+                propagation=None if self.ruling is None else self.ruling.propagation,
+                pixels=self.pixels,
+            )
 
 
 class _PlacedPass(_Pass):

@@ -18,6 +18,8 @@ from xai.recording.rerun import Again
 from xai.recording.turns import Turns
 
 Score = Callable[[Any], Tensor]  # the model's outputs to one number a sample, [B]
+Without = Callable[[Tensor, Tensor], Any]
+"""From tokens [N, T] of the joint axis that stay, and which sample of the pass each row is of [N], to the outputs of N inputs."""
 MASKED = 1e-30  # what a mask of -100, as Swin's, leaves of a probability is less
 
 
@@ -135,7 +137,7 @@ class Recording:
     """Layers of simultaneous events: those of one layer all read the state before it.
 
     `again` runs the recorded call once more with other embeddings, [B, tokens, D] of each modality that changes: what
-    its first event has as residual input. None if the recording was not recorded.
+    its first event has as residual input; `without` runs it without some of its tokens. None if the recording was not recorded.
     """
 
     layers: tuple[tuple[Event, ...], ...]
@@ -152,7 +154,9 @@ class Recording:
         default_factory=dict
     )  # of modalities made from others, in the order of their streams
     turns: Turns | None = None  # of rows that share the samples of the pass; None: every sample is one row
+    without: Callable[["Recording", Score], Without] | None = field(default=None, repr=False)
     relevances: dict[Any, Any] = field(default_factory=dict, repr=False)  # found so far, for xai.lrp.relevances
+    games: dict[Any, Any] = field(default_factory=dict, repr=False)  # played so far, for xai.games
     _gradients: dict[Score, Gradients] = field(default_factory=dict, repr=False)
     _rows: dict[Score, Tensor] = field(default_factory=dict, repr=False)
 
@@ -201,7 +205,7 @@ class Recording:
 
     def fresh(self) -> "Recording":
         """The same record without what was found on it so far, which takes memory for every target."""
-        return replace(self, relevances={}, _gradients={}, _rows={})
+        return replace(self, relevances={}, games={}, _gradients={}, _rows={})
 
     def rows_of(self, target: Score) -> Tensor:
         """Finds the rows that `target` reads after the last attention: those by which it has a gradient.

@@ -38,6 +38,11 @@ class Turns:
             return values  # turns are rows
         return values.unflatten(0, (self.count, self.samples))[self.turn.to(values.device), self.of.to(values.device)]
 
+    def any(self, values: Tensor) -> Tensor:
+        """Whether a value [R, ...] is true of one of a sample's rows, [samples, ...]."""
+        found = torch.zeros(self.samples, *values.shape[1:], device=values.device)
+        return found.index_add(0, self.of.to(values.device), values.float()) > 0
+
     def repeated(self, values: Tensor) -> Tensor:
         """Values [samples, ...] for each row, without a copy where there is one sample alone."""
         return values.expand(len(self.of), *values.shape[1:]) if len(values) == 1 else values[self.of.to(values.device)]

@@ -1,0 +1,147 @@
+"""The masked game: a target of a recorded call when some of the tokens are not there, every distinct input run once."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from xai.metrics.perturbation import Perturbed, distinct
+from xai.recording.recording import Recording, Score
+from xai.targets import decided
+
+PAIRWISE = ("logits_per_image", "logits_per_text")  # outputs of dual encoders: every image with every text
+TOLERANCE = 0.02  # of the value of the whole input, run again, relative to 1 + its size
+
+
+class Game:
+    """The value f(M) of a target on inputs in which the tokens M stay.
+
+    The value is the probability of what is explained where the target knows one (`Target.probability`), else the target.
+
+    Args:
+        recording: one forward pass, or one whose rows share its samples.
+        target: from the model's outputs to one number a row, [R].
+        at_once: inputs of one run of the model; None for 64 on a CPU, whose caches hold no more, and 256 on a GPU.
+
+    Attributes:
+        rows: [samples, W], the rows of the recording of each sample; -1 where it has fewer.
+        whole: [samples, W], the value of the whole input, NaN where a sample has fewer rows.
+        runs: inputs that were run.
+
+    Raises:
+        ValueError: a recording that cannot run its model again, tokens that cannot be hidden, or a model that does not
+            say again of the whole input what was recorded.
+    """
+
+    def __init__(self, recording: Recording, target: Score, at_once: int | None = None) -> None:
+        if recording.without is None:
+            raise ValueError("this recording cannot run its model without tokens; it was not made by `record`")
+        self.recording = recording
+        self.target = decided(target, recording.output)
+        self.value: Score = getattr(self.target, "probability", None) or self.target
+        self.at_once = at_once or (64 if recording.mask.device.type == "cpu" else 256)
+        self.run = recording.without(recording, target)
+        self.rows = _rows_of_samples(recording)
+        self.runs = 0
+        self.known: dict[bytes, Tensor] = {}
+        self.whole = self._rows(self._value(recording.output))
+        self._check()
+
+    def __call__(self, keep: Bool[Tensor, "N T"], samples: Int[Tensor, " N"]) -> Float[Tensor, "N W"]:
+        """Returns the value of each input for the rows of its sample.
+
+        Args:
+            keep: [N, T] over the joint axis, False where a token is taken away.
+            samples: [N], of which sample each input is.
+
+        Returns:
+            [N, W] in float64, NaN where a sample has fewer rows than others.
+        """
+        batches, places = distinct(keep, samples, self.at_once)
+        values = torch.cat([self._of(batch) for batch in batches])
+        return values[places]
+
+    def _of(self, batch: Perturbed) -> Tensor:
+        names = [bytes(row) for row in torch.cat([batch.rows[:, None], batch.keep], dim=1).cpu().numpy()]
+        new = [place for place, name in enumerate(names) if name not in self.known]
+        if new:
+            index = torch.tensor(new, device=batch.keep.device)
+            values = self._values(batch.keep[index], batch.rows[index])
+            self.known.update((names[place], value) for place, value in zip(new, values, strict=True))
+            self.runs += len(new)
+        return torch.stack([self.known[name] for name in names])
+
+    def _values(self, keep: Tensor, samples: Tensor) -> Tensor:
+        """The target takes outputs of all samples: each part has one input of every sample that is there, and another for it."""
+        outputs = self.run(keep, samples)
+        found = torch.full((len(keep), self.rows.shape[1]), torch.nan, dtype=torch.float64, device=keep.device)
+        left = {sample: (samples == sample).nonzero()[:, 0].tolist() for sample in set(samples.tolist())}
+        while left:
+            chosen = {sample: places.pop() for sample, places in left.items()}
+            index = torch.tensor([chosen.get(sample, 0) for sample in range(len(self.rows))], device=keep.device)
+            values = self._rows(self._value(part_of(outputs, index, len(keep))))
+            for sample, place in chosen.items():
+                found[place] = values[sample]
+            left = {sample: places for sample, places in left.items() if places}
+        return found
+
+    @torch.no_grad()
+    def _value(self, outputs: Any) -> Float[Tensor, " R"]:
+        return self.value(outputs).detach().double()
+
+    def _rows(self, values: Float[Tensor, " R"]) -> Float[Tensor, "samples W"]:
+        rows = self.rows.to(values.device)
+        return values[rows.clamp(min=0)].masked_fill(rows < 0, torch.nan)
+
+    def _check(self) -> None:
+        """Whether inputs made from the recorded call are what was recorded."""
+        samples = torch.arange(len(self.rows), device=self.recording.mask.device)
+        again = self(torch.ones(len(samples), self.recording.mask.shape[1], dtype=torch.bool).to(samples.device), samples)
+        apart = (again - self.whole).abs() > TOLERANCE * (1 + self.whole.abs())
+        if apart.any():
+            raise ValueError(
+                "the model, run again on the whole input, does not say what was recorded: "
+                f"{again[apart][0]:.4g} instead of {self.whole[apart][0]:.4g}; give its inputs as a batch, samples first"
+            )
+
+
+def game_of(recording: Recording, target: Score) -> Game:
+    """Returns the game of a target, the same one for every method that asks, so that no input is run twice."""
+    if target not in recording.games:
+        recording.games[target] = Game(recording, target)
+    return recording.games[target]
+
+
+def part_of(outputs: Any, index: Int[Tensor, " B"], inputs: int) -> Any:
+    """Returns the outputs of some inputs.
+
+    Args:
+        outputs: of a model: a tensor, or a mapping, a tuple or an object of them.
+        index: [B], which of the inputs.
+        inputs: how many there are. What has another first axis is kept as it is.
+    """
+
+    def taken(value: Any, name: str = "") -> Any:
+        if isinstance(value, Tensor):
+            if value.dim() == 0 or len(value) != inputs:
+                return value
+            rows = value[index.to(value.device)]
+            return rows[:, index.to(value.device)] if name in PAIRWISE else rows
+        if isinstance(value, dict):  # transformers' outputs too
+            parts = {key: taken(part, key) for key, part in value.items()}
+            return parts if type(value) is dict else type(value)(**parts)
+        if isinstance(value, list | tuple):
+            parts = [taken(part) for part in value]
+            return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+        return value
+
+    return taken(outputs)
+
+
+def _rows_of_samples(recording: Recording) -> Int[Tensor, "samples W"]:
+    if recording.turns is None:
+        return torch.arange(len(recording.mask))[:, None]
+    rows = torch.full((recording.turns.samples, recording.turns.count), -1)
+    rows[recording.turns.of, recording.turns.turn] = torch.arange(len(recording.turns.of))
+    return rows
