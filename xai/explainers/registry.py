@@ -53,7 +53,7 @@ class Method:
         signed: whether tokens can speak against the target.
         passes: "one" recorded pass, or "many" passes of the model.
         counted: the option of a method of many passes that is their number; None if it has none.
-        least: the smallest value of that option, for an image and a text.
+        least: the smallest value of that option, for four modalities.
         removes: whether its passes are forward alone, on inputs without some tokens.
         cheap: options of a rough but faster run.
 
@@ -194,9 +194,9 @@ for _method in (
         cheap={"samples": 5},
     ),
     Method("occlusion", occlusion, "Zeiler & Fergus 2014", signed=True, passes="many", removes=True),
-    Method("rise", rise, "Petsiuk et al. 2018, eq. 6", **GAME, least=2),
-    Method("shapley", shapley, "Lundberg & Lee 2017, eq. 8", signed=True, **GAME, least=8),
-    Method("banzhaf", banzhaf, "Li & Yao 2023", signed=True, **GAME, least=2),
+    Method("rise", rise, "Petsiuk et al. 2018, eq. 6", **GAME, least=4),
+    Method("shapley", shapley, "Lundberg & Lee 2017, eq. 8", signed=True, **GAME, least=16),
+    Method("banzhaf", banzhaf, "Li & Yao 2023", signed=True, **GAME, least=4),
     Method("mm_shap", mm_shap, "Parcalabescu & Frank 2023, §3", signed=True, **GAME, least=4),
     Method("random", random, "uniform scores", class_agnostic=True),
     Method("partial_lrp", partial_lrp, "Voita et al. 2019; TransAtt §4", TRANSATT, "tokens"),

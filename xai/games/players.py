@@ -1,4 +1,4 @@
-"""Players of a game: tokens, or blocks of patches, of one modality or of all together; and one game of every sample, played at once."""
+"""Players of games, tokens or blocks of patches of one modality or of all together, and the games of all samples at once."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ def players_of(recording: Recording, target: Score, together: bool = False, bloc
                 of[sample, tokens] = torch.arange(len(tokens), device=of.device)
             else:
                 words = int(content[sample].sum()) - len(tokens)
-                size = ceil(grid[0] / max(1, ceil(sqrt(words)))) if block == "words" else block
+                size = block if block != "words" else ceil(grid[0] / ceil(sqrt(words))) if words else 1
                 of[sample, tokens] = _blocks(grid, size).to(of.device)
         parts.append(of)
     if together:

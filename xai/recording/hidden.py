@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from xai.recording.adapter import Adapter, Site
+from xai.recording.attention import multi_head
 from xai.recording.axis import Positions, first_of
 from xai.recording.places import Calls, drawn_in_order
 from xai.recording.recording import Recording, Score
@@ -80,9 +81,7 @@ class Hidden:
         return self.all_except_for(self._whole(modality, keep), samples)
 
     @contextmanager
-    def all_except_for(
-        self, keep: Bool[Tensor, "N T"], samples: Int[Tensor, " N"] | None = None
-    ) -> Iterator[None]:
+    def all_except_for(self, keep: Bool[Tensor, "N T"], samples: Int[Tensor, " N"] | None = None) -> Iterator[None]:
         """Hides all tokens of the joint axis except for some, as `except_for`.
 
         Args:
@@ -196,7 +195,9 @@ class _Masking(TorchFunctionMode):
             hidden, padding = ~kept, kwargs.get("key_padding_mask")
             if padding is not None:
                 hidden = hidden | (padding if padding.dtype == torch.bool else padding == -torch.inf)
-            return func(*args, **{**kwargs, "key_padding_mask": hidden})
+            call = {**kwargs, "key_padding_mask": hidden}
+            # Torch's own gives NaN to a query that may read nothing.
+            return multi_head(lambda *_: None, *args, **call) if hidden.all(dim=1).any() else func(*args, **call)
         scores, *more = args if args else (kwargs.pop("input"),)
         apart = scores.unflatten(0, (len(kept), -1)) if scores.dim() == 3 else scores
         masked, nothing = _masked(apart, kept)

@@ -93,10 +93,16 @@ class _Changing(Placed):
         return _change(tensor, self.changed[place], self.places)
 
 
-def rerun(call: Call, adapter: Adapter, modalities: Mapping[str, Positions], embeddings: Mapping[str, Tensor]) -> Rerun:
+def rerun(
+    call: Call,
+    adapter: Adapter,
+    modalities: Mapping[str, Positions],
+    embeddings: Mapping[str, Tensor],
+    graph: bool = True,
+) -> Rerun:
     """`call` with these embeddings: what the first event of each modality takes as residual input.
 
-    Raises ValueError for a modality that has none.
+    Without a `graph` there are no gradients. Raises ValueError for a modality that has none.
     """
     places: dict[str, Rows] = {}
     with ExitStack() as stack:
@@ -114,7 +120,8 @@ def rerun(call: Call, adapter: Adapter, modalities: Mapping[str, Positions], emb
                 hook = _changing(at, changed, places)
                 handle = call.model.get_submodule(module).register_forward_pre_hook(hook, with_kwargs=True)
                 stack.callback(handle.remove)
-        for context in (torch.inference_mode(False), torch.enable_grad(), call.autocast, _Graph(calls, placed)):
+        mode = torch.enable_grad() if graph else torch.no_grad()
+        for context in (torch.inference_mode(False), mode, call.autocast, _Graph(calls, placed)):
             stack.enter_context(context)
         args, kwargs = tree_map(_copy, (call.args, call.kwargs))  # an argument may be a residual state itself
         placed.see_arguments(arguments_of(call.model, args, kwargs))

@@ -20,14 +20,16 @@ from clipmapper.explain.answers import (
 )
 from clipmapper.models.clip import SHAPES_CLIP, image_tokens, text_tokens
 from clipmapper.models.clip_mapper import CLIPMapper
-from xai import EXPLAINERS, explain, explain_recording, given
+from xai import EXPLAINERS, METHODS, explain, explain_recording, given
 from xai.figures.geometry import upsample
 from xai.recording.recording import Recording
 
 QUESTIONS = ["What color is the hexagon?", "Is it red?"]
 LENGTHS = (9, 6)  # "hexagon" is two tokens
 ANSWERS = ["yes", "no", "red", "2"]
-FEW: dict[str, dict[str, Any]] = {"integrated_gradients": {"steps": 2}, "smoothgrad": {"samples": 2}}
+FEW: dict[str, dict[str, Any]] = {
+    name: {known.counted: max(2, known.least)} for name, known in METHODS.items() if known.counted
+}
 Make = Callable[..., CLIPMapper]
 
 

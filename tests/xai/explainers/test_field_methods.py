@@ -381,6 +381,8 @@ def test_methods_differ(name: str) -> None:
     names = list(directions)
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
+            if {one, other} == {"shapley", "mm_shap"} and len(recording.inputs) == 1:
+                continue  # one modality has one game
             same = (directions[one] - directions[other]).abs().amax() < 1e-6
             assert not same, f"{one} and {other} give one map"
 
