@@ -84,7 +84,7 @@ def explain(
     if dtype is not None:
         model, inputs = deepcopy(model).to(dtype), tree_map(lambda value: _cast(value, dtype), inputs)
     try:
-        with record(model, adapter or adapter_for(model, inputs), lrp_of(known)) as recorder:
+        with record(model, adapter or adapter_for(model, inputs), known.needs(options)) as recorder:
             if isinstance(inputs, dict):
                 model(**inputs)
             else:
@@ -106,7 +106,8 @@ def explain_recording(
     """Computes relevance from a pass already recorded: methods share its forward pass, and those of one target its backward.
 
     Args:
-        recording: one forward pass; methods with rules need `record(..., lrp="tokens")`, `pixel_lrp` `lrp="pixels"`.
+        recording: one forward pass; methods with rules and gradients by them need `record(..., lrp="tokens")`, those of pixels
+            `lrp="pixels"`.
         method: as of `explain`.
         target: as of `explain`.
         check: as of `explain`.

@@ -20,6 +20,7 @@ from xai.explainers.input_relevance import attn_lrp, cp_lrp, full_lrp, pixel_lrp
 from xai.explainers.integrated_gradients import integrated_gradients
 from xai.explainers.interaction import interaction
 from xai.explainers.legrad import legrad
+from xai.explainers.libra_fullgrad import libra_fullgrad
 from xai.explainers.partial_lrp import partial_lrp
 from xai.explainers.random import random
 from xai.explainers.raw_attention import raw_attention
@@ -67,6 +68,11 @@ class Method:
     passes: Literal["one", "many"] = "one"
     counted: str | None = None
     cheap: dict[str, Any] = field(default_factory=dict)
+
+    def needs(self, options: Mapping[str, Any] | None = None) -> Literal["tokens", "pixels"] | None:
+        """Returns the `lrp` with which a pass must be recorded for the method with these options; None for no rules."""
+        modified = (options or {}).get("backward", "autograd") != "autograd"
+        return self.start or ("tokens" if modified and "backward" in signature(self.function).parameters else None)
 
     def further(self, options: Mapping[str, Any] | None = None) -> int:
         """Returns how many passes the method runs beside the recorded one; 1 if it runs many and no option counts them."""
@@ -190,6 +196,7 @@ for _method in (
     Method("genatt_lrp", genatt_lrp, "GenAtt §3, with LRP", TRANSATT, "tokens"),
     Method("attn_lrp", attn_lrp, "Achtibat et al. 2024", ATTN_LRP, "tokens", signed=True),
     Method("cp_lrp", cp_lrp, "Ali et al. 2022", CP_LRP, "tokens", signed=True),
+    Method("libra_fullgrad", libra_fullgrad, "Mehri et al. 2025, FullGrad+", CP_LRP, "tokens", signed=True),
     Method("pixel_lrp", pixel_lrp, "Binder et al. 2016; TransAtt §4", TRANSATT, "pixels", signed=True),
 ):
     register(_method)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -19,6 +20,13 @@ class PropagationError(RuntimeError):
     """Relevance has no defined way through an operation, or is lost on it."""
 
 
+@dataclass(eq=False)
+class Probabilities:
+    """Of one softmax: whether values are mixed by it, which makes it an attention and is known after it only."""
+
+    mix: bool = False
+
+
 class Mode(TorchFunctionMode):
     """Gives every operation on live tensors, those with a gradient, its ways back.
 
@@ -32,7 +40,7 @@ class Mode(TorchFunctionMode):
         self.propagation, self.stage = propagation, stage
         self.modules: list[str] = []  # those now running, the innermost last
         self.resting = 0  # how many of them are one operation
-        self.attention = WeakIdKeyDictionary()  # what comes from a softmax
+        self.attention = WeakIdKeyDictionary()  # what comes from a softmax -> its Probabilities
         self.changed = WeakIdKeyDictionary()  # in place, so that they no longer are what they were
         self.spreads = WeakIdKeyDictionary()  # what comes from a reciprocal root: a norm in plain code scales by it
         self.lengths = WeakIdKeyDictionary()  # norms of vectors, by which alone may be divided
@@ -102,7 +110,7 @@ class Mode(TorchFunctionMode):
                 self.projected[part] = object() if name in DIVIDING else self.projected[args[0]]
             for kind in (self.attention, self.routing):
                 if args and _has(kind, args[0]):
-                    _mark(kind, result)
+                    _mark(kind, result, kind[args[0]])
             return result
         if name in ("norm", "linalg_norm", "linalg_vector_norm"):
             length = func(*args, **kwargs)
@@ -149,9 +157,9 @@ def _has(known: WeakIdKeyDictionary, value: Any) -> bool:
     return isinstance(value, Tensor) and value in known
 
 
-def _mark(kind: WeakIdKeyDictionary, result: Any) -> None:
+def _mark(kind: WeakIdKeyDictionary, result: Any, mark: Any) -> None:
     for tensor in filter(is_live, tree_leaves((result,))):
-        kind[tensor] = True
+        kind[tensor] = mark
 
 
 def _on_a_copy(func: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,10 +1,11 @@
-"""The rules of AttnLRP (Achtibat et al., ICML 2024) and CP-LRP (Ali et al., ICML 2022), as modified gradients.
+"""The rules of AttnLRP (Achtibat et al., ICML 2024), CP-LRP (Ali et al., ICML 2022) and LibraGrad, as modified gradients.
 
 What is sent back is G = R / y, so that the relevance of any tensor is its value times what came back to it. The epsilon
 rule of a linear layer is then the gradient itself, and only what is not linear differs from it.
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -77,6 +78,13 @@ def values_only(G: Tensor, y: Tensor, operands: Operands, operation: Operation) 
     return None, P.mT @ G
 
 
+def both_wholly(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """The gradient of a product: attention gets its own too, to be read there; it does not go on (`but_of_attention`)."""
+    P, V = operands
+    assert P is not None and V is not None
+    return G @ V.mT, P.mT @ G
+
+
 def gate(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
     """The uniform rule by entries."""
     a, b = operands
@@ -98,6 +106,11 @@ def softmax(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> O
     if operation.name == "log_softmax":
         return (G - y.exp() * G.sum(axis, keepdim=True),)
     return (y * (G - (y * G).sum(axis, keepdim=True)),)
+
+
+def but_of_attention(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """Nothing goes through an attention to queries and keys; through another softmax, as of a target, its gradient."""
+    return (None,) if operation.options["probabilities"].mix else softmax(G, y, operands, operation)
 
 
 def norm(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
@@ -145,6 +158,22 @@ ATTN_LRP = Rules(
     absorbing=frozenset({"softmax"}),
 )
 CP_LRP = replace(ATTN_LRP, name="CP-LRP", mixing=values_only)
+# LibraGrad (Mehri, Baghshah & Pilehvar, CVPR 2025). To states it sends what CP-LRP does, and to attentions their gradient as
+# well: read as relevance, that would be twice as much, so that this table is for gradients alone.
+LIBRA = replace(CP_LRP, name="LibraGrad", mixing=both_wholly, softmax=but_of_attention)
+
+Backward = Literal["autograd", "libra", "attn_lrp"]  # whose gradient: the model's own, or by a table
+
+
+def rules_of(backward: Backward) -> Rules | None:
+    """Returns the table of a backward pass, None for autograd's own; raises ValueError for another name.
+
+    AttnLRP's keeps the gradient through attention and halves products.
+    """
+    known: dict[str, Rules | None] = {"autograd": None, "libra": LIBRA, "attn_lrp": ATTN_LRP}
+    if backward not in known:
+        raise ValueError(f"backward is {backward!r}; give one of {', '.join(get_args(Backward))}")
+    return known[backward]
 
 
 def with_gamma(rules: Rules, gamma: float) -> Rules:
