@@ -184,3 +184,28 @@ def test_input_gradients_of_a_linear_model(make_tape: Any, target: Any, order: s
     torch.testing.assert_close(input_gradient(recording, target), expected)
     torch.testing.assert_close(integrated_gradients(recording, target, steps=2, baseline="zero"), expected)
     torch.testing.assert_close(smoothgrad(recording, target, samples=2, noise=0.5), expected)
+
+
+@pytest.mark.parametrize(("order", "layers"), [("single", 3), ("co-attention", 5), ("joint after towers", 3)])
+def test_integrated_gradients_at_a_layer_of_a_linear_model(
+    make_tape: Any, target: Any, order: str, layers: int
+) -> None:
+    """State times gradient, of the first event from the layer on that asks with the token."""
+    recording = make_tape(order, seed=27)
+    gradients = recording.gradients(target)
+    for layer in range(layers):
+
+        def slow(sample: int, layer: int = layer) -> Vector:
+            scores = []
+            for token in range(recording.mask.shape[1]):
+                event = next(e for events in recording.layers[layer:] for e in events if asks(e, token))
+                row = token - event.queries.start
+                scores.append(product(event.Y[sample, row].tolist(), gradients[event].Y[sample, row].tolist()))
+            return scores
+
+        found = integrated_gradients(recording, target, steps=2, baseline="zero", layer=layer)
+        torch.testing.assert_close(found, each_sample(recording, slow))  # type: ignore[arg-type]
+
+
+def asks(event: Event, token: int) -> bool:
+    return event.queries.start <= token < event.queries.stop

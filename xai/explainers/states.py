@@ -95,11 +95,13 @@ def gradients(
     return {name: gradients[event].Y[:, rows] for name, (event, rows) in standing(recording, 0).items()}
 
 
-def gradients_at(recording: Recording, target: Score, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the target's gradient at changed embeddings, by them: one more pass of the model, forward and backward."""
+def gradients_at(
+    recording: Recording, target: Score, changed: Mapping[str, Tensor], layer: int = 0
+) -> dict[str, Tensor]:
+    """Returns the target's gradient at changed states before a layer, by them: one more pass, forward and backward."""
     if recording.rerun is None:
         raise ValueError("this recording cannot run its model again; it was not made by `record`")
-    return recording.rerun(changed).gradients(target)
+    return recording.rerun(changed, layer).gradients(target)
 
 
 def times(recording: Recording, gradients: Mapping[str, Tensor], vectors: Mapping[str, Tensor]) -> Float[Tensor, "B T"]:

@@ -17,7 +17,7 @@ from xai.lrp.modified_gradient import Backward, rules_of
 from xai.lrp.propagation import Flow, Operation, Propagation, Rules
 from xai.lrp.ruling import Ruling
 from xai.recording.axis import Link, Positions, Windows, count_of, index_of, tokens_of, within
-from xai.recording.rerun import Again
+from xai.recording.rerun import RunAgain
 from xai.recording.turns import Turns
 
 Score = Callable[[Any], Tensor]  # the model's outputs to one number a sample, [B]
@@ -137,8 +137,7 @@ Gradients = Mapping[Event, Gradient]
 class Recording:
     """Layers of simultaneous events: those of one layer all read the state before it.
 
-    `again` runs the recorded call once more with other embeddings, [B, tokens, D] of each modality that changes: what
-    its first event has as residual input. None if the recording was not recorded.
+    `rerun` runs the recorded call once more with other states. None if the recording was not recorded.
     """
 
     layers: tuple[tuple[Event, ...], ...]
@@ -148,7 +147,7 @@ class Recording:
     special: Tensor  # [B, T], True at tokens that are no content
     grids: dict[str, tuple[int, int]]  # rows and columns of the tokens of image modalities that are not special
     output: Any
-    rerun: Callable[[Mapping[str, Tensor]], Again] | None = field(default=None, repr=False)
+    rerun: RunAgain | None = field(default=None, repr=False)
     propagation: Propagation | None = field(default=None, repr=False)  # None: recorded without rules for relevance
     pixels: Tensor | None = field(default=None, repr=False)  # [B, C, rows, columns] if the graph starts at them
     links: Mapping[str, Link] = field(
