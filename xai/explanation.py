@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from inspect import signature
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -252,7 +253,11 @@ def _conservation(
     if method.rules is None:
         with_rules = ", ".join(name for name, known in METHODS.items() if known.rules is not None)
         raise ValueError(f"check is for methods that propagate relevance: {with_rules}")
-    rules = with_gamma(method.rules, options.get("gamma", 0.0))
+    given = signature(method.function).parameters
+    gamma, of_pixels = (
+        options.get(name, given[name].default if name in given else 0.0) for name in ("gamma", "gamma_pixels")
+    )
+    rules = with_gamma(method.rules, gamma, of_pixels)
     flow = conservation(recording, target, rules)
     flow.check(rules.tolerance if check is True else check)
     return flow

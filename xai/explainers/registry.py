@@ -16,7 +16,7 @@ from xai.explainers.genatt import genatt
 from xai.explainers.genatt_lrp import genatt_lrp
 from xai.explainers.grad_eclip import grad_eclip
 from xai.explainers.input_gradient import input_gradient
-from xai.explainers.input_relevance import attn_lrp, cp_lrp, full_lrp, pixel_lrp
+from xai.explainers.input_relevance import attn_lrp, attn_lrp_pixels, cp_lrp, full_lrp, pixel_lrp
 from xai.explainers.integrated_gradients import integrated_gradients
 from xai.explainers.interaction import interaction
 from xai.explainers.legrad import legrad
@@ -198,5 +198,6 @@ for _method in (
     Method("cp_lrp", cp_lrp, "Ali et al. 2022", CP_LRP, "tokens", signed=True),
     Method("libra_fullgrad", libra_fullgrad, "Mehri et al. 2025, FullGrad+", CP_LRP, "tokens", signed=True),
     Method("pixel_lrp", pixel_lrp, "Binder et al. 2016; TransAtt §4", TRANSATT, "pixels", signed=True),
+    Method("attn_lrp_pixels", attn_lrp_pixels, "Achtibat et al. 2024", ATTN_LRP, "pixels", signed=True),
 ):
     register(_method)

@@ -4,16 +4,20 @@ What is sent back is G = R / y, so that the relevance of any tensor is its value
 rule of a linear layer is then the gradient itself, and only what is not linear differs from it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_input
 
 from xai.lrp.propagation import Maybe, Operation, Rules
 
 Operands = tuple[Maybe, ...]
+Linear = Callable[[Tensor, Tensor], Tensor]
 
 
 def linear(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
@@ -30,19 +34,38 @@ class Gamma:
     gamma: float
 
     def __call__(self, G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
-        x, weight, bias = operands
+        _, _, bias = operands
+        b = torch.zeros_like(y) if bias is None else bias.expand_as(y)
+        return self.shared(G, y, operands, b, lambda x, w: x @ w.mT, lambda S, w: S @ w)
+
+    def shared(self, G: Tensor, y: Tensor, operands: Operands, b: Tensor, forth: Linear, back: Linear) -> Operands:
+        """The rule for y = forth(x, weight) + b, linear in x and in its weight, and the transpose of `forth`."""
+        x, weight, _ = operands
         assert x is not None and weight is not None
         up, down = weight.clamp(min=0), weight.clamp(max=0)
         x_up, x_down = x.clamp(min=0), x.clamp(max=0)
-        b = torch.zeros_like(y) if bias is None else bias.expand_as(y)
-        rises = x_up @ up.mT + x_down @ down.mT + b.clamp(min=0)
-        falls = x_up @ down.mT + x_down @ up.mT + b.clamp(max=0)
+        rises = forth(x_up, up) + forth(x_down, down) + b.clamp(min=0)
+        falls = forth(x_up, down) + forth(x_down, up) + b.clamp(max=0)
         positive = y > 0
         z = y + self.gamma * torch.where(positive, rises, falls)
         S = torch.where(z == 0, 0, G * y / z)
         S_up, S_down = S * positive, S * ~positive
-        favoured = torch.where(x > 0, S_up @ up + S_down @ down, S_up @ down + S_down @ up)
-        return S @ weight + self.gamma * favoured, None, S * (1 + self.gamma * ((b > 0) == positive))
+        favoured = torch.where(x > 0, back(S_up, up) + back(S_down, down), back(S_up, down) + back(S_down, up))
+        return back(S, weight) + self.gamma * favoured, None, S * (1 + self.gamma * ((b > 0) == positive))
+
+
+class GammaOfConvolution(Gamma):
+    """The same, as a convolution is a linear layer at each place."""
+
+    def __call__(self, G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+        x, weight, bias = operands
+        assert x is not None and weight is not None
+        b = torch.zeros_like(y) if bias is None else bias[:, None, None].expand_as(y)
+        forth: Linear = partial(F.conv2d, **operation.options)
+        back: Linear = lambda S, w: conv2d_input(x.shape, w, S, **operation.options)  # noqa: E731
+        to_x, _, to_bias = self.shared(G, y, operands, b, forth, back)
+        assert to_bias is not None
+        return to_x, None, to_bias.sum(dim=(2, 3)) if bias is not None else None
 
 
 def convolution(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
@@ -176,6 +199,10 @@ def rules_of(backward: Backward) -> Rules | None:
     return known[backward]
 
 
-def with_gamma(rules: Rules, gamma: float) -> Rules:
-    """The same table with the gamma rule on linear layers; 0 is the epsilon rule."""
-    return replace(rules, linear=Gamma(gamma)) if gamma else rules
+def with_gamma(rules: Rules, gamma: float, of_pixels: float = 0.0) -> Rules:
+    """The same table with the gamma rule on linear layers, and with one of its own on that of pixels to patches.
+
+    0 is the epsilon rule.
+    """
+    rules = replace(rules, linear=Gamma(gamma)) if gamma else rules
+    return replace(rules, pixels=GammaOfConvolution(of_pixels)) if of_pixels else rules
