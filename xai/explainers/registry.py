@@ -15,6 +15,7 @@ from xai.explainers.attention_gradcam import attention_gradcam
 from xai.explainers.genatt import genatt
 from xai.explainers.genatt_lrp import genatt_lrp
 from xai.explainers.grad_eclip import grad_eclip
+from xai.explainers.gradient_norm import gradient_norm
 from xai.explainers.input_gradient import input_gradient
 from xai.explainers.input_relevance import attn_lrp, attn_lrp_pixels, cp_lrp, full_lrp, pixel_lrp
 from xai.explainers.integrated_gradients import integrated_gradients
@@ -25,6 +26,7 @@ from xai.explainers.partial_lrp import partial_lrp
 from xai.explainers.random import random
 from xai.explainers.raw_attention import raw_attention
 from xai.explainers.rollout import rollout
+from xai.explainers.similarity import similarity
 from xai.explainers.smoothgrad import smoothgrad
 from xai.explainers.tokentm import tokentm
 from xai.explainers.transatt import transatt
@@ -189,6 +191,8 @@ for _method in (
         counted="samples",
         cheap={"samples": 5},
     ),
+    Method("gradient_norm", gradient_norm, "Simonyan et al. 2014"),
+    Method("similarity", similarity, "cosine of a token with the one that is read", class_agnostic=True, signed=True),
     Method("random", random, "uniform scores", class_agnostic=True),
     Method("partial_lrp", partial_lrp, "Voita et al. 2019; TransAtt §4", TRANSATT, "tokens"),
     Method("full_lrp", full_lrp, "Binder et al. 2016; TransAtt §4", TRANSATT, "tokens", signed=True),

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from xai.lrp.modified_gradient import Backward
-from xai.recording.axis import Positions
+from xai.recording.axis import Positions, within
 from xai.recording.recording import Event, Recording, Score
 
 State = dict[str, tuple[Event, Positions]]  # by modality, the event whose residual input holds it, and its rows there
@@ -72,9 +72,29 @@ def standing(recording: Recording, layer: int) -> State:
     return state | {name: states(recording)[layer][name] for name in ended}
 
 
+def side_by_side(
+    recording: Recording, event: Event, tokens: slice, state: State, value: Callable[[Event], Tensor]
+) -> Float[Tensor, "B k D"]:
+    """Lays `value(event)` [B, q, D] of the states of an event's queries or keys side by side.
+
+    Raises:
+        ValueError: some have no state; names the module.
+    """
+    places = {name: within(where, tokens) for name, where in recording.modalities.items()}
+    inside = {name: place for name, place in places.items() if place is not None}
+    if unknown := inside.keys() - state.keys():
+        raise ValueError(f"module {event.module!r} reads {', '.join(sorted(unknown))}, of which no layer has a state")
+    parts = {name: value(state[name][0])[:, state[name][1]] for name in inside}
+    first = next(iter(parts.values()))
+    x = first.new_zeros(len(first), tokens.stop - tokens.start, first.shape[-1])
+    for name, part in parts.items():
+        x[:, inside[name]] = part
+    return x
+
+
 def along(recording: Recording, state: State, value: Callable[[Event], Tensor]) -> Float[Tensor, "B T"]:
     """Lays `value(event)` [B, q] of each modality's event along the joint axis; 0 for one that has no event."""
-    return _laid(recording, {name: value(event)[:, rows] for name, (event, rows) in state.items()})
+    return laid(recording, {name: value(event)[:, rows] for name, (event, rows) in state.items()})
 
 
 def embeddings(recording: Recording) -> dict[str, Float[Tensor, "B _ _"]]:
@@ -106,10 +126,10 @@ def gradients_at(
 
 def times(recording: Recording, gradients: Mapping[str, Tensor], vectors: Mapping[str, Tensor]) -> Float[Tensor, "B T"]:
     """Sums the products of gradients and vectors over the width, on the joint axis."""
-    return _laid(recording, {name: (gradients[name] * vectors[name]).sum(dim=-1) for name in vectors})
+    return laid(recording, {name: (gradients[name] * vectors[name]).sum(dim=-1) for name in vectors})
 
 
-def _laid(recording: Recording, parts: Mapping[str, Tensor]) -> Float[Tensor, "B T"]:
+def laid(recording: Recording, parts: Mapping[str, Tensor]) -> Float[Tensor, "B T"]:
     """Lays values [B, tokens] of modalities along the joint axis."""
     axis = torch.zeros(recording.mask.shape, dtype=next(iter(parts.values())).dtype, device=recording.mask.device)
     for name, values in parts.items():

@@ -19,6 +19,7 @@ from xai import (
     adapter_for,
     detection,
     explain,
+    explain_recording,
     given,
     predicted,
     record,
@@ -28,6 +29,7 @@ from xai.explainers.algebra import readout_scores
 from xai.explainers.grad_eclip import grad_eclip
 from xai.explainers.input_gradient import input_gradient
 from xai.explainers.integrated_gradients import gauss_legendre, integrated_gradients
+from xai.explainers.similarity import after_attention, similarity
 from xai.explainers.smoothgrad import smoothgrad
 from xai.explainers.states import embedding, embeddings, gradients, standing, vectors
 from xai.explainers.tokentm import tokentm, transformation
@@ -41,7 +43,16 @@ from ..adapters.stock import built
 from ..conftest import FAMILIES, Family, build, few_passes
 from ..toys import TWO, adapter_of, blocks, model_of, snapshot, x
 
-FIELD = ["legrad", "grad_eclip", "attcat", "tokentm", "input_gradient", "integrated_gradients", "smoothgrad"]
+FIELD = [
+    "legrad",
+    "gradient_norm",
+    "grad_eclip",
+    "attcat",
+    "tokentm",
+    "input_gradient",
+    "integrated_gradients",
+    "smoothgrad",
+]
 
 
 def recorded_pass(family: Family, **changed: Any) -> Recording:
@@ -417,6 +428,36 @@ def test_decided_targets() -> None:
     assert torch.equal(decided(predicted(), first[:, 0])(second[:, 0]), second[rows, 0, first[:, 0].argmax(-1)])
     plain = lambda output: output  # noqa: E731
     assert decided(plain, first) is plain
+
+
+# baselines
+
+
+@pytest.mark.parametrize(
+    ("name", "after"), [("vit", "layernorm_after"), ("Swin", "layernorm_after"), ("Llama", "post_attention_layernorm")]
+)
+def test_similarity_takes_the_states_after_the_last_attention(name: str, after: str) -> None:
+    """As the model has them, which goes on with their norm; shifted windows are laid back."""
+    family, caught = build(name) if name in FAMILIES else built(name), list[Tensor]()
+    for module, inner in family.model.named_modules():
+        if module.endswith(after):
+            inner.register_forward_pre_hook(lambda m, args: caught.append(args[0].detach()))
+    with record(family.model, adapter_for(family.model, family.inputs)) as recorder:
+        family.model(**family.inputs)
+    recording, state = recorder.recording, caught[-1]
+    event = recording.events[-1]
+    cosines = F.cosine_similarity(state[:, :, None], state[:, None], dim=-1)
+    torch.testing.assert_close(after_attention(event), state)
+    found = similarity(replace(recording, links={}), family.target)[:, event.queries, event.keys]
+    torch.testing.assert_close(found, cosines, check_dtype=False)
+
+
+def test_similarity_depends_on_the_row_alone_that_the_target_reads() -> None:
+    family = build("bert")
+    recording = recorded_pass(family)
+    one, other = (explain_recording(recording, "similarity", given(label)).scores["text"] for label in (0, 1))
+    assert torch.equal(one, other)
+    torch.testing.assert_close(one[:, 0], torch.ones(2).double())
 
 
 # all of them
