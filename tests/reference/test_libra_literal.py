@@ -84,7 +84,7 @@ def normed(x: Tensor, norm: nn.LayerNorm) -> Tensor:
 
 
 def by_detaching(model: Any, x: Tensor, label: int, keeps_attention: bool) -> Slopes:
-    """Of one sample x [T, D]. With the gradient through attention, the products are halved: the variant GA-D2."""
+    """Of one sample x [T, D]. Where the gradient through attention is kept, both products of attention count half."""
     maps, states = [], []
     x = x.clone().requires_grad_()
     for block in model.blocks:
@@ -162,7 +162,16 @@ def test_input_times_libra_s_gradient_is_cp_lrp() -> None:
         torch.testing.assert_close(found, explain_recording(recording, method, GOAL, gamma=0.0).scores["x"])
 
 
-METHODS = ["genatt", "legrad", "attcat", "attention_gradcam", "input_gradient", "grad_eclip"]
+METHODS = [
+    "genatt",
+    "legrad",
+    "attcat",
+    "attention_gradcam",
+    "input_gradient",
+    "gradient_norm",
+    "grad_eclip",
+    "tokentm",
+]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -12,10 +12,10 @@ from xai.recording.recording import Event, Recording, Score
 def libra_fullgrad(recording: Recording, target: Score) -> Float[Tensor, "B T"]:
     """Takes the mean over layers of Σ_D x ⊙ ∇̃x, x the states before a layer, ∇̃ LibraGrad's gradient.
 
-    The paper adds the terms b ⊙ ∇̃b of biases. Ours leaves them out: which token a bias belongs to cannot be told of every
-    operation. Without biases and position embeddings within the layers the scores sum to the target, if all streams go on
-    to the last layer or no later one reads them; with them `check=True` says what they absorb. A stream that ends and is read
-    afterwards, as an encoder's, counts with its last state.
+    The paper adds the layers up, and the terms b ⊙ ∇̃b of biases. Ours leaves these out: which token a bias belongs to cannot
+    be told of every operation; `check=True` says what they absorb. Without biases, and without positions within the layers,
+    the scores sum to the target, if all streams go on to the last layer or no later one reads them. A stream that ends
+    and is read afterwards, as an encoder's, counts with its last state.
 
     Args:
         recording: one forward pass, recorded with `lrp="tokens"`.
@@ -25,7 +25,7 @@ def libra_fullgrad(recording: Recording, target: Score) -> Float[Tensor, "B T"]:
         Scores [B, T]; negative ones speak against the target.
 
     Source:
-        Mehri, Baghshah & Pilehvar 2025.
+        Mehri, Baghshah & Pilehvar 2025, §2.1 and 3.5.
     """
     gradients = recording.gradients(target, "libra")
     scores = torch.zeros_like(recording.mask, dtype=recording.readout.dtype)

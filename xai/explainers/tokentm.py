@@ -7,10 +7,13 @@ from torch import Tensor
 
 from xai.explainers.algebra import evidence, fold
 from xai.explainers.states import State, along, embedding, side_by_side, states
+from xai.lrp.modified_gradient import Backward
 from xai.recording.recording import Event, Recording, Score
 
 
-def tokentm(recording: Recording, target: Score, last: int | None = None) -> Float[Tensor, "B T T"]:
+def tokentm(
+    recording: Recording, target: Score, last: int | None = None, backward: Backward = "autograd"
+) -> Float[Tensor, "B T T"]:
     """Adds C[s] += Ā W C[k] for every attention, from C = the lengths of the tokens.
 
     Ā is GenAtt's. W compares a token x with its value after the output projection, x̃: the ratio of lengths ‖x̃‖ / ‖x‖
@@ -22,6 +25,8 @@ def tokentm(recording: Recording, target: Score, last: int | None = None) -> Flo
         recording: one forward pass.
         target: from the model's outputs to one number a sample, [B].
         last: layers that count, from the end; None for all.
+        backward: whose gradient: "autograd" for the model's own, "libra" or "attn_lrp" for one modified by rules, with which the
+            recording must have been made.
 
     Returns:
         Map [B, T, T].
@@ -32,7 +37,7 @@ def tokentm(recording: Recording, target: Score, last: int | None = None) -> Flo
     Source:
         Wu et al. 2024.
     """
-    gradients = recording.gradients(target)
+    gradients = recording.gradients(target, backward)
     before = {event: state for layer, state in zip(recording.layers, states(recording), strict=True) for event in layer}
 
     def change(R: Tensor, event: Event) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from xai import Target, adapter_for, explain, explain_recording, record
+from xai import Target, adapter_for, explain, explain_generated, explain_recording, record
 from xai.explainers.registry import method_named
 from xai.explainers.states import along, standing
 from xai.recording.recording import Event, Recording
@@ -12,6 +12,7 @@ from xai.recording.rows import by_rows
 
 from ..adapters.stock import built
 from ..conftest import FAMILIES, Family, build
+from ..generation.families import loaded
 
 
 def without_biases(name: str) -> tuple[Family, Recording]:
@@ -81,3 +82,11 @@ def test_what_a_pass_must_be_recorded_with() -> None:
     family = build("vit")
     with pytest.raises(TypeError, match="backward"):
         explain(family.model, family.inputs, "rollout", family.target, backward="libra")
+
+
+def test_what_a_model_writes_is_recorded_with_rules() -> None:
+    family = loaded("LLaVA")
+    arguments = (family.model, family.processor, family.images, family.text, family.answer)
+    libra = explain_generated(*arguments, method="input_gradient", backward="libra").steps.scores
+    for name, scores in explain_generated(*arguments, method="cp_lrp").steps.scores.items():
+        torch.testing.assert_close(libra[name], scores)
