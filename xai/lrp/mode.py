@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from xai.lrp.operations import ACTIVATIONS, CALLED, DIVIDING, MOVES, WRITTEN_OUT, name_of
-from xai.lrp.propagation import Kind, Operation, Propagation
+from xai.lrp.propagation import Kind, Operation, Propagation, is_unruled
 
 Stage = Literal["pixels", "embedding", "blocks", "target"]
 
@@ -64,9 +64,9 @@ class Mode(TorchFunctionMode):
 
     def _left(self, whole: bool) -> Any:
         def hook(module: nn.Module, args: tuple, output: Any) -> Any:
-            self.resting -= whole
             if whole:
                 output = self._same_part(args[0], self._ruled("one_to_one", type(module).__name__, output, args[0]))
+            self.resting -= whole
             if is_layer(self.modules[-1]):
                 output = self._exits(output)
             self.modules.pop()
@@ -88,6 +88,8 @@ class Mode(TorchFunctionMode):
         name, in_place = name_of(func)
         if any(tensor in self.changed for tensor in live):
             raise self._error(name, "reads a tensor after another operation has changed it in place")
+        if any(map(is_unruled, live)):
+            raise self._error(name, "reads the result of an autograd.Function, which has no rule for relevance")
         if any(tensor in self.lengths for tensor in live) and not (name == "div" and args[0] not in self.lengths):
             raise self._error(
                 name, "takes the norm of a vector, by which one may divide alone; it has no rule for relevance"

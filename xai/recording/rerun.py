@@ -74,10 +74,10 @@ class Rerun:
 class _Graph(TorchFunctionMode):
     """Builds the graph also where the model switches gradients off: a frozen part is explained too.
 
-    Keeps in mind what has been computed with, in `read`.
+    Keeps in mind what has been computed with, in `read`, if there is one.
     """
 
-    def __init__(self, calls: Calls, placed: Placed, read: WeakIdKeyDictionary) -> None:
+    def __init__(self, calls: Calls, placed: Placed, read: WeakIdKeyDictionary | None) -> None:
         super().__init__()
         self.calls, self.placed, self.read = calls, placed, read
 
@@ -86,8 +86,10 @@ class _Graph(TorchFunctionMode):
             return None
         place = self.calls.place(func)
         result = drawn_in_order(func, args, kwargs or {})
-        if any(isinstance(leaf, Tensor) for leaf in tree_leaves((result,))):  # and no question, such as the size
-            self.read.update({leaf: True for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)})
+        if self.read is not None and any(isinstance(leaf, Tensor) for leaf in tree_leaves((result,))):
+            for leaf in tree_leaves((args, kwargs)):  # and of no question, such as the size
+                if isinstance(leaf, Tensor):
+                    self.read[leaf] = True
         return self.placed.see(place, result)
 
 
@@ -117,7 +119,7 @@ def rerun(
     Raises ValueError for a modality that has none from the layer on, or whose state has been read when it can be changed.
     """
     places: dict[str, Rows] = {}
-    read = WeakIdKeyDictionary()
+    read = WeakIdKeyDictionary() if layer else None  # embeddings are changed before anything reads them
     with ExitStack() as stack:
         stack.enter_context(same_random_numbers(call.model))
         stack.enter_context(evaluation(call.model))
@@ -130,7 +132,7 @@ def rerun(
                 stack.callback(handle.remove)
         else:
             for (module, at), changed in first.items():
-                hook = _changing(at, changed, places, read if layer else {})
+                hook = _changing(at, changed, places, read)
                 handle = call.model.get_submodule(module).register_forward_pre_hook(hook, with_kwargs=True)
                 stack.callback(handle.remove)
         for context in (torch.inference_mode(False), torch.enable_grad(), call.autocast, _Graph(calls, placed, read)):
@@ -167,14 +169,14 @@ def _first(
     return found
 
 
-def _changing(at: int, changed: Changes, places: dict[str, Rows], read: Mapping[Tensor, bool]) -> Any:
+def _changing(at: int, changed: Changes, places: dict[str, Rows], read: WeakIdKeyDictionary | None) -> Any:
     """At call `at` of a module, whose state must be none of those `read`."""
     calls = count()
 
     def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
         if next(calls) == at:
             tensor = args[0] if args else next(iter(kwargs.values()))
-            if tensor in read:
+            if read is not None and tensor in read:
                 raise ValueError(
                     f"states of {', '.join(changed)} are read before their own attention takes them, so that they cannot be "
                     "changed there; give a layer in which no modality reads another one"
