@@ -25,7 +25,10 @@ def similarity(recording: Recording, target: Score) -> Float[Tensor, "B T T"]:
         Map [B, T, T] of values from -1 to 1; a negative one says opposed directions, and nothing of the target's sign.
 
     Raises:
-        ValueError: streams of different widths that read each other; names the module.
+        ValueError: streams of different widths that read each other, or one without a state; names the module.
+
+    Source:
+        None: a baseline.
     """
     last = states(recording)[-1]
 
