@@ -16,11 +16,13 @@ from xai.explainers.banzhaf import banzhaf
 from xai.explainers.genatt import genatt
 from xai.explainers.genatt_lrp import genatt_lrp
 from xai.explainers.grad_eclip import grad_eclip
+from xai.explainers.gradient_norm import gradient_norm
 from xai.explainers.input_gradient import input_gradient
-from xai.explainers.input_relevance import attn_lrp, cp_lrp, full_lrp, pixel_lrp
+from xai.explainers.input_relevance import attn_lrp, attn_lrp_pixels, cp_lrp, full_lrp, pixel_lrp
 from xai.explainers.integrated_gradients import integrated_gradients
 from xai.explainers.interaction import interaction
 from xai.explainers.legrad import legrad
+from xai.explainers.libra_fullgrad import libra_fullgrad
 from xai.explainers.occlusion import occlusion
 from xai.explainers.partial_lrp import partial_lrp
 from xai.explainers.random import random
@@ -28,6 +30,7 @@ from xai.explainers.raw_attention import raw_attention
 from xai.explainers.rise import rise
 from xai.explainers.rollout import rollout
 from xai.explainers.shapley import mm_shap, shapley
+from xai.explainers.similarity import similarity
 from xai.explainers.smoothgrad import smoothgrad
 from xai.explainers.tokentm import tokentm
 from xai.explainers.transatt import transatt
@@ -75,6 +78,11 @@ class Method:
     least: int = 1
     removes: bool = False
     cheap: dict[str, Any] = field(default_factory=dict)
+
+    def needs(self, options: Mapping[str, Any] | None = None) -> Literal["tokens", "pixels"] | None:
+        """Returns the `lrp` with which a pass must be recorded for the method with these options; None for no rules."""
+        modified = (options or {}).get("backward", "autograd") != "autograd"
+        return self.start or ("tokens" if modified and "backward" in signature(self.function).parameters else None)
 
     def further(self, options: Mapping[str, Any] | None = None) -> int:
         """Returns how many passes the method runs beside the recorded one; 1 if it runs many and no option counts them."""
@@ -198,6 +206,8 @@ for _method in (
     Method("shapley", shapley, "Lundberg & Lee 2017, eq. 8", signed=True, **GAME, least=16),
     Method("banzhaf", banzhaf, "Li & Yao 2023", signed=True, **GAME, least=4),
     Method("mm_shap", mm_shap, "Parcalabescu & Frank 2023, §3", signed=True, **GAME, least=4),
+    Method("gradient_norm", gradient_norm, "Simonyan et al. 2014"),
+    Method("similarity", similarity, "cosine of a token with the one that is read", class_agnostic=True, signed=True),
     Method("random", random, "uniform scores", class_agnostic=True),
     Method("partial_lrp", partial_lrp, "Voita et al. 2019; TransAtt §4", TRANSATT, "tokens"),
     Method("full_lrp", full_lrp, "Binder et al. 2016; TransAtt §4", TRANSATT, "tokens", signed=True),
@@ -205,6 +215,8 @@ for _method in (
     Method("genatt_lrp", genatt_lrp, "GenAtt §3, with LRP", TRANSATT, "tokens"),
     Method("attn_lrp", attn_lrp, "Achtibat et al. 2024", ATTN_LRP, "tokens", signed=True),
     Method("cp_lrp", cp_lrp, "Ali et al. 2022", CP_LRP, "tokens", signed=True),
+    Method("libra_fullgrad", libra_fullgrad, "Mehri et al. 2025, FullGrad+", CP_LRP, "tokens", signed=True),
     Method("pixel_lrp", pixel_lrp, "Binder et al. 2016; TransAtt §4", TRANSATT, "pixels", signed=True),
+    Method("attn_lrp_pixels", attn_lrp_pixels, "Achtibat et al. 2024", ATTN_LRP, "pixels", signed=True),
 ):
     register(_method)

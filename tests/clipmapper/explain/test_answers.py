@@ -199,6 +199,9 @@ def test_options_reach_the_method(pictures: list[Any]) -> None:
     model = make()
     last, every = (explain_answer(model, pictures[0], QUESTIONS[0], "genatt", last=k) for k in (1, None))
     assert last.options == {"last": 1} and not torch.equal(last.scores["image"], every.scores["image"])
+    libra = explain_answer(model, pictures[0], QUESTIONS[0], "input_gradient", backward="libra")  # recorded with rules
+    cp = explain_answer(model, pictures[0], QUESTIONS[0], "cp_lrp")
+    torch.testing.assert_close(libra.scores["image"], cp.scores["image"])
 
 
 def test_the_general_call_takes_the_adapter() -> None:
