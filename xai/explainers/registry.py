@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xai.explainers.attcat import attcat
 from xai.explainers.attention_gradcam import attention_gradcam
+from xai.explainers.consensus import consensus
 from xai.explainers.genatt import genatt
 from xai.explainers.genatt_lrp import genatt_lrp
 from xai.explainers.grad_eclip import grad_eclip
@@ -190,6 +191,7 @@ for _method in (
     Method("genatt_lrp", genatt_lrp, "GenAtt §3, with LRP", TRANSATT, "tokens"),
     Method("attn_lrp", attn_lrp, "Achtibat et al. 2024", ATTN_LRP, "tokens", signed=True),
     Method("cp_lrp", cp_lrp, "Ali et al. 2022", CP_LRP, "tokens", signed=True),
+    Method("consensus", consensus, "this project, docs/consensus.md", CP_LRP, "tokens"),
     Method("pixel_lrp", pixel_lrp, "Binder et al. 2016; TransAtt §4", TRANSATT, "pixels", signed=True),
 ):
     register(_method)
