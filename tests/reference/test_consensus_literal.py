@@ -11,6 +11,7 @@ from xai.explainers.consensus import consensus, likelihood_ratio
 from xai.explainers.input_gradient import input_gradient
 from xai.lrp.modified_gradient import ATTN_LRP, CP_LRP, with_gamma
 from xai.lrp.relevances import Relevances
+from xai.recording.axis import index_of
 from xai.recording.recording import Recording
 
 GAMMA = 0.5
@@ -46,7 +47,7 @@ def test_consensus(make_tape: Any, target: Any, order: str, seed: int) -> None:
     scores = consensus(recording, target, gamma=GAMMA)
     for sample in range(2):
         for where in recording.modalities.values():
-            places = range(where.start, where.stop)
+            places = index_of(where).tolist()
             content = [bool(recording.mask[sample, i]) and not bool(recording.special[sample, i]) for i in places]
             for token, place in enumerate(places):
                 odds = 1 / sum(content)
