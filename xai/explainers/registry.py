@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from inspect import signature
+from math import ceil
 from typing import Any, Literal
 
 from torch import Tensor
@@ -13,6 +14,8 @@ from torch import Tensor
 from xai.explainers.attcat import attcat
 from xai.explainers.attention_gradcam import attention_gradcam
 from xai.explainers.banzhaf import banzhaf
+from xai.explainers.consensus import consensus
+from xai.explainers.consensus_game import consensus_game
 from xai.explainers.genatt import genatt
 from xai.explainers.genatt_lrp import genatt_lrp
 from xai.explainers.grad_eclip import grad_eclip
@@ -39,6 +42,8 @@ from xai.lrp.modified_gradient import ATTN_LRP, CP_LRP
 from xai.lrp.positive import TRANSATT
 from xai.lrp.propagation import Rules
 
+# inputs without some tokens that count as one pass: they run forward alone, and about half of each is left
+SHORTER = 10
 ENTRY_POINTS = "xai.explainers"  # the group by which installed packages add methods
 
 
@@ -85,10 +90,14 @@ class Method:
         return self.start or ("tokens" if modified and "backward" in signature(self.function).parameters else None)
 
     def further(self, options: Mapping[str, Any] | None = None) -> int:
-        """Returns how many passes the method runs beside the recorded one; 1 if it runs many and no option counts them."""
+        """Returns how many passes the method runs beside the recorded one; 1 if it runs many and no option counts them.
+
+        Runs without some tokens are counted as the passes that take as long.
+        """
         if self.passes == "one" or self.counted is None:
             return int(self.passes == "many")
-        return (options or {}).get(self.counted, signature(self.function).parameters[self.counted].default)
+        count = (options or {}).get(self.counted, signature(self.function).parameters[self.counted].default)
+        return ceil(count / SHORTER) if self.removes else count
 
 
 METHODS: dict[str, Method] = {}
@@ -208,6 +217,16 @@ for _method in (
     Method("mm_shap", mm_shap, "Parcalabescu & Frank 2023, §3", signed=True, **GAME, least=4),
     Method("gradient_norm", gradient_norm, "Simonyan et al. 2014"),
     Method("similarity", similarity, "cosine of a token with the one that is read", class_agnostic=True, signed=True),
+    Method(
+        "consensus_game",
+        consensus_game,
+        "this project, docs/consensus.md",
+        None,
+        "tokens",
+        signed=True,
+        **GAME,
+        least=16,
+    ),
     Method("random", random, "uniform scores", class_agnostic=True),
     Method("partial_lrp", partial_lrp, "Voita et al. 2019; TransAtt §4", TRANSATT, "tokens"),
     Method("full_lrp", full_lrp, "Binder et al. 2016; TransAtt §4", TRANSATT, "tokens", signed=True),
@@ -216,6 +235,7 @@ for _method in (
     Method("attn_lrp", attn_lrp, "Achtibat et al. 2024", ATTN_LRP, "tokens", signed=True),
     Method("cp_lrp", cp_lrp, "Ali et al. 2022", CP_LRP, "tokens", signed=True),
     Method("libra_fullgrad", libra_fullgrad, "Mehri et al. 2025, FullGrad+", CP_LRP, "tokens", signed=True),
+    Method("consensus", consensus, "this project, docs/consensus.md", CP_LRP, "tokens"),
     Method("pixel_lrp", pixel_lrp, "Binder et al. 2016; TransAtt §4", TRANSATT, "pixels", signed=True),
     Method("attn_lrp_pixels", attn_lrp_pixels, "Achtibat et al. 2024", ATTN_LRP, "pixels", signed=True),
 ):
