@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xai.explainers.attcat import attcat
 from xai.explainers.attention_gradcam import attention_gradcam
+from xai.explainers.dex_ar import dex_ar
 from xai.explainers.genatt import genatt
 from xai.explainers.genatt_lrp import genatt_lrp
 from xai.explainers.grad_eclip import grad_eclip
@@ -25,6 +26,7 @@ from xai.explainers.random import random
 from xai.explainers.raw_attention import raw_attention
 from xai.explainers.rollout import rollout
 from xai.explainers.smoothgrad import smoothgrad
+from xai.explainers.tam import tam
 from xai.explainers.tokentm import tokentm
 from xai.explainers.transatt import transatt
 from xai.explainers.wra import wra
@@ -47,6 +49,7 @@ class Method:
         start: where relevance ends, "tokens" or "pixels", so what the recording must hold; None without rules.
         class_agnostic: whether the relevance is the same whatever is explained.
         signed: whether tokens can speak against the target.
+        models: which alone it is for, in words; "" for all.
         passes: "one" recorded pass, or "many" passes of the model.
         counted: the option of a method of many passes that is their number; None if it has none.
         cheap: options of a rough but faster run.
@@ -64,6 +67,7 @@ class Method:
     start: Literal["tokens", "pixels"] | None = None
     class_agnostic: bool = False
     signed: bool = False
+    models: str = ""
     passes: Literal["one", "many"] = "one"
     counted: str | None = None
     cheap: dict[str, Any] = field(default_factory=dict)
@@ -76,6 +80,7 @@ class Method:
 
 
 METHODS: dict[str, Method] = {}
+WRITERS = "models that see an image and write"
 
 
 def register(method: Method) -> Method:
@@ -183,6 +188,8 @@ for _method in (
         counted="samples",
         cheap={"samples": 5},
     ),
+    Method("tam", tam, "Li et al. 2025", models=WRITERS),
+    Method("dex_ar", dex_ar, "Bousselham et al. 2026", models=WRITERS),
     Method("random", random, "uniform scores", class_agnostic=True),
     Method("partial_lrp", partial_lrp, "Voita et al. 2019; TransAtt §4", TRANSATT, "tokens"),
     Method("full_lrp", full_lrp, "Binder et al. 2016; TransAtt §4", TRANSATT, "tokens", signed=True),

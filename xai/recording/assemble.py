@@ -172,7 +172,7 @@ def _qkv(site: Site, calls: list[QKV | None]) -> QKV | None:
         site.windows.rows([getattr(qkv, name) for qkv in known], of_keys=name != "query")
         for name in ("query", "key", "value")
     )
-    return QKV(query, key, value, known[0].projection)
+    return QKV(query, key, value, known[0].projection, known[0].bias)
 
 
 def _span(site: Site, stream: Stream, spans: dict[str, slice]) -> slice:

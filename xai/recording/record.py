@@ -20,6 +20,7 @@ from xai.recording.assemble import Captured, Caught, RecordingError, assemble, b
 from xai.recording.attention import multi_head, scaled_dot_product
 from xai.recording.checks import check_model
 from xai.recording.deformable import deformable_attention, deformable_shown, written_out
+from xai.recording.head import Seen
 from xai.recording.hooks import output_into, residual_into
 from xai.recording.places import Calls, Place, arguments_of, drawn_in_order, placed_of, samples_of
 from xai.recording.recording import QKV, Recording
@@ -127,8 +128,8 @@ class _Watch(TorchFunctionMode):
         if func is deformable_attention:
             return written_out(self.run.see, *args)
         if func is F.linear:
-            call = {**dict(zip(("input", "weight"), args, strict=False)), **kwargs}
-            self.run.see_projection(call["input"], call["weight"])
+            call = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
+            self.run.see_projection(call["input"], call["weight"], call.get("bias"))
         result = drawn_in_order(func, args, kwargs)
         if self.run.is_map(func):
             return self.run.see_softmax(result)
@@ -149,11 +150,13 @@ class _Pass(ExitStack):
         self.call: Call | None = None
         self.qkv: QKV | None = None  # of the attention last seen, until its output projection is seen
         self.mixed: Any = None  # the node of the graph that made what is projected
+        self.seen_head = Seen(model)
 
     def hooks(self) -> Iterator[Any]:
         if self.ruling is not None:
             yield from self.ruling.hooks(self.model)
         yield from self.hooks_on_parts()
+        yield from self.seen_head.hooks()
         yield self.model.register_forward_pre_hook(self._start, with_kwargs=True)
         yield self.model.register_forward_hook(self._finish, always_call=True)
 
@@ -197,7 +200,7 @@ class _Pass(ExitStack):
         self.inside[-1][1].append((probabilities, qkv))
         self.qkv, self.mixed = qkv, None
 
-    def see_projection(self, x: Tensor, weight: Tensor) -> None:
+    def see_projection(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         """A linear map of what an attention gave, which was only moved since, is its output projection."""
         if self.qkv is None or self.mixed is None:
             return
@@ -205,7 +208,8 @@ class _Pass(ExitStack):
         while node is not None and node is not self.mixed and node.name().removesuffix("Backward0") in _MOVES:
             node = node.next_functions[0][0]
         if node is self.mixed:
-            self.qkv.projection, self.qkv, self.mixed = weight, None, None
+            self.qkv.projection, self.qkv.bias = weight, bias
+            self.qkv, self.mixed = None, None
 
     def _module(self, name: str) -> nn.Module:
         try:
@@ -254,7 +258,12 @@ class _Pass(ExitStack):
             recording = assemble(self.adapter, self.caught(), self.inputs, output)
             again = partial(rerun, self.call, self.adapter, recording.modalities)
             propagation = None if self.ruling is None else self.ruling.propagation
-            self.recorder._recording = replace(recording, rerun=again, propagation=propagation, pixels=self.pixels)
+            heads = partial(self.seen_head.heads, recording.events, self.inputs, output)
+            if self.adapter.heads is not None:
+                heads = partial(self.adapter.heads, self.inputs)
+            self.recorder._recording = replace(
+                recording, rerun=again, propagation=propagation, pixels=self.pixels, find_heads=heads
+            )
 
 
 class _PlacedPass(_Pass):

@@ -6,6 +6,7 @@ keys, D width. A modality is a set of positions on the joint axis: a slice where
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from xai.lrp.propagation import Propagation
 from xai.recording.axis import Link, Positions, Windows, count_of, index_of, tokens_of, within
+from xai.recording.head import Head
 from xai.recording.rerun import Again
 from xai.recording.turns import Turns
 
@@ -23,12 +25,13 @@ MASKED = 1e-30  # what a mask of -100, as Swin's, leaves of a probability is les
 
 @dataclass(eq=False)
 class QKV:
-    """What goes into an attention, [B, H, q or k, D / H], and the weight [D, D] of the projection that follows it."""
+    """What goes into an attention, [B, H, q or k, D / H], and weight [D, D] and bias of the projection that follows."""
 
     query: Tensor
     key: Tensor
     value: Tensor
     projection: Tensor | None = None
+    bias: Tensor | None = None  # [D], of that projection
 
 
 class InGraph(NamedTuple):
@@ -152,6 +155,7 @@ class Recording:
         default_factory=dict
     )  # of modalities made from others, in the order of their streams
     turns: Turns | None = None  # of rows that share the samples of the pass; None: every sample is one row
+    find_heads: Callable[[], tuple[Head, ...]] = field(default=tuple, repr=False)
     relevances: dict[Any, Any] = field(default_factory=dict, repr=False)  # found so far, for xai.lrp.relevances
     _gradients: dict[Score, Gradients] = field(default_factory=dict, repr=False)
     _rows: dict[Score, Tensor] = field(default_factory=dict, repr=False)
@@ -159,6 +163,12 @@ class Recording:
     @property
     def events(self) -> tuple[Event, ...]:
         return tuple(event for layer in self.layers for event in layer)
+
+    @cached_property
+    def heads(self) -> tuple[Head, ...]:
+        """How the streams that the outputs are read from end; none where that is not known."""
+        with torch.inference_mode(False), torch.enable_grad():
+            return self.find_heads()
 
     @property
     def inputs(self) -> dict[str, Positions]:
