@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.algebra import traced_back
-from xai.explainers.lens import Layer, attention_gradient, head_of, layers_of, own_score, pictures
+from xai.explainers.lens import Layer, attention_gradient, head_of, layers_of, own_score, pictures, read_token
 from xai.recording.recording import Event, Recording, Score
 
 
@@ -47,15 +47,13 @@ def dex_ar(recording: Recording, target: Score, last: int = 10, lens: bool = Tru
 def _by_lens(recording: Recording, target: Score, last: int) -> list[tuple[Event, Tensor]]:
     head = head_of(recording, "dex_ar (unless lens=False)")
     layers = layers_of(recording, head)
+    weights = read_token(recording, target, layers[-1].event) if head.pooled else None
 
-    def gradient(layer: Layer) -> Tensor:
-        if layer is layers[-1]:
-            score = recording.score(target)
-        else:
-            score = own_score(recording, head, layer.states, target, recording.readout[:, layer.event.queries])
-        return attention_gradient(recording, score, layer.event)
+    def score(layer: Layer) -> Tensor:
+        known = layer is layers[-1]
+        return recording.score(target) if known else own_score(recording, head, layer.states, target, weights)
 
-    return [(layer.event, gradient(layer)) for layer in layers[-last:]]
+    return [(layer.event, attention_gradient(recording, score(layer), layer.event)) for layer in layers[-last:]]
 
 
 def _by_target(recording: Recording, target: Score, last: int) -> list[tuple[Event, Tensor]]:

@@ -50,7 +50,7 @@ def layers_of(recording: Recording, head: Head) -> list[Layer]:
 
 
 def own_score(
-    recording: Recording, head: Head, states: Tensor, target: Score, weights: Float[Tensor, "B q"]
+    recording: Recording, head: Head, states: Tensor, target: Score, weights: Float[Tensor, "B q"] | None = None
 ) -> Float[Tensor, " R"]:
     """Returns the target of what the head says of some states of its stream; raises ValueError if it has no gradient by them.
 
@@ -59,16 +59,27 @@ def own_score(
         head: one of its heads.
         states: [B, q, D], B the samples of the pass.
         target: one number a row.
-        weights: of the states in the one that a pooled head reads; any other head reads each state by itself.
+        weights: of the states in the one that a pooled head reads; None where the head reads each state by itself.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        read = head.read((weights.to(states.dtype)[:, None] @ states)[:, 0] if head.pooled else states)
+        read = head.read(states if weights is None else (weights.to(states.dtype)[:, None] @ states)[:, 0])
         score = replace(recording.fresh(), output=head.said(read, recording.output)).score(target)
     if not score.requires_grad:
         raise ValueError(
             "the target reads nothing of what the model's head says; give one of its logits or similarities"
         )
     return score
+
+
+def read_token(recording: Recording, target: Score, event: Event) -> Float[Tensor, "B q"]:
+    """Returns 1 at the token of a stream that the target is read from; raises ValueError unless it is one of each sample."""
+    rows = recording.rows_of(target)[:, event.queries]
+    if not (rows.sum(dim=1) == 1).all():
+        raise ValueError(
+            f"the target is read from {rows.sum(dim=1).tolist()} tokens of the stream of module {event.module!r}, and must be "
+            "from one of each sample, as similarity() or the logit of a class is"
+        )
+    return rows.to(recording.readout.dtype)
 
 
 def attention_gradient(recording: Recording, score: Tensor, event: Event) -> Float[Tensor, "B H q k"]:

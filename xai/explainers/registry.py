@@ -12,19 +12,23 @@ from torch import Tensor
 
 from xai.explainers.attcat import attcat
 from xai.explainers.attention_gradcam import attention_gradcam
+from xai.explainers.clip_surgery import clip_surgery
 from xai.explainers.dex_ar import dex_ar
 from xai.explainers.genatt import genatt
 from xai.explainers.genatt_lrp import genatt_lrp
 from xai.explainers.grad_eclip import grad_eclip
+from xai.explainers.head_contributions import head_contributions
 from xai.explainers.input_gradient import input_gradient
 from xai.explainers.input_relevance import attn_lrp, cp_lrp, full_lrp, pixel_lrp
 from xai.explainers.integrated_gradients import integrated_gradients
 from xai.explainers.interaction import interaction
 from xai.explainers.legrad import legrad
+from xai.explainers.maskclip import maskclip
 from xai.explainers.partial_lrp import partial_lrp
 from xai.explainers.random import random
 from xai.explainers.raw_attention import raw_attention
 from xai.explainers.rollout import rollout
+from xai.explainers.sclip import clearclip, sclip
 from xai.explainers.smoothgrad import smoothgrad
 from xai.explainers.tam import tam
 from xai.explainers.tokentm import tokentm
@@ -81,6 +85,7 @@ class Method:
 
 METHODS: dict[str, Method] = {}
 WRITERS = "models that see an image and write"
+CLIPS = "CLIP and the target similarity()"
 
 
 def register(method: Method) -> Method:
@@ -190,6 +195,11 @@ for _method in (
     ),
     Method("tam", tam, "Li et al. 2025", models=WRITERS),
     Method("dex_ar", dex_ar, "Bousselham et al. 2026", models=WRITERS),
+    Method("maskclip", maskclip, "Zhou et al. 2022", signed=True, models=CLIPS),
+    Method("sclip", sclip, "Wang et al. 2024", signed=True, models=CLIPS),
+    Method("clearclip", clearclip, "Lan et al. 2024", signed=True, models=CLIPS),
+    Method("clip_surgery", clip_surgery, "Li et al. 2023", signed=True, models=CLIPS),
+    Method("head_contributions", head_contributions, "Gandelsman et al. 2024", signed=True, models=CLIPS),
     Method("random", random, "uniform scores", class_agnostic=True),
     Method("partial_lrp", partial_lrp, "Voita et al. 2019; TransAtt §4", TRANSATT, "tokens"),
     Method("full_lrp", full_lrp, "Binder et al. 2016; TransAtt §4", TRANSATT, "tokens", signed=True),

@@ -80,6 +80,8 @@ class Seen:
         self.model, self.projection = model, None if find is None else find()
         self.normed: list[tuple[nn.Module, Tensor, Tensor]] = []  # the last call of each norm: states and features
         self.read: tuple[nn.Module, Tensor] | None = None
+        self.events: Sequence[Any] = ()
+        self.output: Any = None
 
     def hooks(self) -> Iterator[RemovableHandle]:
         if not isinstance(self.projection, nn.Module):
@@ -103,14 +105,18 @@ class Seen:
         ]
         self.read, self.normed = same[-1] if same else None, []
 
-    def heads(self, events: Sequence[Any], inputs: Mapping[str, Any], output: Any) -> tuple[Head, ...]:
+    def finish(self, events: Sequence[Any], output: Any) -> None:
+        """Takes the attentions of the pass and what it gave."""
+        self.events, self.output = events, output
+
+    def heads(self, inputs: Mapping[str, Any]) -> tuple[Head, ...]:
         """The head, if the logits are the projection of a norm of a sum to which attentions add; else none."""
         if self.read is None or not isinstance(self.projection, nn.Module):
             return ()
         norm, states = self.read
-        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+        logits = self.output if isinstance(self.output, Tensor) else getattr(self.output, "logits", None)
         added = _added(states)
-        inside = [event for event in events if _node(event.in_graph.Y) in added]
+        inside = [event for event in self.events if _node(event.in_graph.Y) in added]
         if not inside or logits is None or any(event.windows is not None for event in inside):
             return ()
         attentions = frozenset(event.module for event in inside)

@@ -8,31 +8,23 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from xai.lrp.propagation import Propagation
 from xai.lrp.ruling import Ruling
 from xai.recording.adapter import Adapter
 from xai.recording.assemble import Captured, Caught, RecordingError, assemble, by_module, refuse_checkpointing
-from xai.recording.attention import multi_head, scaled_dot_product
 from xai.recording.checks import check_model
-from xai.recording.deformable import deformable_attention, deformable_shown, written_out
+from xai.recording.deformable import deformable_shown
 from xai.recording.head import Seen
 from xai.recording.hooks import output_into, residual_into
-from xai.recording.places import Calls, Place, arguments_of, drawn_in_order, placed_of, samples_of
+from xai.recording.places import Calls, Place, arguments_of, placed_of, samples_of
 from xai.recording.recording import QKV, Recording
 from xai.recording.rerun import Call, autocast_of, rerun
 from xai.recording.unchanged import evaluation, same_random_numbers
+from xai.recording.watch import ATTENTION, SOFTMAX, Watch
 
-SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
-ATTENTION = (  # softmax and mixing of values
-    F.scaled_dot_product_attention,
-    F.multi_head_attention_forward,
-    deformable_attention,
-)
 _MOVES = ("View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "Clone", "ToCopy")  # of data, in the graph
 ANEW = "find it anew for inputs like these: adapter_for(model, inputs)"
 
@@ -99,41 +91,6 @@ def record(model: nn.Module, adapter: Adapter, lrp: Literal["tokens", "pixels"] 
         for handle in run.hooks():
             stack.callback(handle.remove)
         yield recorder
-
-
-class _Watch(TorchFunctionMode):
-    """Replaces attention by attention written out, and shows `run` its probabilities."""
-
-    def __init__(self, run: "_Pass") -> None:
-        super().__init__()
-        self.run = run
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch._C._set_grad_enabled:  # a frozen part under no_grad is explained too
-            return None
-        self.run.calling(func)
-        return self.run.called(self._call(func, args, kwargs))
-
-    def _call(self, func: Any, args: tuple, kwargs: dict) -> Any:
-        if func in ATTENTION and not self.run.is_attention(func):  # nothing reads it: off the graph it needs no rules
-            args, kwargs = tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, (args, kwargs))
-            return func(*args, **kwargs)
-        if func is F.scaled_dot_product_attention:
-            mixed = scaled_dot_product(self.run.see, *args, **kwargs)
-            self.run.mixed = mixed.grad_fn
-            return mixed
-        if func is F.multi_head_attention_forward:
-            return multi_head(self.run.see, *args, **kwargs)
-        if func is deformable_attention:
-            return written_out(self.run.see, *args)
-        if func is F.linear:
-            call = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
-            self.run.see_projection(call["input"], call["weight"], call.get("bias"))
-        result = drawn_in_order(func, args, kwargs)
-        if self.run.is_map(func):
-            return self.run.see_softmax(result)
-        return result
 
 
 class _Pass(ExitStack):
@@ -233,7 +190,7 @@ class _Pass(ExitStack):
             if self.ruling.stage == "pixels":
                 self.pixels = _pixels(self.inputs).requires_grad_()
             self.enter_context(self.ruling)  # below the watch, whose written-out attention it rules
-        self.enter_context(_Watch(self))
+        self.enter_context(Watch(self))
         return args, kwargs
 
     def started(self) -> None:
@@ -256,11 +213,10 @@ class _Pass(ExitStack):
         self.close()
         if output is not None and self.call is not None:  # None: the model raised
             recording = assemble(self.adapter, self.caught(), self.inputs, output)
+            self.seen_head.finish(recording.events, output)
             again = partial(rerun, self.call, self.adapter, recording.modalities)
             propagation = None if self.ruling is None else self.ruling.propagation
-            heads = partial(self.seen_head.heads, recording.events, self.inputs, output)
-            if self.adapter.heads is not None:
-                heads = partial(self.adapter.heads, self.inputs)
+            heads = partial(self.adapter.heads or self.seen_head.heads, self.inputs)
             self.recorder._recording = replace(
                 recording, rerun=again, propagation=propagation, pixels=self.pixels, find_heads=heads
             )
