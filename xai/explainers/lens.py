@@ -61,6 +61,10 @@ def own_score(
         target: one number a row.
         weights: of the states in the one that a pooled head reads; None where the head reads each state by itself.
     """
+    if weights is not None and len(weights) != len(states):
+        raise ValueError(
+            "several targets of one pass cannot be read from one state of each sample; give one of each sample"
+        )
     with torch.inference_mode(False), torch.enable_grad():
         read = head.read(states if weights is None else (weights.to(states.dtype)[:, None] @ states)[:, 0])
         score = replace(recording.fresh(), output=head.said(read, recording.output)).score(target)
