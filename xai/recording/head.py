@@ -76,8 +76,7 @@ class Seen:
     """Watches, in one pass of a generative model, which norm's output its output embedding takes."""
 
     def __init__(self, model: nn.Module) -> None:
-        find = getattr(model, "get_output_embeddings", None)
-        self.model, self.projection = model, None if find is None else find()
+        self.model, self.projection = model, _projection(model)
         self.normed: list[tuple[nn.Module, Tensor, Tensor]] = []  # the last call of each norm: states and features
         self.read: tuple[nn.Module, Tensor] | None = None
         self.events: Sequence[Any] = ()
@@ -129,6 +128,13 @@ class Seen:
         return (head,) if close else ()
 
 
+def _projection(model: Any) -> Any:
+    try:
+        return model.get_output_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+
+
 def _node(tensor: Tensor) -> Any:
     """What made a tensor of the graph; a leaf itself."""
     return id(tensor) if tensor.grad_fn is None else tensor.grad_fn
@@ -144,6 +150,12 @@ def _added(states: Tensor) -> set[Any]:
         found.add(node)
         if hasattr(node, "variable"):
             found.add(id(node.variable))
-        if node.name().removesuffix("0").removesuffix("Backward") in _ADDS:
-            waiting += [other for other, _ in node.next_functions]
+        name, others = (
+            node.name().removesuffix("0").removesuffix("Backward"),
+            [other for other, _ in node.next_functions],
+        )
+        if name in _ADDS:
+            waiting += others
+        if name == "_Ruled":  # an operation of a pass with rules; the first of what it takes is its own result
+            waiting += others[:1]
     return found

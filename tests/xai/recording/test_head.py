@@ -1,6 +1,6 @@
 """The last norm and projection that a pass of a generative model shows, against the states that the model returns."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -14,19 +14,25 @@ from ..adapters.stock import built
 from ..conftest import build
 from ..generation.families import loaded
 
+
+def last_token(outputs: Any) -> Any:
+    return outputs.logits[:, -1, 3]
+
+
 LENS = ("Llama", "Qwen2", "GPT-2", "Mistral", "Phi-3", "BLOOM")
 
 
-def recorded(model: Any, inputs: Any) -> Recording:
-    with record(model, adapter_for(model, inputs)) as recorder:
+def recorded(model: Any, inputs: Any, lrp: Literal["tokens"] | None = None) -> Recording:
+    with record(model, adapter_for(model, inputs), lrp) as recorder:
         model(**inputs)
     return recorder.recording
 
 
+@pytest.mark.parametrize("lrp", [None, "tokens"])
 @pytest.mark.parametrize("name", LENS)
-def test_states_after_each_layer_are_the_model_s(name: str) -> None:
+def test_states_after_each_layer_are_the_model_s(name: str, lrp: Literal["tokens"] | None) -> None:
     stock = built(name)
-    recording = recorded(stock.model, stock.inputs)
+    recording = recorded(stock.model, stock.inputs, lrp)
     (head,) = recording.heads
     layers = layers_of(recording, head)
     with torch.no_grad():
@@ -42,9 +48,14 @@ def test_states_after_each_layer_are_the_model_s(name: str) -> None:
 def test_a_tower_s_layers_are_not_read() -> None:
     family = loaded("LLaVA")
     ids = family.processor(images=family.images, text="<image> Was?", return_tensors="pt")
-    recording = recorded(family.model, {**ids, "pixel_values": ids["pixel_values"].to(family.model.dtype)})
+    inputs = {**ids, "pixel_values": ids["pixel_values"].to(family.model.dtype)}
+    recording = recorded(family.model, inputs)
     (head,) = recording.heads
     assert {layer.event.module.split(".")[1] for layer in layers_of(recording, head)} == {"language_model"}
+    ruled = recorded(family.model, inputs, "tokens")  # shared with methods that propagate relevance
+    for method in ("tam", "dex_ar"):
+        one, other = (explain_recording(which, method, last_token) for which in (recording, ruled))
+        torch.testing.assert_close(one.scores["image"], other.scores["image"])
 
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
@@ -67,15 +78,16 @@ def with_transform() -> Any:
     return tf.BertLMHeadModel(tf.BertConfig(**SIZES, is_decoder=True))
 
 
+@pytest.mark.parametrize("lrp", [None, "tokens"])
 @pytest.mark.parametrize("make", [softcapped, post_norm, with_transform])
-def test_where_the_head_is_another_there_is_none(make: Any) -> None:
+def test_where_the_head_is_another_there_is_none(make: Any, lrp: Literal["tokens"] | None) -> None:
     model = make().eval()
     inputs = {"input_ids": torch.tensor([[5, 6, 7, 8]])}
-    recording = recorded(model, inputs)
+    recording = recorded(model, inputs, lrp)
     assert recording.heads == ()
     for method in ("tam", "dex_ar"):
         with pytest.raises(ValueError, match=r"sees no image|not known"):
-            explain_recording(recording, method, lambda outputs: outputs.logits[:, -1, 3])
+            explain_recording(recording, method, last_token)
 
 
 def test_models_that_do_not_write_have_none() -> None:
