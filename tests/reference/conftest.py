@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from xai.recording.recording import QKV, Event, InGraph, Recording
+from xai.recording.event import QKV, Event, InGraph
+from xai.recording.recording import Recording
 from xai.recording.rerun import Rerun
 
 SIZES = {"a": 3, "b": 4}

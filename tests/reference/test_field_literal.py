@@ -16,7 +16,8 @@ from xai.explainers.legrad import legrad
 from xai.explainers.similarity import similarity
 from xai.explainers.smoothgrad import smoothgrad
 from xai.explainers.tokentm import tokentm
-from xai.recording.recording import Event, Recording
+from xai.recording.event import Event
+from xai.recording.recording import Recording
 
 from .conftest import ORDERS
 from .test_literal import Matrix, dot, each_sample, eye, plus, positive_evidence, zeros

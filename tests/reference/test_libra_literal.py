@@ -13,7 +13,8 @@ from xai import Adapter, Layout, Site, difference, explain, explain_recording, g
 from xai.explainers.libra_fullgrad import libra_fullgrad
 from xai.lrp.propagation import Propagation
 from xai.recording.adapter import at
-from xai.recording.recording import Event, Recording
+from xai.recording.event import Event
+from xai.recording.recording import Recording
 
 from .conftest import ORDERS
 from .test_field_literal import Vector, product

@@ -7,7 +7,8 @@ from torch import Tensor
 from xai.explainers.algebra import mean_attention, scores_traced_back
 from xai.explainers.states import along, states
 from xai.lrp.modified_gradient import Backward
-from xai.recording.recording import Event, Recording, Score
+from xai.recording.event import Event
+from xai.recording.recording import Recording, Score
 
 
 def attcat(

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from xai.explainers.algebra import fold, rownorm
 from xai.lrp.modified_gradient import Backward
-from xai.recording.recording import Event, Recording, Score
+from xai.recording.event import Event
+from xai.recording.recording import Recording, Score
 
 
 def genatt(

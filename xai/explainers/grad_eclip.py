@@ -7,7 +7,8 @@ from torch import Tensor
 
 from xai.explainers.last_map import last_map
 from xai.lrp.modified_gradient import Backward
-from xai.recording.recording import Event, Recording, Score
+from xai.recording.event import Event
+from xai.recording.recording import Recording, Score
 
 
 def grad_eclip(

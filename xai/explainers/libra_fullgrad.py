@@ -6,7 +6,8 @@ from torch import Tensor
 
 from xai.explainers.algebra import scores_traced_back
 from xai.explainers.states import along, standing
-from xai.recording.recording import Event, Recording, Score
+from xai.recording.event import Event
+from xai.recording.recording import Recording, Score
 
 
 def libra_fullgrad(recording: Recording, target: Score) -> Float[Tensor, "B T"]:

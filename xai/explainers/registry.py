@@ -14,27 +14,33 @@ from torch import Tensor
 from xai.explainers.attcat import attcat
 from xai.explainers.attention_gradcam import attention_gradcam
 from xai.explainers.banzhaf import banzhaf
+from xai.explainers.clip_surgery import clip_surgery
 from xai.explainers.consensus import consensus
 from xai.explainers.consensus_game import consensus_game
+from xai.explainers.dex_ar import dex_ar
 from xai.explainers.genatt import genatt
 from xai.explainers.genatt_lrp import genatt_lrp
 from xai.explainers.grad_eclip import grad_eclip
 from xai.explainers.gradient_norm import gradient_norm
+from xai.explainers.head_contributions import head_contributions
 from xai.explainers.input_gradient import input_gradient
 from xai.explainers.input_relevance import attn_lrp, attn_lrp_pixels, cp_lrp, full_lrp, pixel_lrp
 from xai.explainers.integrated_gradients import integrated_gradients
 from xai.explainers.interaction import interaction
 from xai.explainers.legrad import legrad
 from xai.explainers.libra_fullgrad import libra_fullgrad
+from xai.explainers.maskclip import maskclip
 from xai.explainers.occlusion import occlusion
 from xai.explainers.partial_lrp import partial_lrp
 from xai.explainers.random import random
 from xai.explainers.raw_attention import raw_attention
 from xai.explainers.rise import rise
 from xai.explainers.rollout import rollout
+from xai.explainers.sclip import clearclip, sclip
 from xai.explainers.shapley import mm_shap, shapley
 from xai.explainers.similarity import similarity
 from xai.explainers.smoothgrad import smoothgrad
+from xai.explainers.tam import tam
 from xai.explainers.tokentm import tokentm
 from xai.explainers.transatt import transatt
 from xai.explainers.wra import wra
@@ -59,6 +65,7 @@ class Method:
         start: where relevance ends, "tokens" or "pixels", so what the recording must hold; None without rules.
         class_agnostic: whether the relevance is the same whatever is explained.
         signed: whether tokens can speak against the target.
+        models: which alone it is for, in words; "" for all.
         passes: "one" recorded pass, or "many" passes of the model.
         counted: the option of a method of many passes that is their number; None if it has none.
         least: the smallest value of that option, for four modalities.
@@ -78,6 +85,7 @@ class Method:
     start: Literal["tokens", "pixels"] | None = None
     class_agnostic: bool = False
     signed: bool = False
+    models: str = ""
     passes: Literal["one", "many"] = "one"
     counted: str | None = None
     least: int = 1
@@ -101,6 +109,8 @@ class Method:
 
 
 METHODS: dict[str, Method] = {}
+WRITERS = "models that see an image and write"
+CLIPS = "CLIP and the target similarity()"
 
 
 def register(method: Method) -> Method:
@@ -227,6 +237,13 @@ for _method in (
         **GAME,
         least=16,
     ),
+    Method("tam", tam, "Li et al. 2025", models=WRITERS),
+    Method("dex_ar", dex_ar, "Bousselham et al. 2026", models=WRITERS),
+    Method("maskclip", maskclip, "Zhou et al. 2022", signed=True, models=CLIPS),
+    Method("sclip", sclip, "Wang et al. 2024", signed=True, models=CLIPS),
+    Method("clearclip", clearclip, "Lan et al. 2024", signed=True, models=CLIPS),
+    Method("clip_surgery", clip_surgery, "Li et al. 2023", signed=True, models=CLIPS),
+    Method("head_contributions", head_contributions, "Gandelsman et al. 2024", signed=True, models=CLIPS),
     Method("random", random, "uniform scores", class_agnostic=True),
     Method("partial_lrp", partial_lrp, "Voita et al. 2019; TransAtt §4", TRANSATT, "tokens"),
     Method("full_lrp", full_lrp, "Binder et al. 2016; TransAtt §4", TRANSATT, "tokens", signed=True),

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from xai.explainers.last_map import last_map
 from xai.explainers.states import side_by_side, states
-from xai.recording.recording import Event, Recording, Score
+from xai.recording.event import Event
+from xai.recording.recording import Recording, Score
 
 
 def similarity(recording: Recording, target: Score) -> Float[Tensor, "B T T"]:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from xai.lrp.modified_gradient import Backward
 from xai.recording.axis import Positions, within
-from xai.recording.recording import Event, Recording, Score
+from xai.recording.event import Event
+from xai.recording.recording import Recording, Score
 
 State = dict[str, tuple[Event, Positions]]  # by modality, the event whose residual input holds it, and its rows there
 

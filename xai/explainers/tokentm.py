@@ -8,7 +8,8 @@ from torch import Tensor
 from xai.explainers.algebra import evidence, fold
 from xai.explainers.states import State, along, embedding, side_by_side, states
 from xai.lrp.modified_gradient import Backward
-from xai.recording.recording import Event, Recording, Score
+from xai.recording.event import Event
+from xai.recording.recording import Recording, Score
 
 
 def tokentm(

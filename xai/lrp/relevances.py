@@ -9,7 +9,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from xai.lrp.propagation import Flow, Operation, Rules
 from xai.recording.axis import Positions
-from xai.recording.recording import Event, Recording, Score
+from xai.recording.event import Event
+from xai.recording.recording import Recording, Score
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from xai.recording.adapter import Adapter, Layout, Site, Stream
 from xai.recording.axis import Positions
-from xai.recording.recording import QKV, Event, InGraph, Recording
+from xai.recording.event import QKV, Event, InGraph
+from xai.recording.recording import Recording
 
 
 class RecordingError(RuntimeError):
@@ -172,7 +173,7 @@ def _qkv(site: Site, calls: list[QKV | None]) -> QKV | None:
         site.windows.rows([getattr(qkv, name) for qkv in known], of_keys=name != "query")
         for name in ("query", "key", "value")
     )
-    return QKV(query, key, value, known[0].projection)
+    return QKV(query, key, value, known[0].projection, known[0].bias)
 
 
 def _span(site: Site, stream: Stream, spans: dict[str, slice]) -> slice:

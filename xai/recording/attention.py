@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xai.recording.recording import QKV
+from xai.recording.event import QKV
 
 See = Callable[[Tensor, QKV | None], None]
 _MULTI_HEAD = inspect.signature(F.multi_head_attention_forward)
@@ -72,7 +72,7 @@ def multi_head(see: See, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | No
     seen: list[Tensor] = []
     dropout = call["dropout_p"] if call["training"] else 0.0
     mixed = scaled_dot_product(lambda A, _: seen.append(A), q, k, v, _merged_mask(call, batch, heads), dropout)
-    see(seen[0], QKV(q, k, v, call["out_proj_weight"]))
+    see(seen[0], QKV(q, k, v, call["out_proj_weight"], call["out_proj_bias"]))
     out = F.linear(mixed.permute(2, 0, 1, 3).flatten(2), call["out_proj_weight"], call["out_proj_bias"])
     if not call["need_weights"]:
         return out, None

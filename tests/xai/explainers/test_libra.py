@@ -7,7 +7,8 @@ from torch import nn
 from xai import Target, adapter_for, explain, explain_generated, explain_recording, record
 from xai.explainers.registry import method_named
 from xai.explainers.states import along, standing
-from xai.recording.recording import Event, Recording
+from xai.recording.event import Event
+from xai.recording.recording import Recording
 from xai.recording.rows import by_rows
 
 from ..adapters.stock import built
