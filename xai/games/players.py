@@ -72,6 +72,7 @@ def players_of(recording: Recording, target: Score, together: bool = False, bloc
     if recording.turns is not None:
         content = recording.turns.any(content) & ~recording.turns.any(recording.rows_of(target))
     parts = []
+    totals = torch.stack([content[:, where].sum(dim=1) for where in recording.inputs.values()]).sum(dim=0).tolist()
     for name, where in recording.inputs.items():
         index = index_of(where).to(content.device)
         of = torch.full(content.shape, -1, device=content.device)
@@ -80,7 +81,7 @@ def players_of(recording: Recording, target: Score, together: bool = False, bloc
             if grid is None or grid[0] * grid[1] != len(tokens):
                 of[sample, tokens] = torch.arange(len(tokens), device=of.device)
             else:
-                words = int(content[sample].sum()) - len(tokens)
+                words = totals[sample] - len(tokens)  # not tokens that are made from patches
                 size = ceil(grid[0] / max(1, ceil(sqrt(words)))) if block == "words" else block
                 of[sample, tokens] = _blocks(grid, size).to(of.device)
         parts.append(of)
