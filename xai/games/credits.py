@@ -37,7 +37,9 @@ def shapley_credits(masks: Bool[Tensor, "K n"], values: Float[Tensor, "K W"], sa
     return torch.cat([first, total[None] - first.sum(dim=0, keepdim=True)])
 
 
-def banzhaf_credits(masks: Bool[Tensor, "K n"], values: Float[Tensor, "K W"], p: float, drawn: bool) -> Float[Tensor, "n W"]:
+def banzhaf_credits(
+    masks: Bool[Tensor, "K n"], values: Float[Tensor, "K W"], p: float, drawn: bool
+) -> Float[Tensor, "n W"]:
     """Estimates weighted Banzhaf values by least squares on 1 and the masks.
 
     Args:

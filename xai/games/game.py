@@ -97,7 +97,9 @@ class Game:
     def _check(self) -> None:
         """Whether inputs made from the recorded call are what was recorded."""
         samples = torch.arange(len(self.rows), device=self.recording.mask.device)
-        again = self(torch.ones(len(samples), self.recording.mask.shape[1], dtype=torch.bool).to(samples.device), samples)
+        again = self(
+            torch.ones(len(samples), self.recording.mask.shape[1], dtype=torch.bool).to(samples.device), samples
+        )
         apart = (again - self.whole).abs() > TOLERANCE * (1 + self.whole.abs())
         if apart.any():
             raise ValueError(
@@ -129,8 +131,8 @@ def part_of(outputs: Any, index: Int[Tensor, " B"], inputs: int) -> Any:
             rows = value[index.to(value.device)]
             return rows[:, index.to(value.device)] if name in PAIRWISE else rows
         if isinstance(value, dict):  # transformers' outputs too
-            parts = {key: taken(part, key) for key, part in value.items()}
-            return parts if type(value) is dict else type(value)(**parts)
+            named = {key: taken(part, key) for key, part in value.items()}
+            return named if type(value) is dict else type(value)(**named)
         if isinstance(value, list | tuple):
             parts = [taken(part) for part in value]
             return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)

@@ -1,4 +1,4 @@
-"""Players of a game: tokens, or blocks of patches, of one modality or of all together; and one game of every sample, played at once."""
+"""Players of a game: tokens, or blocks of patches, of one modality or of all together; all samples are played at once."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -80,9 +80,7 @@ class Hidden:
         return self.all_except_for(self._whole(modality, keep), samples)
 
     @contextmanager
-    def all_except_for(
-        self, keep: Bool[Tensor, "N T"], samples: Int[Tensor, " N"] | None = None
-    ) -> Iterator[None]:
+    def all_except_for(self, keep: Bool[Tensor, "N T"], samples: Int[Tensor, " N"] | None = None) -> Iterator[None]:
         """Hides all tokens of the joint axis except for some, as `except_for`.
 
         Args:
