@@ -28,7 +28,8 @@ def shapley_credits(masks: Bool[Tensor, "K n"], values: Float[Tensor, "K W"], sa
         return (total / count).expand(count, -1)
     weights = torch.ones(len(design), dtype=torch.float64, device=design.device)
     if not sampled:
-        weights = 1 / (size[between] * (count - size[between])) / torch.exp(_log_choose(count, size[between]))
+        s = size[between].double()
+        weights = 1 / (s * (count - s)) / torch.exp(_log_choose(count, s))
     # The sum is kept by writing the last player as the total less all others.
     last = design[:, -1:]
     reduced, y = design[:, :-1] - last, y - last * total
@@ -62,5 +63,4 @@ def banzhaf_credits(
 
 
 def _log_choose(n: int, k: Tensor) -> Tensor:
-    k = k.double()
     return torch.lgamma(torch.tensor(n + 1.0, dtype=torch.float64)) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
