@@ -1,0 +1,120 @@
+"""Explainers by removal written out mask by mask, on values made by hand."""
+
+from fractions import Fraction
+from math import comb, factorial
+
+import pytest
+import torch
+
+from xai.explainers.banzhaf import banzhaf
+from xai.explainers.occlusion import occlusion
+from xai.explainers.rise import rise
+from xai.explainers.shapley import shapley
+from xai.games.masks import independent, shapley_paired
+
+from ..xai.games.handmade import Handmade, itself, rough
+
+TOKENS = 6
+ALL = frozenset(range(TOKENS))
+Matrix = list[list[Fraction]]
+
+
+def values(seed: int) -> tuple[Handmade, list[dict[frozenset[int], float]]]:
+    """A recording of two samples, and the value of every set of tokens of each."""
+    value = rough(seed, TOKENS)
+    sets = [frozenset(i for i in ALL if number >> i & 1) for number in range(2**TOKENS)]
+    return Handmade(value, [[1] * TOKENS] * 2), [{S: value(S, sample) for S in sets} for sample in (0, 1)]
+
+
+def solved(X: list[list[float]], y: list[float], weights: list[float]) -> list[float]:
+    """Weighted least squares by the normal equations, eliminated in exact fractions."""
+    k = len(X[0])
+    rows = [(list(map(Fraction, x)), Fraction(t), Fraction(w)) for x, t, w in zip(X, y, weights, strict=True)]
+    A: Matrix = [
+        [sum((w * x[i] * x[j] for x, _, w in rows), Fraction()) for j in range(k)]
+        + [sum((w * x[i] * t for x, t, w in rows), Fraction())]
+        for i in range(k)
+    ]
+    for i in range(k):
+        pivot = next(r for r in range(i, k) if A[r][i])
+        A[i], A[pivot] = A[pivot], A[i]
+        A[i] = [a / A[i][i] for a in A[i]]
+        for r in range(k):
+            if r != i:
+                A[r] = [a - A[r][i] * b for a, b in zip(A[r], A[i], strict=True)]
+    return [float(row[-1]) for row in A]
+
+
+def check(found: torch.Tensor, expected: list[list[float]]) -> None:
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-11)
+
+
+def test_occlusion() -> None:
+    handmade, v = values(31)
+    check(occlusion(handmade.recording, itself), [[own[ALL] - own[ALL - {i}] for i in range(TOKENS)] for own in v])
+
+
+@pytest.mark.parametrize("p", [0.5, 0.8])
+def test_rise(p: float) -> None:
+    """Σ over masks of f(M) M_i / Σ M_i (Petsiuk et al. 2018, eq. 6 with the number of masks for its expectation)."""
+    handmade, v = values(32)
+    masks = [frozenset(i for i in range(TOKENS) if row[i]) for row in independent(TOKENS, 40, p, seed=4).tolist()]
+    expected = [[sum(own[M] for M in masks if i in M) / sum(i in M for M in masks) for i in range(TOKENS)] for own in v]
+    check(rise(handmade.recording, itself, budget=40, p=p, seed=4), expected)
+
+
+def kernel(n: int, size: int) -> Fraction:
+    """Lundberg & Lee 2017, theorem 2."""
+    return Fraction(n - 1, comb(n, size) * size * (n - size))
+
+
+def test_the_kernel_is_that_of_permutations() -> None:
+    """Least squares by the kernel over all sets are the means over all orders: for one player, by factorials."""
+    handmade, v = values(33)
+    sets = [S for S in v[0] if 0 < len(S) < TOKENS]
+    expected = []
+    for own in v:
+        total = own[ALL] - own[frozenset()]
+        X = [[float(i in S) - float(TOKENS - 1 in S) for i in range(TOKENS - 1)] for S in sets]
+        y = [own[S] - own[frozenset()] - (TOKENS - 1 in S) * total for S in sets]
+        first = solved(X, y, [float(kernel(TOKENS, len(S))) for S in sets])
+        expected.append([*first, total - sum(first)])
+        orders = sum(
+            factorial(len(S)) * factorial(TOKENS - 1 - len(S)) / factorial(TOKENS) * (own[S | {2}] - own[S])
+            for S in own
+            if 2 not in S
+        )
+        assert abs(orders - first[2]) < 1e-9
+    check(shapley(handmade.recording, itself, budget=2**TOKENS), expected)
+
+
+def test_shapley_values_from_masks_that_the_kernel_draws() -> None:
+    """Drawn in proportion to the kernel they count alike, and the sum of the values is kept."""
+    handmade, v = values(34)
+    masks = [frozenset(i for i in range(TOKENS) if row[i]) for row in shapley_paired(TOKENS, 38, seed=2).tolist()]
+    expected = []
+    for own in v:
+        total = own[ALL] - own[frozenset()]
+        X = [[float(i in S) - float(0 in S) for i in range(1, TOKENS)] for S in masks]  # another player is the last
+        y = [own[S] - own[frozenset()] - (0 in S) * total for S in masks]
+        others = solved(X, y, [1.0] * len(masks))
+        expected.append([total - sum(others), *others])
+    check(shapley(handmade.recording, itself, budget=40, seed=2), expected)
+
+
+@pytest.mark.parametrize("p", [0.5, 0.3])
+def test_banzhaf(p: float) -> None:
+    """All masks: the weighted means of what i adds. Drawn masks: least squares on one and the masks."""
+    handmade, v = values(35)
+    means = [
+        [
+            sum(p ** len(S) * (1 - p) ** (TOKENS - 1 - len(S)) * (own[S | {i}] - own[S]) for S in own if i not in S)
+            for i in range(TOKENS)
+        ]
+        for own in v
+    ]
+    check(banzhaf(handmade.recording, itself, budget=2**TOKENS, p=p), means)
+    masks = [frozenset(i for i in range(TOKENS) if row[i]) for row in independent(TOKENS, 30, p, seed=6).tolist()]
+    X = [[1.0, *(float(i in M) for i in range(TOKENS))] for M in masks]
+    drawn = [solved(X, [own[M] for M in masks], [1.0] * len(masks))[1:] for own in v]
+    check(banzhaf(handmade.recording, itself, budget=30, p=p, seed=6), drawn)
