@@ -127,6 +127,14 @@ def distinct(
 
     Returns:
         The batches, by length and row; and which of their inputs, all in order, each one that was given is.
+
+    Example:
+        >>> import torch
+        >>> from xai.metrics.perturbation import distinct
+        >>> keep = torch.tensor([[True, True], [True, False], [True, True]])
+        >>> batches, places = distinct(keep, torch.tensor([0, 0, 0]), batch_size=8)
+        >>> [batch.keep.tolist() for batch in batches], places.tolist()
+        ([[[True, False]], [[True, True]]], [1, 0, 1])
     """
     words = torch.stack([_packed(masks) for masks in keep])  # part by part: words take 8 times the memory of masks
     keys = torch.cat([keep.sum(dim=-1, keepdim=True), rows[..., None], words], dim=-1)
