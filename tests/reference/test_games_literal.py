@@ -1,5 +1,6 @@
 """Explainers by removal written out mask by mask, on values made by hand."""
 
+from dataclasses import replace
 from fractions import Fraction
 from math import comb, factorial
 
@@ -10,9 +11,12 @@ from xai.explainers.banzhaf import banzhaf
 from xai.explainers.occlusion import occlusion
 from xai.explainers.rise import rise
 from xai.explainers.shapley import shapley
+from xai.explainers.tis import tis
 from xai.games.masks import independent, shapley_paired
+from xai.recording.recording import Recording
 
 from ..xai.games.handmade import Handmade, itself, rough
+from .conftest import tape_of
 
 TOKENS = 6
 ALL = frozenset(range(TOKENS))
@@ -118,3 +122,46 @@ def test_banzhaf(p: float) -> None:
     X = [[1.0, *(float(i in M) for i in range(TOKENS))] for M in masks]
     drawn = [solved(X, [own[M] for M in masks], [1.0] * len(masks))[1:] for own in v]
     check(banzhaf(handmade.recording, itself, budget=30, p=p, seed=6), drawn)
+
+
+def with_values(recording: Recording, seed: int) -> Recording:
+    """A tape made by hand, of whose tokens each set has a value made by hand."""
+    value = Handmade(rough(seed, 7), [[1] * recording.mask.shape[1]] * 2).recording
+    return replace(recording, output=value.output, without=value.without)
+
+
+def distance(x: list[float], y: list[float]) -> float:
+    return sum((a - b) ** 2 for a, b in zip(x, y, strict=True))
+
+
+@pytest.mark.parametrize("order", ["single", "towers", "cross first", "joint after towers"])
+@pytest.mark.parametrize("count", [4, 1000])
+def test_tis(order: str, count: int) -> None:
+    recording = with_values(tape_of(order, seed=36), 36)
+    value, tokens = rough(36, 7), recording.mask.shape[1]
+    expected = [[0.0] * tokens for _ in range(2)]
+    for sample in range(2):
+        for where in recording.modalities.values():
+            own = list(range(where.start, where.stop))
+            maps = []
+            for event in recording.events:
+                if event.queries.start <= own[0] and own[-1] < event.queries.stop:
+                    Y = event.Y[sample].tolist()
+                    maps += [[Y[t - event.queries.start][c] for t in own] for c in range(len(Y[0]))]
+            k = min(count, len(maps))
+            start = torch.randperm(len(maps), generator=torch.Generator().manual_seed(5))[:k].tolist()
+            centres = [maps[c] for c in start] if k < len(maps) else maps
+            for _ in range(20 if k < len(maps) else 0):
+                nearest = [min(range(k), key=lambda c: distance(m, centres[c])) for m in maps]
+                for c in range(k):
+                    members = [m for m, n in zip(maps, nearest, strict=True) if n == c]
+                    if members:
+                        centres[c] = [sum(column) / len(members) for column in zip(*members, strict=True)]
+            kept = round(len(own) / 2)
+            masks = [{own[i] for i in sorted(range(len(own)), key=lambda i: -m[i])[:kept]} for m in centres]
+            others = set(range(tokens)) - set(own)
+            f = [value(frozenset(M | others), sample) for M in masks]
+            for t in own:
+                inside = [x for x, M in zip(f, masks, strict=True) if t in M]
+                expected[sample][t] = sum(inside) / len(inside) if inside else sum(f) / len(f)
+    check(tis(recording, itself, budget=count * len(recording.modalities), seed=5), expected)

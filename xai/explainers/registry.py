@@ -29,6 +29,7 @@ from xai.explainers.rise import rise
 from xai.explainers.rollout import rollout
 from xai.explainers.shapley import mm_shap, shapley
 from xai.explainers.smoothgrad import smoothgrad
+from xai.explainers.tis import tis
 from xai.explainers.tokentm import tokentm
 from xai.explainers.transatt import transatt
 from xai.explainers.wra import wra
@@ -195,6 +196,7 @@ for _method in (
     ),
     Method("occlusion", occlusion, "Zeiler & Fergus 2014", signed=True, passes="many", removes=True),
     Method("rise", rise, "Petsiuk et al. 2018, eq. 6", **GAME, least=2),
+    Method("tis", tis, "Englebert et al. 2023", **GAME, least=2),
     Method("shapley", shapley, "Lundberg & Lee 2017, eq. 8", signed=True, **GAME, least=8),
     Method("banzhaf", banzhaf, "Li & Yao 2023", signed=True, **GAME, least=2),
     Method("mm_shap", mm_shap, "Parcalabescu & Frank 2023, §3", signed=True, **GAME, least=4),
