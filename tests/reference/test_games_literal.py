@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from xai.explainers.banzhaf import banzhaf
+from xai.explainers.greedy import greedy
 from xai.explainers.occlusion import occlusion
 from xai.explainers.rise import rise
 from xai.explainers.shapley import shapley
@@ -165,3 +166,39 @@ def test_tis(order: str, count: int) -> None:
                 inside = [x for x, M in zip(f, masks, strict=True) if t in M]
                 expected[sample][t] = sum(inside) / len(inside) if inside else sum(f) / len(f)
     check(tis(recording, itself, budget=count * len(recording.modalities), seed=5), expected)
+
+
+@pytest.mark.parametrize(("insertion", "deletion"), [(1.0, 1.0), (2.0, 0.5), (0.0, 1.0)])
+@pytest.mark.parametrize("budget", [TOKENS * (TOKENS + 1), TOKENS * (TOKENS + 1) - 2 * 3, 2 + 2 * 6 + 2 * 5, 1])
+def test_greedy(insertion: float, deletion: float, budget: int) -> None:
+    """42 runs end the search; without the 6 of the step of three it stops there; then after two steps, and after one."""
+    handmade, v = values(37)
+    expected = []
+    for own in v:
+
+        def F(S: frozenset[int], own: dict[frozenset[int], float] = own) -> float:
+            return insertion * own[S] + deletion * (1 - own[ALL - S])
+
+        S, order, gains, spent = frozenset[int](), [], [], 2
+        while len(S) < TOKENS:
+            cost = 2 * len(ALL - S) if len(ALL - S) > 1 else 0
+            if order and spent + cost > budget:
+                break
+            spent += cost
+            last = {r: F(S | {r}) - F(S) for r in ALL - S}
+            best = max(sorted(last), key=lambda r, last=last: last[r])
+            S, order, gains = S | {best}, [*order, best], [*gains, last[best]]
+        rest = sorted(ALL - S, key=lambda r: -last[r])
+        order, gains = [*order, *rest], [*gains, *(last[r] for r in rest)]
+        scores = [0.0] * TOKENS
+        spread = [pooled(gains, k) for k in range(TOKENS)]
+        for k, token in enumerate(order):
+            scores[token] = spread[k] + 1e-3 * max(map(abs, spread)) * ((TOKENS - 1) / 2 - k) / TOKENS
+        expected.append(scores)
+    check(greedy(handmade.recording, itself, budget, insertion, deletion), expected)
+
+
+def pooled(gains: list[float], k: int) -> float:
+    """Isotonic regression by its formula of minima and maxima, falling."""
+    means = [[sum(gains[i : j + 1]) / (j + 1 - i) for j in range(k, len(gains))] for i in range(k + 1)]
+    return min(max(row) for row in means)

@@ -16,6 +16,7 @@ from xai.explainers.banzhaf import banzhaf
 from xai.explainers.genatt import genatt
 from xai.explainers.genatt_lrp import genatt_lrp
 from xai.explainers.grad_eclip import grad_eclip
+from xai.explainers.greedy import greedy
 from xai.explainers.input_gradient import input_gradient
 from xai.explainers.input_relevance import attn_lrp, cp_lrp, full_lrp, pixel_lrp
 from xai.explainers.integrated_gradients import integrated_gradients
@@ -200,6 +201,7 @@ for _method in (
     Method("shapley", shapley, "Lundberg & Lee 2017, eq. 8", signed=True, **GAME, least=8),
     Method("banzhaf", banzhaf, "Li & Yao 2023", signed=True, **GAME, least=2),
     Method("mm_shap", mm_shap, "Parcalabescu & Frank 2023, §3", signed=True, **GAME, least=4),
+    Method("greedy", greedy, "Chen et al. 2026", signed=True, **GAME, least=2),
     Method("random", random, "uniform scores", class_agnostic=True),
     Method("partial_lrp", partial_lrp, "Voita et al. 2019; TransAtt §4", TRANSATT, "tokens"),
     Method("full_lrp", full_lrp, "Binder et al. 2016; TransAtt §4", TRANSATT, "tokens", signed=True),

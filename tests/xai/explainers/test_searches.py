@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from xai import adapter_for, explain, given, record
+from xai.explainers.greedy import falling, greedy
 from xai.explainers.tis import clusters, largest, tis
 from xai.games.game import game_of
 from xai.recording.recording import Recording
+from xai.recording.rows import by_rows
 
 from ..conftest import Family, build
 from ..games.handmade import Handmade, itself, rough
@@ -82,3 +84,104 @@ def test_errors_of_tis(options: dict[str, Any], message: str) -> None:
 def test_without_states_there_is_nothing_to_cluster() -> None:
     with pytest.raises(ValueError, match="no states to cluster"):
         tis(Handmade(rough(0, 3), [[1, 1, 1]]).recording, itself)
+
+
+# the greedy search
+
+
+def test_effects_that_add_up_are_found_in_their_order() -> None:
+    effects = [0.5, -1.0, 2.0, 0.25, 0.0]
+    handmade = Handmade(lambda S, sample: sum(effects[i] for i in S), [[1] * 5])
+    found = greedy(handmade.recording, itself, insertion=1.0, deletion=2.0)
+    torch.testing.assert_close(found, torch.tensor([[3 * effect for effect in effects]]).double(), atol=3e-3, rtol=0)
+
+
+def test_tokens_that_count_only_together_share_what_they_gain() -> None:
+    """Nothing with one of 1 and 3, all with both: a later step gains what an earlier one could not."""
+    handmade = Handmade(lambda S, sample: 6.0 * ({1, 3} <= S) + 0.1 * (0 in S), [[1] * 4])
+    found = greedy(handmade.recording, itself, deletion=0.0)[0]
+    assert found.argsort(descending=True).tolist() == [0, 1, 3, 2]
+    torch.testing.assert_close(found.sum(), torch.tensor(6.1).double())
+    both = greedy(handmade.recording, itself)[
+        0
+    ]  # to be without one of them costs all: the first of both is found at once
+    assert both.argsort(descending=True).tolist() == [1, 3, 0, 2]
+    torch.testing.assert_close(both.sum(), torch.tensor(12.2).double())
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_order_and_sum_with_squares_of_any_size(block: int) -> None:
+    """On a grid of 3 x 3 squares of two have four patches, two, and one: scores of patches fall in the order of insertion."""
+    value = rough(40, 9)
+    handmade = Handmade(value, [[1] * 9], modalities={"image": slice(0, 9)}, grids={"image": (3, 3)})
+    found = greedy(handmade.recording, itself, block=block)[0]
+    squares = [[0, 1, 3, 4], [2, 5], [6, 7], [8]] if block == 2 else [[i] for i in range(9)]
+    everything = frozenset(range(9))
+
+    def F(S: frozenset[int]) -> float:
+        return value(S, 0) + 1 - value(everything - S, 0)
+
+    S, before, order = frozenset[int](), torch.inf, []
+    while len(order) < len(squares):
+        best = max((s for s in squares if s not in order), key=lambda s: F(S | set(s)))
+        order.append(best)
+        S = S | set(best)
+        assert len(set(found[best].tolist())) == 1 and found[best[0]] < before
+        before = float(found[best[0]])
+    torch.testing.assert_close(found.sum(), torch.tensor(2 * (value(everything, 0) - value(frozenset(), 0))).double())
+
+
+def test_gains_that_never_rise() -> None:
+    assert falling([3.0, 2.0, 1.0], [1, 1, 1]) == [3.0, 2.0, 1.0]
+    assert falling([0.0, 4.0], [3, 1]) == [1.0, 1.0]
+    assert falling([1.0, 2.0, 6.0], [1, 1, 1]) == [3.0, 3.0, 3.0]
+    assert falling([-1.0, -3.0, -1.0], [1, 1, 1]) == [-1.0, -2.0, -2.0]
+
+
+def test_a_target_that_the_model_ignores_has_no_order() -> None:
+    found = greedy(Handmade(lambda S, sample: 0.25, [[1] * 5]).recording, itself)
+    assert torch.equal(found, torch.zeros(1, 5).double())
+
+
+@pytest.mark.parametrize(("budget", "squares"), [(20, 4), (19, 1), (16 * 17, 16), (16 * 17 - 1, 4), (1, 1)])
+def test_squares_are_as_small_as_the_budget_allows(budget: int, squares: int) -> None:
+    handmade = Handmade(
+        lambda S, sample: float(len(S)) ** 2, [[1] * 16], modalities={"image": slice(0, 16)}, grids={"image": (4, 4)}
+    )
+    found = greedy(handmade.recording, itself, budget)[0].unflatten(0, (4, 4))
+    assert len({tuple(places) for places, _ in handmade.asked if len(places) == 16 // squares}) == squares
+    assert len(handmade.asked) <= max(budget, 2) and found.all()
+
+
+def test_the_first_step_is_made_whatever_the_budget() -> None:
+    """Then all follow by what they gain alone."""
+    value = rough(41, 6)
+    handmade = Handmade(value, [[1] * 6])
+    found = greedy(handmade.recording, itself, budget=1, deletion=0.0)[0]
+    alone = sorted(range(6), key=lambda i: -value(frozenset({i}), 0))
+    assert found.argsort(descending=True).tolist() == alone and len(handmade.asked) == 2 + 12
+
+
+def test_rows_of_a_sample_have_searches_of_their_own() -> None:
+    one, other, third = rough(42, 5), rough(43, 5), rough(44, 5)
+    handmade = Handmade(lambda S, sample: float(sum(2**i for i in S)), [[1] * 5] * 2)  # the output is the input
+    of, functions = torch.tensor([0, 1, 0]), (one, other, third)
+
+    def each(outputs: torch.Tensor) -> torch.Tensor:
+        sets = [frozenset(i for i in range(5) if int(number) >> i & 1) for number in outputs[of].tolist()]
+        return torch.tensor([f(S, 0) for f, S in zip(functions, sets, strict=True)], dtype=torch.float64)
+
+    found = greedy(by_rows(handmade.recording, of), each)
+    for row, f in enumerate(functions):
+        alone = Handmade(lambda S, sample, f=f: f(S, 0), [[1] * 5])
+        torch.testing.assert_close(found[row], greedy(alone.recording, itself)[0])
+
+
+@pytest.mark.parametrize("name", ["vit", "bert", "lxmert"])
+def test_a_search_of_a_sample_is_that_of_its_batch(name: str) -> None:
+    family = build(name)
+    for place in range(2):
+        one = {key: values[place : place + 1] for key, values in family.inputs.items()}
+        both = explain(family.model, family.inputs, "greedy", given(1), budget=80).scores
+        for modality, scores in explain(family.model, one, "greedy", given(1), budget=80).scores.items():
+            torch.testing.assert_close(both[modality][place : place + 1], scores)
