@@ -88,6 +88,8 @@ class Game:
             for sample, place in chosen.items():
                 found[place] = values[sample]
             left = {sample: places for sample, places in left.items() if places}
+        if not found[(self.rows >= 0).to(found.device)[samples]].isfinite().all():
+            raise ValueError("the target is not finite for an input without some of its tokens; give one that is")
         return found
 
     @torch.no_grad()

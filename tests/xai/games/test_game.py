@@ -120,6 +120,12 @@ def test_a_model_that_does_not_say_again_what_was_recorded() -> None:
         shapley(wrong, itself)
 
 
+def test_a_target_that_is_not_finite_without_a_token() -> None:
+    handmade = Handmade(lambda S, sample: 1.0 if 2 in S else torch.inf, [[1] * 3])
+    with pytest.raises(ValueError, match="not finite for an input without some of its tokens"):
+        occlusion(handmade.recording, itself)
+
+
 @pytest.mark.parametrize("method", ["occlusion", "shapley", "banzhaf", "rise", "mm_shap"])
 def test_words_of_a_text_are_rows_of_one_game(method: str) -> None:
     """As each by itself: of two samples the first has two rows. Tokens that a row is read from always stay."""
