@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from xai.explainers.atman import atman
 from xai.explainers.attcat import attcat
 from xai.explainers.attention_gradcam import attention_gradcam
 from xai.explainers.banzhaf import banzhaf
@@ -56,7 +57,7 @@ class Method:
         passes: "one" recorded pass, or "many" passes of the model.
         counted: the option of a method of many passes that is their number; None if it has none.
         least: the smallest value of that option, for an image and a text.
-        removes: whether its passes are forward alone, on inputs without some tokens.
+        removes: whether its passes are forward alone, on inputs without some tokens, or with less attention to them.
         cheap: options of a rough but faster run.
 
     Example:
@@ -202,6 +203,7 @@ for _method in (
     Method("banzhaf", banzhaf, "Li & Yao 2023", signed=True, **GAME, least=2),
     Method("mm_shap", mm_shap, "Parcalabescu & Frank 2023, §3", signed=True, **GAME, least=4),
     Method("greedy", greedy, "Chen et al. 2026", signed=True, **GAME, least=2),
+    Method("atman", atman, "Deiseroth et al. 2023", signed=True, passes="many", removes=True),
     Method("random", random, "uniform scores", class_agnostic=True),
     Method("partial_lrp", partial_lrp, "Voita et al. 2019; TransAtt §4", TRANSATT, "tokens"),
     Method("full_lrp", full_lrp, "Binder et al. 2016; TransAtt §4", TRANSATT, "tokens", signed=True),

@@ -257,6 +257,7 @@ class _Pass(ExitStack):
                 recording,
                 rerun=partial(rerun, self.call, self.adapter, recording.modalities),
                 without=partial(without, self.call, self.adapter),
+                suppressed=partial(without, self.call, self.adapter),
                 propagation=None if self.ruling is None else self.ruling.propagation,
                 pixels=self.pixels,
             )

@@ -136,8 +136,9 @@ Gradients = Mapping[Event, Gradient]
 class Recording:
     """Layers of simultaneous events: those of one layer all read the state before it.
 
-    `again` runs the recorded call once more with other embeddings, [B, tokens, D] of each modality that changes: what
-    its first event has as residual input; `without` runs it without some of its tokens. None if the recording was not recorded.
+    `rerun` runs the recorded call once more with other embeddings, [B, tokens, D] of each modality that changes: what
+    its first event has as residual input; `without` runs it without some of its tokens, `suppressed` with less attention to
+    them, by a factor. None if the recording was not recorded.
     """
 
     layers: tuple[tuple[Event, ...], ...]
@@ -155,6 +156,7 @@ class Recording:
     )  # of modalities made from others, in the order of their streams
     turns: Turns | None = None  # of rows that share the samples of the pass; None: every sample is one row
     without: Callable[["Recording", Score], Without] | None = field(default=None, repr=False)
+    suppressed: Callable[["Recording", Score, float], Without] | None = field(default=None, repr=False)
     relevances: dict[Any, Any] = field(default_factory=dict, repr=False)  # found so far, for xai.lrp.relevances
     games: dict[Any, Any] = field(default_factory=dict, repr=False)  # played so far, for xai.games
     _gradients: dict[Score, Gradients] = field(default_factory=dict, repr=False)

@@ -12,7 +12,7 @@ from xai.recording.recording import Recording, Score, Without
 from xai.recording.rerun import Call
 
 
-def without(call: Call, adapter: Adapter, recording: Recording, target: Score) -> Without:
+def without(call: Call, adapter: Adapter, recording: Recording, target: Score, factor: float | None = None) -> Without:
     """Returns what runs a recorded call on its samples, each as often as is asked for, with tokens hidden from all attentions.
 
     Args:
@@ -20,8 +20,9 @@ def without(call: Call, adapter: Adapter, recording: Recording, target: Score) -
         adapter: with which it was recorded.
         recording: of the call, or one whose rows share its samples.
         target: what is looked at.
+        factor: by which tokens are suppressed in the place of being hidden, as of `Hidden`; None hides them.
     """
-    hidden = Hidden(call.model, adapter, recording, target)
+    hidden = Hidden(call.model, adapter, recording, target, factor)
     samples = len(recording.mask) if recording.turns is None else recording.turns.samples
 
     @torch.no_grad()

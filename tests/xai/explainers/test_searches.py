@@ -1,19 +1,24 @@
 """TIS, the greedy search and AtMan on stock models."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from xai import adapter_for, explain, given, record
+from xai import Target, adapter_for, explain, given, record
+from xai.explainers.atman import atman
 from xai.explainers.greedy import falling, greedy
 from xai.explainers.tis import clusters, largest, tis
 from xai.games.game import game_of
+from xai.recording.hidden import Hidden
 from xai.recording.recording import Recording
 from xai.recording.rows import by_rows
 
+from ..adapters.stock import built
 from ..conftest import Family, build
 from ..games.handmade import Handmade, itself, rough
+from ..toys import snapshot
 
 
 def recorded(family: Family, **changed: Any) -> Recording:
@@ -185,3 +190,101 @@ def test_a_search_of_a_sample_is_that_of_its_batch(name: str) -> None:
         both = explain(family.model, family.inputs, "greedy", given(1), budget=80).scores
         for modality, scores in explain(family.model, one, "greedy", given(1), budget=80).scores.items():
             torch.testing.assert_close(both[modality][place : place + 1], scores)
+
+
+# AtMan
+
+
+@pytest.mark.parametrize("name", ["vit", "bert", "clip", "detr"])
+def test_attention_in_plain_code_and_in_one_function_are_suppressed_alike(name: str) -> None:
+    family = build(name)
+    expected = explain(family.model, family.inputs, "atman", family.target).scores
+    family.model.set_attn_implementation("eager")
+    for modality, scores in explain(family.model, family.inputs, "atman", family.target).scores.items():
+        torch.testing.assert_close(scores, expected[modality], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "name", ["bert", "roberta", "distilbert", "visualbert", "lxmert", "vit", "timm", "torchvision"]
+)
+def test_atman_of_a_sample_is_that_of_its_batch_without_padding(name: str) -> None:
+    family = build(name)
+    both = explain(family.model, family.inputs, "atman", given(2)).scores
+    short = family.shortened or (lambda inputs: {key: values[1:] for key, values in inputs.items()})
+    for modality, scores in explain(family.model, short(family.inputs), "atman", given(2)).scores.items():
+        torch.testing.assert_close(both[modality][1:, : scores.shape[1]], scores)
+        assert not both[modality][1:, scores.shape[1] :].any() and scores.any()
+
+
+@pytest.mark.parametrize("name", ["GPT-2", "BLOOM", "BLIP captions", "LLaVA", "ViLT", "T5", "FLAVA"])
+def test_atman_of_models_without_a_table(name: str) -> None:
+    """Content has scores, as far as it is read; what is written after the word that is explained has none."""
+    family = built(name)
+    recording = recorded(family)
+    found = atman(recording, family.target)
+    content = recording.mask & ~recording.special
+    assert found[content].any() and not found[~content].any()
+    if name in ("GPT-2", "BLOOM"):  # of the fourth token
+        later = torch.arange(recording.mask.shape[1])[recording.modalities["text"]][4:]
+        assert found[:, later].abs().max() < 1e-6 < found.abs().max()
+
+
+def test_a_patch_is_suppressed_in_the_tower_and_where_the_language_model_reads_it() -> None:
+    """Suppressed in the tower alone, its image token is read as before: that is another number."""
+    family = built("LLaVA")
+    recording = recorded(family)
+    adapter = adapter_for(family.model, family.inputs)
+    both = Hidden(family.model, adapter, recording, family.target, factor=0.9)
+    keep = torch.ones(recording.mask.shape, dtype=torch.bool)
+    keep[:, recording.modalities["image"].start + 3] = False
+    made = recording.modalities["image tokens"]
+    (place,) = recording.links["image tokens"].weights[:, 3].nonzero()[:, 0].tolist()
+    axis = both._axis(keep, None)
+    assert axis[:, made].logical_not().nonzero().tolist() == [[0, place], [1, place]]
+    with torch.no_grad(), both.all_except_for(keep):
+        everywhere = family.target(family.model(**family.inputs))
+    own = replace(recording, links={})
+    with torch.no_grad(), Hidden(family.model, adapter, own, family.target, factor=0.9).all_except_for(keep):
+        tower = family.target(family.model(**family.inputs))
+    whole = family.target(recording.output)
+    assert not torch.allclose(everywhere, tower, atol=1e-7) and not torch.allclose(tower, whole, atol=1e-7)
+    expected = (whole - everywhere).double().detach()  # a logit: this target knows no probability
+    torch.testing.assert_close(atman(recording, family.target, likeness=1.1)[:, 3], expected, atol=1e-5, rtol=1e-3)
+
+
+def test_rows_are_suppressed_as_each_alone() -> None:
+    family = built("LLaVA")
+    recording, sample, labels = recorded(family), torch.tensor([0, 1, 0]), torch.tensor([5, 7, 9])
+    rows = by_rows(recording, sample)
+    found = atman(rows, Target("rows", lambda outputs: outputs.logits[sample, -1, labels]))
+    for row in range(3):
+        label = int(labels[row])
+        alone = atman(recording, Target("row", lambda outputs, label=label: outputs.logits[:, -1, label]))
+        torch.testing.assert_close(found[row], alone[sample[row]], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("Swin", "attends in windows"), ("InternVL", "made from several of 'image' each")]
+)
+def test_tokens_that_cannot_be_suppressed_are_refused(name: str, message: str) -> None:
+    family = built(name)
+    with pytest.raises(ValueError, match=message):
+        atman(recorded(family), family.target)
+
+
+@pytest.mark.parametrize("factor", [0.0, 1.5, -1.0])
+def test_a_factor_that_changes_nothing_or_turns_scores_round(factor: float) -> None:
+    with pytest.raises(ValueError, match=f"factor is {factor}; give more than 0"):
+        atman(recorded(build("bert")), given(1), factor)
+
+
+def test_a_recording_that_cannot_suppress() -> None:
+    with pytest.raises(ValueError, match="cannot run its model with tokens suppressed"):
+        atman(Handmade(rough(0, 3), [[1, 1, 1]]).recording, itself)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    family = build("clip")
+    recording, before = recorded(family), snapshot(family.model)
+    atman(recording, family.target)
+    assert snapshot(family.model) == before
