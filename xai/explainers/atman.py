@@ -40,7 +40,7 @@ def atman(recording: Recording, target: Score, factor: float = 0.9, likeness: fl
     suppressed = recording.suppressed
     if suppressed is None:
         raise ValueError("this recording cannot run its model with tokens suppressed; it was not made by `record`")
-    game = Game(replace(recording, without=lambda *asked: suppressed(*asked, factor)), target)
+    game = Game(replace(recording, without=lambda of, goal: suppressed(of, goal, factor)), target)
     content = recording.mask & ~recording.special
     if recording.turns is not None:
         content = recording.turns.any(content)
