@@ -221,10 +221,13 @@ class _Masking(TorchFunctionMode):
         )
 
     def multi_head(self, args: tuple, kwargs: dict, kept: Tensor) -> Any:
-        hidden, padding = ~kept, kwargs.get("key_padding_mask")
-        if padding is not None:
-            hidden = hidden | (padding if padding.dtype == torch.bool else padding == -torch.inf)
-        return F.multi_head_attention_forward(*args, **{**kwargs, "key_padding_mask": hidden})
+        """Written out: torch's own has no number for a query that has no key left."""
+
+        def hide(scores: Tensor) -> Tensor:
+            masked, nothing = _masked(scores, kept)
+            return masked.masked_fill(nothing, -torch.inf)
+
+        return multi_head(_unseen, *args, **kwargs, change=hide)
 
     def softmax(self, scores: Tensor, kept: Tensor, softmax: Callable[[Tensor], Tensor]) -> Tensor:
         apart = _by_input(scores, kept)
