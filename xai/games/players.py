@@ -96,8 +96,14 @@ def players_of(recording: Recording, target: Score, together: bool = False, bloc
 
 
 def each_game(recording: Recording, budget: int, together: bool = False, least: int = 1) -> int:
-    """Returns the runs of each game of a sample; raises ValueError if they are fewer than `least`."""
-    games = 1 if together else len(recording.inputs)
+    """Returns the runs of each game of a sample; raises ValueError if they are fewer than `least`.
+
+    A modality without content, such as a decoder's queries, plays no game.
+    """
+    content = recording.mask & ~recording.special
+    games = 1 if together else sum(bool(content[:, where].any()) for where in recording.inputs.values())
+    if not games:
+        raise ValueError("no token can be taken away: none is content")
     if budget < least * games:
         raise ValueError(f"budget is {budget}; give at least {least * games}, {least} for each of {games} games")
     return budget // games
