@@ -19,7 +19,8 @@ from clipmapper.models.clip_mapper import CLIPMapper
 from xai import Adapter, Layout, Relevance, Site, Target, explain_recording, given, record
 from xai.adapters.clip import open_clip
 from xai.adapters.common import before_grid, text_ends
-from xai.explanation import Lrp, lrp_of
+from xai.explainers.registry import as_method
+from xai.explanation import Lrp
 from xai.figures.geometry import Geometry, Size, longest, shortest, squash
 from xai.recording.adapter import Stream, at
 from xai.recording.recording import Recording
@@ -72,7 +73,7 @@ def explain_answer(
     sources, questions = ([image], [question]) if isinstance(question, str) else (image, question)
     pixels = torch.stack([model.clip.pixels(load_image(source)) for source in cast(Sequence[ImageSource], sources)])
     ids, mask = model.clip.tokenize(questions)
-    recording = record_answer(model, pixels, ids, mask, lrp_of(method))
+    recording = record_answer(model, pixels, ids, mask, as_method(method).needs(options))
     relevance = explain_recording(recording, method, answer_target(model, recording, answer), **options)
     return relevance.with_words(words(model.clip, ids, mask))
 

@@ -5,10 +5,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.algebra import scores_traced_back
+from xai.lrp.modified_gradient import Backward
 from xai.recording.recording import Recording, Score
 
 
-def legrad(recording: Recording, target: Score, last: int | None = None) -> Float[Tensor, "B T"]:
+def legrad(
+    recording: Recording, target: Score, last: int | None = None, backward: Backward = "autograd"
+) -> Float[Tensor, "B T"]:
     """Sums (∇A)⁺ over layers, the mean over heads and real queries.
 
     The paper differentiates each layer's own score, the model's head on the mean of that layer's tokens. Models have no
@@ -19,6 +22,8 @@ def legrad(recording: Recording, target: Score, last: int | None = None) -> Floa
         recording: one forward pass.
         target: from the model's outputs to one number a sample, [B].
         last: layers that count, from the end; None for all.
+        backward: whose gradient: "autograd" for the model's own, "libra" or "attn_lrp" for one modified by rules, with which the
+            recording must have been made.
 
     Returns:
         Scores [B, T].
@@ -26,7 +31,7 @@ def legrad(recording: Recording, target: Score, last: int | None = None) -> Floa
     Source:
         Bousselham et al. 2024.
     """
-    gradients = recording.gradients(target)
+    gradients = recording.gradients(target, backward)
     scores = torch.zeros_like(recording.mask, dtype=recording.readout.dtype)
     for layer in recording.last(last):
         for event in layer:

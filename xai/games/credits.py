@@ -138,3 +138,44 @@ def _left_out(design: Float[Tensor, "G k"], y: Float[Tensor, "G W"]) -> Float[Te
 
 def _log_choose(n: int, k: Tensor) -> Tensor:
     return torch.lgamma(torch.tensor(n + 1.0, dtype=torch.float64)) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
+
+
+def ridge(
+    masks: Bool[Tensor, "K n"], values: Float[Tensor, "K W"], expected: Float[Tensor, "n W"]
+) -> Float[Tensor, "n W"]:
+    """Estimates each player's effect around what is expected of it, and weighs it by that as far as the masks leave it open.
+
+    Values are c M expected + M δ + a constant: c ≥ 0 by least squares, δ by ridge regression of the strength that generalised
+    cross-validation chooses. Of n effects the masks tell as many as the regression has degrees of freedom, d.
+
+    Args:
+        masks: of the players.
+        values: of each mask, for W rows.
+        expected: of the players, for each row, at least 0, with mean 1.
+
+    Returns:
+        [n, W], (c expected + δ) expected^(1 - d / n).
+
+    Source:
+        Golub, Heath & Wahba 1979 for the strength.
+    """
+    design = masks.double() - masks.double().mean(dim=0)
+    y = values - values.mean(dim=0)
+    guess = design @ expected
+    scale = ((guess * y).sum(dim=0) / (guess**2).sum(dim=0).clamp(min=1e-30)).clamp(min=0)
+    left = y - scale * guess
+    axes, sizes, players = torch.linalg.svd(design, full_matrices=False)  # [K, r], [r], [r, n]
+    along, power = axes.mT @ left, sizes**2
+    strengths = power.mean().clamp(min=1e-30) * torch.logspace(-3, 3, 25, dtype=torch.float64, device=y.device)
+    kept = power[:, None] / (power[:, None] + strengths)  # [r, strengths]
+    free = len(y) - 1 - kept.sum(dim=0)
+    outside = (left**2).sum(dim=0) - (along**2).sum(dim=0)
+    error = (
+        outside.clamp(min=0)[:, None] + (((1 - kept)[:, :, None] * along[:, None]) ** 2).sum(dim=0).mT
+    )  # [W, strengths]
+    # A fit without a degree of freedom left has no error to compare by.
+    best = torch.where(free > 0.5, error / free.clamp(min=0.5) ** 2, torch.inf).argmin(dim=1)
+    shrunk = sizes[:, None] / (power[:, None] + strengths[best])  # [r, W]
+    effects = scale * expected + players.mT @ (shrunk * along)
+    told = kept.sum(dim=0)[best] / masks.shape[1]
+    return effects * expected ** (1 - told).clamp(min=0)

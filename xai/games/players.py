@@ -1,4 +1,4 @@
-"""Players of a game: tokens, or blocks of patches, of one modality or of all together; all samples are played at once."""
+"""Players of games, tokens or blocks of patches of one modality or of all together, and the games of all samples at once."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -84,7 +84,7 @@ def players_of(recording: Recording, target: Score, together: bool = False, bloc
                 of[sample, tokens] = torch.arange(len(tokens), device=of.device)
             else:
                 words = totals[sample] - len(tokens)  # not tokens that are made from patches
-                size = ceil(grid[0] / max(1, ceil(sqrt(words)))) if block == "words" else block
+                size = block if block != "words" else ceil(grid[0] / ceil(sqrt(words))) if words else 1
                 of[sample, tokens] = _blocks(grid, size).to(of.device)
         parts.append(of)
     if together:

@@ -229,3 +229,11 @@ def refuse_checkpointing(model: nn.Module) -> None:
                     f"module {name or type(model).__name__!r} uses activation checkpointing ({flag}), which hides its "
                     "attention; switch it off before explaining"
                 )
+
+
+def pixels_of(inputs: Mapping[str, Any]) -> Tensor:
+    """The images among the inputs; raises RecordingError unless there is just one tensor [B, C, rows, columns]."""
+    found = [name for name, x in inputs.items() if isinstance(x, Tensor) and x.is_floating_point() and x.dim() == 4]
+    if len(found) != 1:
+        raise RecordingError(f"relevance of pixels needs one input of images [B, C, rows, columns]; found {found}")
+    return inputs[found[0]]

@@ -1,7 +1,7 @@
 """Recording: one forward pass of a stock model, with every attention that its adapter names laid on a recording."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,15 @@ from torch.utils._pytree import tree_map
 from xai.lrp.propagation import Propagation
 from xai.lrp.ruling import Ruling
 from xai.recording.adapter import Adapter
-from xai.recording.assemble import Captured, Caught, RecordingError, assemble, by_module, refuse_checkpointing
+from xai.recording.assemble import (
+    Captured,
+    Caught,
+    RecordingError,
+    assemble,
+    by_module,
+    pixels_of,
+    refuse_checkpointing,
+)
 from xai.recording.attention import multi_head, scaled_dot_product
 from xai.recording.checks import check_model
 from xai.recording.deformable import deformable_attention, deformable_shown, written_out
@@ -228,7 +236,7 @@ class _Pass(ExitStack):
         self.started()
         if self.ruling is not None:
             if self.ruling.stage == "pixels":
-                self.pixels = _pixels(self.inputs).requires_grad_()
+                self.pixels = pixels_of(self.inputs).requires_grad_()
             self.enter_context(self.ruling)  # below the watch, whose written-out attention it rules
         self.enter_context(_Watch(self))
         return args, kwargs
@@ -253,14 +261,11 @@ class _Pass(ExitStack):
         self.close()
         if output is not None and self.call is not None:  # None: the model raised
             recording = assemble(self.adapter, self.caught(), self.inputs, output)
-            self.recorder._recording = replace(
-                recording,
-                rerun=partial(rerun, self.call, self.adapter, recording.modalities),
-                without=partial(without, self.call, self.adapter),
-                suppressed=partial(without, self.call, self.adapter),
-                propagation=None if self.ruling is None else self.ruling.propagation,
-                pixels=self.pixels,
-            )
+            rules = None if self.ruling is None else self.ruling.propagation
+            again = partial(rerun, self.call, self.adapter, recording.modalities)
+            recording = replace(recording, rerun=again, propagation=rules, pixels=self.pixels)
+            less = partial(without, self.call, self.adapter, recording)
+            self.recorder._recording = replace(recording, without=less, suppressed=less)
 
 
 class _PlacedPass(_Pass):
@@ -325,11 +330,3 @@ def _own(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
     return value.clone() if value.is_inference() else value.detach()
-
-
-def _pixels(inputs: Mapping[str, Any]) -> Tensor:
-    """The images among the inputs; raises RecordingError unless there is just one tensor [B, C, rows, columns]."""
-    found = [name for name, x in inputs.items() if isinstance(x, Tensor) and x.is_floating_point() and x.dim() == 4]
-    if len(found) != 1:
-        raise RecordingError(f"relevance of pixels needs one input of images [B, C, rows, columns]; found {found}")
-    return inputs[found[0]]

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from xai.lrp.propagation import Propagation
+from xai.lrp.mode import PropagationError
+from xai.lrp.modified_gradient import Backward, rules_of
+from xai.lrp.propagation import Flow, Operation, Propagation, Rules
+from xai.lrp.ruling import Ruling
 from xai.recording.axis import Link, Positions, Windows, count_of, index_of, tokens_of, within
-from xai.recording.rerun import Again
+from xai.recording.rerun import RunAgain
 from xai.recording.turns import Turns
 
 Score = Callable[[Any], Tensor]  # the model's outputs to one number a sample, [B]
@@ -136,9 +139,8 @@ Gradients = Mapping[Event, Gradient]
 class Recording:
     """Layers of simultaneous events: those of one layer all read the state before it.
 
-    `rerun` runs the recorded call once more with other embeddings, [B, tokens, D] of each modality that changes: what
-    its first event has as residual input; `without` runs it without some of its tokens, `suppressed` with less attention to
-    them, by a factor. None if the recording was not recorded.
+    `rerun` runs the recorded call once more with other states, `without` without some of its tokens, `suppressed` with less
+    attention to them, by a factor. None if the recording was not recorded.
     """
 
     layers: tuple[tuple[Event, ...], ...]
@@ -148,7 +150,7 @@ class Recording:
     special: Tensor  # [B, T], True at tokens that are no content
     grids: dict[str, tuple[int, int]]  # rows and columns of the tokens of image modalities that are not special
     output: Any
-    rerun: Callable[[Mapping[str, Tensor]], Again] | None = field(default=None, repr=False)
+    rerun: RunAgain | None = field(default=None, repr=False)
     propagation: Propagation | None = field(default=None, repr=False)  # None: recorded without rules for relevance
     pixels: Tensor | None = field(default=None, repr=False)  # [B, C, rows, columns] if the graph starts at them
     links: Mapping[str, Link] = field(
@@ -159,7 +161,7 @@ class Recording:
     suppressed: Callable[["Recording", Score, float], Without] | None = field(default=None, repr=False)
     relevances: dict[Any, Any] = field(default_factory=dict, repr=False)  # found so far, for xai.lrp.relevances
     games: dict[Any, Any] = field(default_factory=dict, repr=False)  # played so far, for xai.games
-    _gradients: dict[Score, Gradients] = field(default_factory=dict, repr=False)
+    _gradients: dict[tuple[Score, Backward], Gradients] = field(default_factory=dict, repr=False)
     _rows: dict[Score, Tensor] = field(default_factory=dict, repr=False)
 
     @property
@@ -194,16 +196,24 @@ class Recording:
             )
         return self.layers[-count:]
 
-    def gradients(self, target: Score) -> Gradients:
+    def gradients(self, target: Score, backward: Backward = "autograd") -> Gradients:
         """The gradients of `target` by all tensors of all events, from one backward pass; kept for the next caller.
 
-        The targets of a batch are summed, which leaves each sample its own gradient. Raises ValueError if the target is
-        not one finite number a sample, or was cut off the graph.
+        The targets of a batch are summed, which leaves each sample its own gradient.
+
+        Args:
+            target: from the model's outputs to one number a sample, [B].
+            backward: "autograd" for the model's own gradient; "libra" or "attn_lrp" for one modified by their rules, for which
+                the recording must have been made with rules.
+
+        Raises:
+            ValueError: the target is not one finite number a sample, or was cut off the graph; a recording without rules.
+            PropagationError: the target has an operation without rule.
         """
-        if target not in self._gradients:
+        if (target, backward) not in self._gradients:
             with torch.inference_mode(False), torch.enable_grad():
-                self._gradients[target] = self._differentiate(target)
-        return self._gradients[target]
+                self._gradients[target, backward] = self._differentiate(target, backward)
+        return self._gradients[target, backward]
 
     def fresh(self) -> "Recording":
         """The same record without what was found on it so far, which takes memory for every target."""
@@ -248,6 +258,23 @@ class Recording:
         turns = self.turns.weights(score)
         return torch.autograd.grad(score, tensors, turns, retain_graph=True, allow_unused=True, is_grads_batched=True)
 
+    def backward_by(
+        self, rules: Rules, target: Score, tensors: list[Tensor], audit: bool = False
+    ) -> tuple[Tensor, tuple[Tensor | None, ...], list[tuple[Operation, Flow]]]:
+        """The score [B], what rules send back from it to tensors of the graph, as `backward`, and with `audit` all flows."""
+        if self.propagation is None:
+            raise ValueError(
+                "the recording was recorded without rules: record with lrp='tokens' (or 'pixels') for LRP methods, and "
+                "for gradients with another backward than 'autograd'"
+            )
+        with torch.inference_mode(False), torch.enable_grad():
+            with Ruling(self.propagation, "target"):
+                score = target(self.output)
+            if not score.requires_grad:
+                raise PropagationError("the target has no relevance to pass on: it must come from the model's outputs")
+            with self.propagation.by(rules, audit) as ledger:
+                return score, self.backward(score, tensors), ledger
+
     def nothing(self, tensor: Tensor) -> Tensor:
         """Zeros of the shape that `backward` gives for a tensor."""
         return tensor.new_zeros((*(() if self.turns is None else (self.turns.count,)), *tensor.shape))
@@ -255,8 +282,8 @@ class Recording:
     def _rows_with_gradient(self, target: Score) -> Tensor:
         rows = torch.zeros_like(self.mask)
         last = self._last_events()
-        if target in self._gradients:
-            gradients = tuple(self._gradients[target][event].Y_out for event in last.values())
+        if (target, "autograd") in self._gradients:
+            gradients = tuple(self._gradients[target, "autograd"][event].Y_out for event in last.values())
         else:  # as far as the last layers only
             score = self.score(target)
             if not score.requires_grad:
@@ -290,14 +317,14 @@ class Recording:
         nothing = torch.zeros(count_of(self.modalities[name]), dtype=torch.bool, device=self.mask.device)
         return torch.stack([nothing, *made]).any(dim=0)
 
-    def _differentiate(self, target: Score) -> Gradients:
-        score = self.score(target)
+    def _differentiate(self, target: Score, backward: Backward) -> Gradients:
+        rules, score = rules_of(backward), self.score(target)
         if not score.requires_grad:
             raise ValueError(
                 "the target has no gradient: it must be computed from the model's outputs without detaching them"
             )
         leaves, tree = tree_flatten([tuple(event.in_graph) for event in self.events])
-        gradients = self.backward(score, leaves)
+        gradients = self.backward(score, leaves) if rules is None else self.backward_by(rules, target, leaves)[1]
         reached = tree_unflatten([gradient is not None for gradient in gradients], tree)
         filled = (self.nothing(x) if g is None else g for x, g in zip(leaves, gradients, strict=True))
         return {

@@ -154,8 +154,8 @@ def test_squares_are_as_small_as_the_budget_allows(budget: int, squares: int) ->
         lambda S, sample: float(len(S)) ** 2, [[1] * 16], modalities={"image": slice(0, 16)}, grids={"image": (4, 4)}
     )
     found = greedy(handmade.recording, itself, budget)[0].unflatten(0, (4, 4))
-    assert len({tuple(places) for places, _ in handmade.asked if len(places) == 16 // squares}) == squares
-    assert len(handmade.asked) <= max(budget, 2) and found.all()
+    assert len({tuple(places) for places, _ in handmade.asked if len(places) == 16 // squares} or {()}) == squares
+    assert len(handmade.asked) < max(budget, 2) and found.all()
 
 
 def test_the_first_step_is_made_whatever_the_budget() -> None:
@@ -164,7 +164,7 @@ def test_the_first_step_is_made_whatever_the_budget() -> None:
     handmade = Handmade(value, [[1] * 6])
     found = greedy(handmade.recording, itself, budget=1, deletion=0.0)[0]
     alone = sorted(range(6), key=lambda i: -value(frozenset({i}), 0))
-    assert found.argsort(descending=True).tolist() == alone and len(handmade.asked) == 2 + 12
+    assert found.argsort(descending=True).tolist() == alone and len(handmade.asked) == 1 + 12
 
 
 def test_rows_of_a_sample_have_searches_of_their_own() -> None:

@@ -16,7 +16,7 @@ Of = Callable[[frozenset[int]], float]  # of the players that stay
 
 
 class Handmade:
-    """A recording [B, T], and `asked`, the inputs that were run: the places that stay, and the sample."""
+    """A recording [B, T], and `asked`, the inputs that were run but the whole ones: the places that stay, and the sample."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Handmade:
 
         def run(keep: Tensor, rows: Tensor) -> Tensor:
             inputs = [(frozenset(places(row)), sample) for row, sample in zip(keep, rows.tolist(), strict=True)]
-            self.asked += inputs
+            self.asked += [one for one in inputs if len(one[0]) < tokens]
             return torch.tensor([value(*one) for one in inputs], dtype=torch.float64)
 
         everything = frozenset(range(tokens))

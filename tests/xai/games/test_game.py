@@ -31,12 +31,12 @@ def recorded(family: Family) -> Recording:
 def test_every_distinct_input_runs_once_also_across_methods() -> None:
     handmade = Handmade(rough(0, 5), [[1] * 5, [1] * 5])
     shapley(handmade.recording, itself, 32)
-    assert len(handmade.asked) == len(set(handmade.asked)) == 64
+    assert len(handmade.asked) == len(set(handmade.asked)) == 62
     for method in (occlusion, banzhaf, shapley):
         method(handmade.recording, itself)
-    assert len(handmade.asked) == 64 and game_of(handmade.recording, itself).runs == 64
+    assert len(handmade.asked) == 62 and game_of(handmade.recording, itself).runs == 64  # with the whole ones
     occlusion(handmade.recording, lambda output: output)
-    assert len(handmade.asked) == 64 + 12  # of another target
+    assert len(handmade.asked) == 62 + 10  # of another target
 
 
 def test_values_are_in_the_order_of_what_was_asked() -> None:
@@ -122,7 +122,7 @@ def test_a_model_that_does_not_say_again_what_was_recorded() -> None:
 
 def test_a_target_that_is_not_finite_without_a_token() -> None:
     handmade = Handmade(lambda S, sample: 1.0 if 2 in S else torch.inf, [[1] * 3])
-    with pytest.raises(ValueError, match="not finite for an input without some of its tokens"):
+    with pytest.raises(ValueError, match="not finite where tokens are taken away"):
         occlusion(handmade.recording, itself)
 
 
@@ -160,10 +160,3 @@ def test_words_of_a_text_are_rows_of_one_game(method: str) -> None:
             assert scores.any()
     assert runs <= 2 * (game_of(alone, own).runs)  # the two rows of the first sample share their runs
     assert not found.scores["text"][:, -1].any()  # what is read
-
-
-def test_content_that_is_read_past_all_attentions_is_refused() -> None:
-    """VisualBERT's head reads the token before the last."""
-    family = build("visualbert")
-    with pytest.raises(ValueError, match="read from tokens of 'text' themselves"):
-        occlusion(recorded(family), family.target)
