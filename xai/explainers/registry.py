@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from xai.explainers.atman import atman
 from xai.explainers.attcat import attcat
 from xai.explainers.attention_gradcam import attention_gradcam
 from xai.explainers.banzhaf import banzhaf
@@ -22,6 +23,7 @@ from xai.explainers.genatt import genatt
 from xai.explainers.genatt_lrp import genatt_lrp
 from xai.explainers.grad_eclip import grad_eclip
 from xai.explainers.gradient_norm import gradient_norm
+from xai.explainers.greedy import greedy
 from xai.explainers.head_contributions import head_contributions
 from xai.explainers.input_gradient import input_gradient
 from xai.explainers.input_relevance import attn_lrp, attn_lrp_pixels, cp_lrp, full_lrp, pixel_lrp
@@ -41,6 +43,7 @@ from xai.explainers.shapley import mm_shap, shapley
 from xai.explainers.similarity import similarity
 from xai.explainers.smoothgrad import smoothgrad
 from xai.explainers.tam import tam
+from xai.explainers.tis import tis
 from xai.explainers.tokentm import tokentm
 from xai.explainers.transatt import transatt
 from xai.explainers.wra import wra
@@ -69,7 +72,7 @@ class Method:
         passes: "one" recorded pass, or "many" passes of the model.
         counted: the option of a method of many passes that is their number; None if it has none.
         least: the smallest value of that option, for four modalities.
-        removes: whether its passes are forward alone, on inputs without some tokens.
+        removes: whether its passes are forward alone, on inputs without some tokens, or with less attention to them.
         cheap: options of a rough but faster run.
 
     Example:
@@ -222,9 +225,12 @@ for _method in (
     ),
     Method("occlusion", occlusion, "Zeiler & Fergus 2014", signed=True, passes="many", removes=True),
     Method("rise", rise, "Petsiuk et al. 2018, eq. 6", **GAME, least=4),
+    Method("tis", tis, "Englebert et al. 2023", **GAME, least=4),
     Method("shapley", shapley, "Lundberg & Lee 2017, eq. 8", signed=True, **GAME, least=16),
     Method("banzhaf", banzhaf, "Li & Yao 2023", signed=True, **GAME, least=4),
     Method("mm_shap", mm_shap, "Parcalabescu & Frank 2023, §3", signed=True, **GAME, least=4),
+    Method("greedy", greedy, "Chen et al. 2026", signed=True, **GAME, least=4),
+    Method("atman", atman, "Deiseroth et al. 2023", signed=True, passes="many", removes=True),
     Method("gradient_norm", gradient_norm, "Simonyan et al. 2014"),
     Method("similarity", similarity, "cosine of a token with the one that is read", class_agnostic=True, signed=True),
     Method(

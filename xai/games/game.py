@@ -62,6 +62,10 @@ class Game:
         values = torch.cat([self._of(batch) for batch in batches])
         return values[places]
 
+    def rows_of(self, sample: int) -> Int[Tensor, " W"]:
+        """Returns the rows of the recording that a sample has."""
+        return self.rows[sample][self.rows[sample] >= 0]
+
     def _of(self, batch: Perturbed) -> Tensor:
         names = [bytes(row) for row in torch.cat([batch.rows[:, None], batch.keep], dim=1).cpu().numpy()]
         new = [place for place, name in enumerate(names) if name not in self.known]

@@ -229,7 +229,7 @@ class _Pass(ExitStack):
             heads = partial(self.adapter.heads or self.seen_head.heads, self.inputs)
             recording = replace(recording, rerun=again, propagation=propagation, pixels=self.pixels, find_heads=heads)
             less = partial(without, self.call, self.adapter, recording)
-            self.recorder._recording = replace(recording, without=less)
+            self.recorder._recording = replace(recording, without=less, suppressed=less)
 
 
 class _PlacedPass(_Pass):

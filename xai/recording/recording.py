@@ -32,8 +32,8 @@ Without = Callable[[Tensor, Tensor], Any]
 class Recording:
     """Layers of simultaneous events: those of one layer all read the state before it.
 
-    `rerun` runs the recorded call once more with other states, `without` without some of its tokens. None if the recording was
-    not recorded.
+    `rerun` runs the recorded call once more with other states, `without` without some of its tokens, `suppressed` with less
+    attention to them, by a factor. None if the recording was not recorded.
     """
 
     layers: tuple[tuple[Event, ...], ...]
@@ -52,6 +52,7 @@ class Recording:
     turns: Turns | None = None  # of rows that share the samples of the pass; None: every sample is one row
     without: Callable[["Recording", Score], Without] | None = field(default=None, repr=False)
     find_heads: Callable[[], tuple[Head, ...]] = field(default=tuple, repr=False)
+    suppressed: Callable[["Recording", Score, float], Without] | None = field(default=None, repr=False)
     relevances: dict[Any, Any] = field(default_factory=dict, repr=False)  # found so far, for xai.lrp.relevances
     games: dict[Any, Any] = field(default_factory=dict, repr=False)  # played so far, for xai.games
     _gradients: dict[tuple[Score, Backward], Gradients] = field(default_factory=dict, repr=False)

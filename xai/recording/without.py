@@ -13,7 +13,9 @@ from xai.recording.recording import Recording, Score, Without
 from xai.recording.rerun import Call, rerun
 
 
-def without(call: Call, adapter: Adapter, whole: Recording, recording: Recording, target: Score) -> Without:
+def without(
+    call: Call, adapter: Adapter, whole: Recording, recording: Recording, target: Score, factor: float | None = None
+) -> Without:
     """Returns what runs a recorded call on its samples, each as often as is asked for, with tokens taken away.
 
     They are hidden from all attentions, which for patches is the same as leaving them out. Where that does not take them away
@@ -26,8 +28,14 @@ def without(call: Call, adapter: Adapter, whole: Recording, recording: Recording
         whole: the recording of the call.
         recording: that one, or one whose rows share its samples.
         target: what is looked at.
+        factor: by which tokens are suppressed in the place of being hidden, as of `Hidden`; None hides them.
     """
-    hidden = _hidden(call, adapter, recording, target)
+    suppressing = factor is not None
+    hidden = (
+        Hidden(call.model, adapter, recording, target, factor)
+        if suppressing
+        else _hidden(call, adapter, recording, target)
+    )
     embeddings = {} if hidden is not None else _embeddings(whole)
 
     @torch.no_grad()

@@ -249,3 +249,15 @@ def test_geometry_undoes_the_preprocessing() -> None:
 def test_errors(pictures: list[Any], options: dict[str, Any], arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         explain_answer(make(**options), pictures, **{"question": QUESTIONS, **arguments})
+
+
+@pytest.mark.parametrize(("method", "options"), [("tis", {"budget": 24}), ("greedy", {"budget": 40}), ("atman", {})])
+def test_searches_of_a_question_are_those_of_its_batch(
+    model: CLIPMapper, recording: Recording, alone: Recording, method: str, options: dict[str, Any]
+) -> None:
+    """A mapper runs without tokens by its own way, and with tokens suppressed by that of all models."""
+    both = explain_recording(recording, method, answer_target(model, recording, "red"), **options).scores
+    one = explain_recording(alone, method, answer_target(model, alone, "red"), **options).scores
+    for modality, scores in one.items():
+        torch.testing.assert_close(both[modality][1:, : scores.shape[1]], scores, rtol=1e-5, atol=1e-9)
+        assert scores.any() and not both[modality][1:, scores.shape[1] :].any()

@@ -170,3 +170,14 @@ def test_a_query_without_keys_does_not_read_what_comes_later() -> None:
     with torch.no_grad(), hidden.except_for("text", keep):
         output = target(model(ids))
         torch.testing.assert_close(output, model.head(model.embedding(ids))[:, 1, 0])  # only its own skip connection
+
+
+def test_a_query_of_torch_s_own_attention_without_keys_reads_nothing() -> None:
+    """SigLIP's pooling head asks with a parameter of its own; without any patch it reads the bias of its projection."""
+    family = model_of("SigLIP 2")
+    hidden, recording = recorded(family)
+    content = (recording.mask & ~recording.special)[:, recording.modalities["image"]]
+    with torch.no_grad(), hidden.except_for("image", ~content):
+        without = family.target(family.model(**family.inputs))
+    assert without.isfinite().all()
+    assert not torch.allclose(without, family.target(recording.output), atol=1e-6)
