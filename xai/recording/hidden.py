@@ -15,8 +15,9 @@ from torch.overrides import TorchFunctionMode
 from xai.recording.adapter import Adapter, Site
 from xai.recording.attention import multi_head, scaled_dot_product
 from xai.recording.axis import Positions, first_of
-from xai.recording.event import MASKED, QKV, Recording, Score
+from xai.recording.event import MASKED, QKV
 from xai.recording.places import Calls, drawn_in_order
+from xai.recording.recording import Recording, Score
 from xai.recording.unchanged import evaluation, same_random_numbers
 
 TAKE_MASKS = {"softmax", "scaled_dot_product_attention", "multi_head_attention_forward"}  # attentions that take a mask
