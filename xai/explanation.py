@@ -29,13 +29,16 @@ Lrp = Literal["tokens", "pixels"] | None  # the rules for relevance with which a
 Named = str | Method | Callable[..., Tensor]  # how a method may be given
 RAISED = (ValueError, TypeError, RuntimeError, ArithmeticError, PropagationError, RecordingError)  # by methods
 
+RECOMMENDED = "consensus"  # what explains where no method is named (docs/which-explainer-is-right.md)
+WITHOUT_RULES = "wra"  # in its place, of models with operations that have no rule for relevance
+
 log = logging.getLogger("xai")
 
 
 def explain(
     model: nn.Module,
     inputs: Mapping[str, Any] | Sequence[Any] | Tensor,
-    method: Named = "wra",
+    method: Named | None = None,
     target: Score | None = None,
     adapter: Adapter | None = None,
     check: bool | float = False,
@@ -50,7 +53,8 @@ def explain(
         inputs: the arguments of the model's forward, by name or in order, with a batch of B samples; what a tokenizer or
             processor returns will do.
         method: a name of `xai.METHODS`, "module:function", a `Method`, or a function (recording, target, **options) to a
-            map [B, T, T] or scores [B, T].
+            map [B, T, T] or scores [B, T]. None for the recommended one, `RECOMMENDED`; of a model with an operation that has
+            no rule for relevance, `WITHOUT_RULES`, which a warning says.
         target: from the model's outputs to one number a sample, [B]; None for the predicted class.
         adapter: where the model's attentions are; None for what `adapter_for(model, inputs)` finds.
         check: of a method that propagates relevance, adds the `conservation` of relevance layer by layer to the result; a
@@ -80,26 +84,30 @@ def explain(
         >>> relevance.map("image").shape
         torch.Size([1, 4, 4])
     """
-    known = as_method(method)
     model, inputs = unwrapped(model), _plain(inputs)
     if dtype is not None:
         model, inputs = deepcopy(model).to(dtype), tree_map(lambda value: _cast(value, dtype), inputs)
-    try:
-        with record(model, adapter or adapter_for(model, inputs), known.needs(options)) as recorder:
+
+    def run(lrp: Lrp) -> Recording:
+        with record(model, adapter or adapter_for(model, inputs), lrp) as recorder:
             if isinstance(inputs, dict):
                 model(**inputs)
             else:
                 model(*([inputs] if isinstance(inputs, Tensor) else inputs))
+        return recorder.recording
+
+    try:
+        known, recording = recorded_by(method, options, run)
     except (IndexError, RuntimeError) as error:  # what torch says of a position or a token that is not there
         if reason := _beyond(model, inputs):
             raise ValueError(f"inputs: {reason}") from error
         raise
-    return explain_recording(recorder.recording, known, target, check, **options)
+    return explain_recording(recording, known, target, check, **options)
 
 
 def explain_recording(
     recording: Recording,
-    method: Named = "wra",
+    method: Named | None = None,
     target: Score | None = None,
     check: bool | float = False,
     **options: Any,
@@ -109,7 +117,7 @@ def explain_recording(
     Args:
         recording: one forward pass; methods with rules and gradients by them need `record(..., lrp="tokens")`, those of pixels
             `lrp="pixels"`.
-        method: as of `explain`.
+        method: as of `explain`; None for `WITHOUT_RULES` where the recording has none.
         target: as of `explain`.
         check: as of `explain`.
         options: of the method.
@@ -131,6 +139,8 @@ def explain_recording(
         >>> [explain_recording(recorder.recording, name, given(0)).method for name in ("wra", "rollout")]
         ['wra', 'rollout']
     """
+    if method is None:
+        method = WITHOUT_RULES if recording.propagation is None else RECOMMENDED
     known, target = as_method(method), target or predicted()
     recording.score(target)
     flow = _conservation(recording, known, target, check, options) if check is not False else None
@@ -187,6 +197,30 @@ def explain_each(
             undefined = torch.full(recording.mask.shape, torch.nan, device=recording.mask.device)
             relevances[known.name] = _of_tokens(recording, undefined, known.name, {}, None)
     return relevances, errors
+
+
+def recorded_by(
+    method: Named | None, options: Mapping[str, Any], run: Callable[[Lrp], Recording]
+) -> tuple[Method, Recording]:
+    """Records one pass for a method.
+
+    Args:
+        method: as of `explain`; None for the recommended one.
+        options: of the method.
+        run: records for an `lrp`.
+
+    Returns:
+        The method, and the recording. The method is `WITHOUT_RULES` where none was given and the model has operations without
+        rules, which is logged.
+    """
+    known = as_method(RECOMMENDED if method is None else method)
+    try:
+        return known, run(known.needs(options))
+    except PropagationError as error:
+        if method is not None:
+            raise
+        log.warning("explained by %s in the place of %s: %s", WITHOUT_RULES, RECOMMENDED, error)
+        return as_method(WITHOUT_RULES), run(None)
 
 
 def record_for(methods: Sequence[Named], run: Callable[[Lrp], T]) -> T:

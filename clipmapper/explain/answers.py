@@ -21,7 +21,7 @@ from xai import Adapter, Layout, Relevance, Site, Target, explain_recording, giv
 from xai.adapters.clip import open_clip
 from xai.adapters.common import before_grid, text_ends
 from xai.explainers.registry import as_method
-from xai.explanation import Lrp
+from xai.explanation import RECOMMENDED, Lrp
 from xai.figures.geometry import Geometry, Size, longest, shortest, squash
 from xai.recording.adapter import Stream, at
 from xai.recording.head import Head, as_logits
@@ -62,7 +62,7 @@ def explain_answer(
     model: CLIPMapper,
     image: ImageSource | Sequence[ImageSource],
     question: str | Sequence[str],
-    method: str = "wra",
+    method: str = RECOMMENDED,
     answer: str | Sequence[str] | None = None,
     **options: Any,
 ) -> Relevance:

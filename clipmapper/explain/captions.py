@@ -15,6 +15,7 @@ from clipmapper.models.clip_mapper import UNKNOWN, CLIPMapper, evaluating
 from clipmapper.models.decoding import write
 from xai import Relevance, Target, explain_recording
 from xai.explainers.registry import as_method
+from xai.explanation import RECOMMENDED
 from xai.generation.steps import Steps, require_order
 from xai.recording.recording import Recording
 from xai.results.captions import CaptionRelevance, average
@@ -42,7 +43,7 @@ def explain_caption(
     model: CLIPMapper,
     image: ImageSource | Sequence[ImageSource],
     caption: str | Sequence[str] | None = None,
-    method: str = "wra",
+    method: str = RECOMMENDED,
     weights: Weights = "average",
     references: Sequence[str] | Sequence[Sequence[str]] | None = None,
     **options: Any,

@@ -31,8 +31,9 @@ from xai import (
 from xai.adapters import ADAPTERS
 from xai.explainers import METHODS
 from xai.explainers.algebra import readout_weights
-from xai.explanation import explain_each, record_for
+from xai.explanation import RECOMMENDED, WITHOUT_RULES, Lrp, explain_each, record_for, recorded_by
 from xai.lrp.mode import PropagationError
+from xai.recording.recording import Recording
 
 from .conftest import Family, build
 
@@ -60,8 +61,25 @@ def test_the_result_tells_how_it_came_about(bert: Family) -> None:
 
 
 def test_wra_scores_sum_to_one(bert: Family) -> None:
-    scores = explain(bert.model, bert.inputs).scores["text"]
+    scores = explain(bert.model, bert.inputs, "wra").scores["text"]
     torch.testing.assert_close(scores.sum(1), torch.ones(2).double())
+
+
+def test_without_a_name_the_recommended_method_explains_where_there_are_rules(bert: Family) -> None:
+    assert explain(bert.model, bert.inputs).method == RECOMMENDED
+    with record(bert.model, adapter_for(bert.model)) as recorder:
+        bert.model(**bert.inputs)
+    assert explain_recording(recorder.recording).method == WITHOUT_RULES
+
+    def run(lrp: Lrp) -> Recording:
+        if lrp is not None:
+            raise PropagationError("no rule")
+        return recorder.recording
+
+    known, recording = recorded_by(None, {}, run)
+    assert known.name == WITHOUT_RULES and recording is recorder.recording
+    with pytest.raises(PropagationError, match="no rule"):
+        recorded_by("consensus", {}, run)
 
 
 def test_methods_that_ignore_the_target_are_tagged(bert: Family) -> None:
@@ -229,7 +247,7 @@ def off_target(output: Any) -> Tensor:
     ("options", "message"),
     [
         ({"method": "wrra"}, "unknown method 'wrra'; did you mean 'wra'"),
-        ({"last": 3}, "last is 3; this recording has 2 layers"),
+        ({"method": "wra", "last": 3}, "last is 3; this recording has 2 layers"),
         ({"target": off_target}, "no gradient"),
         ({"target": lambda output: output.logits}, r"one number a sample, shape \[2\], but is \[2, 3\]"),
         ({"target": lambda output: output.logits[:, 0] / torch.tensor([1, 0])}, r"not finite for samples \[1\]"),

@@ -238,7 +238,7 @@ for _method in (
         "consensus_game",
         consensus_game,
         "this project, docs/consensus.md",
-        None,
+        CP_LRP,
         "tokens",
         signed=True,
         **GAME,

@@ -9,7 +9,7 @@ from torch import nn
 
 from xai.adapters import adapter_for
 from xai.explainers.registry import as_method
-from xai.explanation import Named, explain_recording
+from xai.explanation import Lrp, Named, explain_recording, recorded_by
 from xai.generation.goals import each_token, parting, together, tokens_of
 from xai.generation.inputs import (
     Messages,
@@ -42,7 +42,7 @@ def explain_generated(
     images: Any = None,
     text: str | Messages | None = None,
     answer: str | None = None,
-    method: Named = "wra",
+    method: Named | None = None,
     target: Figure = "logit",
     phrase: str | None = None,
     rather_than: str | None = None,
@@ -104,9 +104,9 @@ def explain_generated(
         >>> sorted(relevance.shares()[0])
         ['prompt', 'text']
     """
-    known, model = as_method(method), unwrapped(model)
-    if known.start == "pixels":
-        raise ValueError(f"method {known.name!r} is for images alone; tokens have no pixels")
+    model = unwrapped(model)
+    if method is not None and as_method(method).start == "pixels":
+        raise ValueError(f"method {as_method(method).name!r} is for images alone; tokens have no pixels")
     if at_once is not None and at_once < 1:
         raise ValueError(f"at_once is {at_once}; give at least 1")
     sources = [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
@@ -126,9 +126,14 @@ def explain_generated(
             else together(tokens, pieces, whole, target, phrase)
         )
     arguments = without_cache(model, whole.inputs)
-    with record(model, adapter or adapter_for(model, arguments), known.needs(options)) as recorder:
-        model(**arguments)
-    recording = image_tokens_alone(recorder.recording) if image_tokens else recorder.recording
+
+    def run(lrp: Lrp) -> Recording:
+        with record(model, adapter or adapter_for(model, arguments), lrp) as recorder:
+            model(**arguments)
+        return recorder.recording
+
+    known, recording = recorded_by(method, options, run)
+    recording = image_tokens_alone(recording) if image_tokens else recording
     text_name = "text" if whole.prompt is None else "decoder"
     stream = text_stream(recording, text_name, len(whole.ids))
     require_order(recording, stream, whole.start - 1)

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from xai.explainers.registry import as_method
-from xai.explanation import Named
+from xai.explanation import RECOMMENDED, Named
 from xai.generation.inputs import is_encoder_decoder
 from xai.lrp.propagation import Propagation
 from xai.lrp.ruling import Ruling
@@ -32,7 +32,7 @@ class ExplanationMemory(NamedTuple):
 
 
 def explanation_memory(
-    model: nn.Module, tokens: int, method: Named = "wra", images: int = 1, dtype: torch.dtype | None = None
+    model: nn.Module, tokens: int, method: Named = RECOMMENDED, images: int = 1, dtype: torch.dtype | None = None
 ) -> ExplanationMemory:
     """Computes what a recording of a generative model of transformers takes, from a copy of it that has shapes alone.
 
@@ -58,7 +58,7 @@ def explanation_memory(
         >>> sizes = dict(vocab_size=100, num_hidden_layers=2, hidden_size=64, num_attention_heads=4, intermediate_size=128)
         >>> with torch.device("meta"):  # no weights
         ...     model = LlamaForCausalLM(LlamaConfig(**sizes))
-        >>> memory = explanation_memory(model, tokens=500)
+        >>> memory = explanation_memory(model, tokens=500, method="wra")
         >>> memory.word == 4 * 2 * (4 * 500 * 500 + 2 * 500 * 64)  # bytes x layers x (heads x queries x keys + 2 states)
         True
         >>> memory.recording < explanation_memory(model, 500, "attn_lrp").recording
