@@ -56,7 +56,7 @@ from xai.metrics.masks import imagenet_segmentation, mask_folder
 from xai.metrics.panoptic import panoptic_images, panoptic_instances
 from xai.metrics.rationales import read_eraser
 from xai.report.data import Explanation, Step
-from xai.results.relevance import ModalityRelevance
+from xai.results.modality import ModalityRelevance
 
 
 class Refused(Exception):
