@@ -40,7 +40,7 @@ def integrated_gradients(
     if steps < 1:
         raise ValueError(f"steps is {steps}; give at least 1")
     target, x = decided(target, recording.output), embeddings(recording)
-    start = _baseline(recording, x, baseline)
+    start = baseline_of(recording, x, baseline)
     way = {name: x[name] - start[name] for name in x}
     total = torch.zeros_like(recording.mask, dtype=recording.readout.dtype)
     for at, weight in zip(*(t.tolist() for t in gauss_legendre(steps)), strict=True):
@@ -59,7 +59,8 @@ def gauss_legendre(steps: int) -> tuple[Float[Tensor, " steps"], Float[Tensor, "
     return (nodes + 1) / 2, vectors[0] ** 2
 
 
-def _baseline(recording: Recording, x: Mapping[str, Tensor], baseline: Baseline) -> dict[str, Tensor]:
+def baseline_of(recording: Recording, x: Mapping[str, Tensor], baseline: Baseline) -> dict[str, Tensor]:
+    """Returns where the line to the embeddings x starts, [B, tokens, D] by modality; raises ValueError for another baseline."""
     if baseline == "zero":
         return {name: torch.zeros_like(tokens) for name, tokens in x.items()}
     if baseline == "mean":

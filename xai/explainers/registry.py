@@ -13,6 +13,8 @@ from torch import Tensor
 from xai.explainers.attcat import attcat
 from xai.explainers.attention_gradcam import attention_gradcam
 from xai.explainers.banzhaf import banzhaf
+from xai.explainers.exclip import exclip
+from xai.explainers.fixlip import fixlip
 from xai.explainers.genatt import genatt
 from xai.explainers.genatt_lrp import genatt_lrp
 from xai.explainers.grad_eclip import grad_eclip
@@ -56,6 +58,9 @@ class Method:
         least: the smallest value of that option, for an image and a text.
         removes: whether its passes are forward alone, on inputs without some tokens.
         cheap: options of a rough but faster run.
+        pairs: of a method whose map says how much two tokens matter together, `Relevance.pairs`, what scores it gives single
+            ones: the "row" that the head reads, as of any map, or a share of their pairs, "shared" as by
+            `algebra.shared_scores`. None for a method that says nothing of pairs.
 
     Example:
         >>> from xai.explainers.registry import method_named
@@ -75,6 +80,7 @@ class Method:
     least: int = 1
     removes: bool = False
     cheap: dict[str, Any] = field(default_factory=dict)
+    pairs: Literal["row", "shared"] | None = None
 
     def further(self, options: Mapping[str, Any] | None = None) -> int:
         """Returns how many passes the method runs beside the recorded one; 1 if it runs many and no option counts them."""
@@ -169,7 +175,7 @@ for _method in (
     Method("attention_gradcam", attention_gradcam, "GenAtt §4.2; Selvaraju et al. 2017"),
     Method("genatt", genatt, "GenAtt eq. 1 to 11"),
     Method("wra", wra, "WRA eq. 1 to 15"),
-    Method("interaction", interaction, "WRA eq. 16 to 19"),
+    Method("interaction", interaction, "WRA eq. 16 to 19", pairs="row"),
     Method("legrad", legrad, "Bousselham et al. 2024"),
     Method("grad_eclip", grad_eclip, "Zhao et al. 2024"),
     Method("attcat", attcat, "Qiang et al. 2022", signed=True),
@@ -198,6 +204,17 @@ for _method in (
     Method("shapley", shapley, "Lundberg & Lee 2017, eq. 8", signed=True, **GAME, least=8),
     Method("banzhaf", banzhaf, "Li & Yao 2023", signed=True, **GAME, least=2),
     Method("mm_shap", mm_shap, "Parcalabescu & Frank 2023, §3", signed=True, **GAME, least=4),
+    Method("fixlip", fixlip, "Baniecki et al. 2025", signed=True, **GAME, least=4, pairs="shared"),
+    Method(
+        "exclip",
+        exclip,
+        "Möller et al. 2025",
+        signed=True,
+        passes="many",
+        counted="steps",
+        cheap={"steps": 4},
+        pairs="shared",
+    ),
     Method("random", random, "uniform scores", class_agnostic=True),
     Method("partial_lrp", partial_lrp, "Voita et al. 2019; TransAtt §4", TRANSATT, "tokens"),
     Method("full_lrp", full_lrp, "Binder et al. 2016; TransAtt §4", TRANSATT, "tokens", signed=True),

@@ -127,14 +127,14 @@ def play(
     scores = torch.zeros(recording.mask.shape, dtype=torch.float64, device=recording.mask.device)
     before = torch.zeros_like(scores) if prior is None else prior.double()
     for players in players_of(recording, target, together, block):
-        for sample, masks, values in _played(game, players, draw):
+        for sample, masks, values in played(game, players, draw):
             rows = game.rows[sample][game.rows[sample] >= 0].to(scores.device)
             credits = credit(masks, values[:, : len(rows)], players.sums(sample, before[rows]))
             scores[rows] += players.laid(sample, credits)
     return scores * recording.mask
 
 
-def _played(game: Game, players: Players, draw: Draw) -> Iterator[tuple[int, Tensor, Tensor]]:
+def played(game: Game, players: Players, draw: Draw) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yields each sample that plays with its masks [K, n] and their values [K, W]; one run of the game serves them all."""
     samples = [sample for sample, count in enumerate(players.counts) if count > 0]
     device = players.of.device
