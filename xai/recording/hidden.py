@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -80,9 +81,7 @@ class Hidden:
         return self.all_except_for(self._whole(modality, keep), samples)
 
     @contextmanager
-    def all_except_for(
-        self, keep: Bool[Tensor, "N T"], samples: Int[Tensor, " N"] | None = None
-    ) -> Iterator[None]:
+    def all_except_for(self, keep: Bool[Tensor, "N T"], samples: Int[Tensor, " N"] | None = None) -> Iterator[None]:
         """Hides all tokens of the joint axis except for some, as `except_for`.
 
         Args:
@@ -196,7 +195,7 @@ class _Masking(TorchFunctionMode):
             hidden, padding = ~kept, kwargs.get("key_padding_mask")
             if padding is not None:
                 hidden = hidden | (padding if padding.dtype == torch.bool else padding == -torch.inf)
-            return func(*args, **{**kwargs, "key_padding_mask": hidden})
+            return _multi_head(func, args, {**kwargs, "key_padding_mask": hidden})
         scores, *more = args if args else (kwargs.pop("input"),)
         apart = scores.unflatten(0, (len(kept), -1)) if scores.dim() == 3 else scores
         masked, nothing = _masked(apart, kept)
@@ -215,6 +214,18 @@ def _scaled_dot_product(call: dict[str, Any], kept: Tensor) -> Tensor:
     masked, nothing = _masked(mask.expand(len(kept), *mask.shape[-3:]), kept)
     masked = masked.masked_fill(nothing, 0)
     return F.scaled_dot_product_attention(**{**call, "attn_mask": masked, "is_causal": False}).masked_fill(nothing, 0)
+
+
+def _multi_head(func: Any, args: tuple, call: dict[str, Any]) -> Any:
+    """Where a sample has no key left, nothing is mixed: what comes out is the bias of the projection."""
+    nothing = call["key_padding_mask"].all(dim=1)
+    if not nothing.any():
+        return func(*args, **call)
+    call["key_padding_mask"] = call["key_padding_mask"] & ~nothing[:, None]
+    mixed, weights = func(*args, **call)  # [q, N, D], [N, ..., q, k]
+    bias = {**dict(zip(signature(func).parameters, args, strict=False)), **call}["out_proj_bias"]
+    mixed = mixed.masked_fill(nothing[:, None], 0) if bias is None else mixed.where(~nothing[:, None], bias)
+    return mixed, None if weights is None else weights.masked_fill(nothing.view(-1, *[1] * (weights.dim() - 1)), 0)
 
 
 def _masked(scores: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:

@@ -170,3 +170,17 @@ def test_a_query_without_keys_does_not_read_what_comes_later() -> None:
     with torch.no_grad(), hidden.except_for("text", keep):
         output = target(model(ids))
         torch.testing.assert_close(output, model.head(model.embedding(ids))[:, 1, 0])  # only its own skip connection
+
+
+def test_a_picture_without_patches_is_any_picture_without_patches() -> None:
+    """SigLIP pools its patches by an attention; where it has no key left, it says the same of all pictures, and a number."""
+    family = model_of("SigLIP")
+    hidden, recording = recorded(family)
+    nothing = torch.zeros(2, recording.mask[:, recording.modalities["image"]].shape[1], dtype=torch.bool)
+    nothing[1, 0] = True
+    with hidden.except_for("image", nothing), torch.no_grad():
+        found = family.model(**family.inputs).image_embeds
+        other = family.model(**{**family.inputs, "pixel_values": family.inputs["pixel_values"].flip(0)}).image_embeds
+    assert found.isfinite().all()
+    torch.testing.assert_close(other[0], found[0])
+    assert not torch.allclose(other[1], found[1])
