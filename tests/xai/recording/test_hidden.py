@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xai import Target, record
+from xai import Target, adapter_for, record
 from xai.adapters.derived import derived
 from xai.recording.hidden import Hidden
 from xai.recording.recording import Recording
 
 from ..adapters.stock import SEEING, STOCK
-from ..conftest import Family
+from ..conftest import Family, build
 
 NAMES = [
     "GPT-2",
@@ -184,3 +184,18 @@ def test_a_picture_without_patches_is_any_picture_without_patches() -> None:
     assert found.isfinite().all()
     torch.testing.assert_close(other[0], found[0])
     assert not torch.allclose(other[1], found[1])
+
+
+@pytest.mark.parametrize("name", ["clip", "SigLIP", "bert"])
+def test_tokens_are_hidden_in_every_call_of_the_body(name: str) -> None:
+    family = model_of(name) if name in STOCK else build(name)
+    adapter = adapter_for(family.model, family.inputs)
+    with record(family.model, adapter) as recorder:
+        family.model(**family.inputs)
+    hidden = Hidden(family.model, adapter, recorder.recording, family.target)
+    modality = "text" if name == "bert" else "image"
+    keep = recorder.recording.special[:, recorder.recording.modalities[modality]].clone()
+    whole = family.target(family.model(**family.inputs)).detach()
+    with hidden.except_for(modality, keep), torch.no_grad():
+        first, second = (family.target(family.model(**family.inputs)) for _ in range(2))
+    assert torch.equal(second, first) and not torch.allclose(first, whole)
