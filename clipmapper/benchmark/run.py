@@ -101,7 +101,7 @@ def method_names(config: BenchmarkConfig) -> tuple[str, ...]:
     names: list[str] = []
     for name in config.names:
         if name == "all":
-            names += [n for n, method in METHODS.items() if method.start != "pixels"]
+            names += [n for n, method in METHODS.items() if method.start != "pixels" and not method.towers]
         else:
             names += PAPERS if name == "papers" else [method_named(name).name]
     chosen = tuple(dict.fromkeys(name for name in names if name != RANDOM))

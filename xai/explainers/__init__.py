@@ -6,6 +6,8 @@ from torch import Tensor
 
 from xai.explainers.registry import METHODS, Method, as_method, method_named, register
 
-EXPLAINERS: dict[str, Callable[..., Tensor]] = {n: m.function for n, m in METHODS.items() if m.rules is None}
+EXPLAINERS: dict[str, Callable[..., Tensor]] = {  # those for any model
+    n: m.function for n, m in METHODS.items() if m.rules is None and not m.towers
+}
 
 __all__ = ["EXPLAINERS", "METHODS", "Method", "as_method", "method_named", "register"]

@@ -51,19 +51,19 @@ def exclip(recording: Recording, target: Score, steps: int = 16, baseline: Basel
     if steps < 1:
         raise ValueError(f"steps is {steps}; give at least 1")
     x, start = embeddings(recording), references(recording, baseline)
-    sums = [0.0, 0.0]
+    moved: tuple[list[Tensor], list[Tensor]] = ([], [])
     products, similarities = [], []
     for at, weight in zip(*(t.tolist() for t in gauss_legendre(steps)), strict=True):
         again = _again(recording, {name: start[name] + at * (x[name] - start[name]) for name in x})
         with torch.no_grad():
             image, text = features(again.output)
-            products.append((image * text).sum(dim=-1))
-            similarities.append(target(again.output))
+            products.append((image * text).sum(dim=-1).detach())
+            similarities.append(target(again.output).detach())
         for side, names in enumerate(towers):
             way = {name: x[name] - start[name] for name in names}
-            sums[side] = sums[side] + weight * _along(recording, again, side, way)
+            moved[side].append(weight * _along(recording, again, side, way))
     scale = line(torch.cat(products), torch.cat(similarities)).scale.to(recording.readout.dtype)
-    of_image, of_text = sums
+    of_image, of_text = (torch.stack(parts).sum(dim=0) for parts in moved)
     pairs = scale * of_text.mT @ of_image
     return pairs + pairs.mT
 

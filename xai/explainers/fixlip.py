@@ -91,6 +91,7 @@ def _jointly(
         if not within and len(side.unique()) > 1:
             pairs = pairs[side[pairs[:, 0]] != side[pairs[:, 1]]]
         rows = int((game.rows[sample] >= 0).sum())
+        _require_finite(values[:, :rows])
         yield sample, banzhaf_pairs(masks, values[:, :rows], pairs, p, drawn=not exact(count))
 
 
@@ -112,9 +113,17 @@ def _by_towers(
             all_players[:, own] = masks[-1]
             keep.append(players.keep(sample, all_players))
         values = each_with_each(game, sample, keep[0], keep[1])
+        _require_finite(values)
         found = crossed_pairs(masks[0], masks[1], values, p, (drawn[0], drawn[1]))
         place = torch.cat(order).argsort()
         yield sample, Interactions(found.alone[place], found.together[place][:, place])
+
+
+def _require_finite(values: Tensor) -> None:
+    if not values.isfinite().all():
+        raise ValueError(
+            "without some of its tokens the model gives no finite target; explain it by 'exclip' or 'interaction'"
+        )
 
 
 def _sides(recording: Recording, players: Players, sample: int) -> Int[Tensor, " n"]:

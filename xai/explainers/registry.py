@@ -61,6 +61,7 @@ class Method:
         pairs: of a method whose map says how much two tokens matter together, `Relevance.pairs`, what scores it gives single
             ones: the "row" that the head reads, as of any map, or a share of their pairs, "shared" as by
             `algebra.shared_scores`. None for a method that says nothing of pairs.
+        towers: whether it is for models of two towers that never read each other alone, as CLIP.
 
     Example:
         >>> from xai.explainers.registry import method_named
@@ -81,6 +82,7 @@ class Method:
     removes: bool = False
     cheap: dict[str, Any] = field(default_factory=dict)
     pairs: Literal["row", "shared"] | None = None
+    towers: bool = False
 
     def further(self, options: Mapping[str, Any] | None = None) -> int:
         """Returns how many passes the method runs beside the recorded one; 1 if it runs many and no option counts them."""
@@ -214,6 +216,7 @@ for _method in (
         counted="steps",
         cheap={"steps": 4},
         pairs="shared",
+        towers=True,
     ),
     Method("random", random, "uniform scores", class_agnostic=True),
     Method("partial_lrp", partial_lrp, "Voita et al. 2019; TransAtt §4", TRANSATT, "tokens"),
