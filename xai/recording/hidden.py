@@ -156,7 +156,7 @@ class Hidden:
 
 
 class _ModuleCalls:
-    """Which call of a module that a table names an attention happens in: each computes one, and there are as many in each pass."""
+    """Which call of a module that a table names an attention happens in: each computes one, and each pass has as many."""
 
     def __init__(self, modules: Mapping[str, int]) -> None:
         self.modules, self.calls, self.inside = modules, Counter[str](), list[tuple[str, int]]()
