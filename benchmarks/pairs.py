@@ -93,7 +93,9 @@ def pointing_of_clip(root: Path, samples: int, seed: int, budgets: list[int]) ->
     for start in range(0, len(picked), BATCH):
         images = picked[start : start + BATCH]
         pixels = torch.stack([clip.pixels(load_image(next(folder.glob(f"*{image:012d}*")))) for image in images])
-        ids = clip.tokenizer([captions[image] for image in images])  # as open_clip's model takes them, all of one length
+        ids = clip.tokenizer(
+            [captions[image] for image in images]
+        )  # as open_clip's model takes them, all of one length
         mask = torch.arange(ids.shape[1]) <= ids.argmax(dim=1, keepdim=True)
         with record(clip.model, adapter_for(clip.model)) as recorder:
             clip.model(pixels, ids)
@@ -150,6 +152,8 @@ def _point(
     truth = torch.zeros(len(images), regions.shape[1], patches.shape[1])
     truth[patches[:, None].expand(truth.shape)] = regions.flatten()
     pointed = {name: pointing(values[:, text][..., image], truth.double(), patches) for name, values in found.items()}
+    row = readout_scores(recording, wra(recording, recorded.target), recorded.target)[:, None, image]
+    pointed["wra, one map for all words"] = pointing(row.expand(truth.shape).double(), truth.double(), patches)
     pointed["chance"] = pointing(torch.zeros_like(truth), truth, patches)
     for name, hits in pointed.items():
         figures.setdefault(f"pointing: {name}", []).append(hits.double().nanmean(dim=1))
