@@ -100,7 +100,7 @@ def pointing_of_clip(root: Path, samples: int, seed: int, budgets: list[int]) ->
         with record(clip.model, adapter_for(clip.model)) as recorder:
             clip.model(pixels, ids)
         recorded = Recorded(recorder.recording, similarity(), None, words(clip, ids, mask))
-        found = maps(budgets) | {"exclip, 16 steps": partial(of_method, exclip)}
+        found = maps(budgets) | {"exclip, 4 steps": partial(of_method, exclip, steps=4)}
         _point(figures, {name: method(recorded) for name, method in found.items()}, recorded, root, images)
     return figures
 
