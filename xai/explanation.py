@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from inspect import signature
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -86,7 +87,7 @@ def explain(
     if dtype is not None:
         model, inputs = deepcopy(model).to(dtype), tree_map(lambda value: _cast(value, dtype), inputs)
     try:
-        with record(model, adapter or adapter_for(model, inputs), lrp_of(known)) as recorder:
+        with record(model, adapter or adapter_for(model, inputs), known.needs(options)) as recorder:
             if isinstance(inputs, dict):
                 model(**inputs)
             else:
@@ -108,7 +109,8 @@ def explain_recording(
     """Computes relevance from a pass already recorded: methods share its forward pass, and those of one target its backward.
 
     Args:
-        recording: one forward pass; methods with rules need `record(..., lrp="tokens")`, `pixel_lrp` `lrp="pixels"`.
+        recording: one forward pass; methods with rules and gradients by them need `record(..., lrp="tokens")`, those of pixels
+            `lrp="pixels"`.
         method: as of `explain`.
         target: as of `explain`.
         check: as of `explain`.
@@ -256,7 +258,11 @@ def _conservation(
     if method.rules is None:
         with_rules = ", ".join(name for name, known in METHODS.items() if known.rules is not None)
         raise ValueError(f"check is for methods that propagate relevance: {with_rules}")
-    rules = with_gamma(method.rules, options.get("gamma", 0.0))
+    given = signature(method.function).parameters
+    gamma, of_pixels = (
+        options.get(name, given[name].default if name in given else 0.0) for name in ("gamma", "gamma_pixels")
+    )
+    rules = with_gamma(method.rules, gamma, of_pixels)
     flow = conservation(recording, target, rules)
     flow.check(rules.tolerance if check is True else check)
     return flow

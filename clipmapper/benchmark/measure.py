@@ -14,7 +14,7 @@ from clipmapper.benchmark.progress import Progress
 from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.task import Batch, Explained, Maps, Records, Scorer, Task
 from xai.explanation import record_for
-from xai.metrics.localisation import chance, mass_accuracy, rank_accuracy
+from xai.metrics.localisation import average_precision, chance, mass_accuracy, rank_accuracy
 from xai.metrics.perturbation import Predict, perturb
 from xai.metrics.protocols import DIRECTIONS, Protocol
 from xai.metrics.ranking import mean_baseline, random_relevance
@@ -188,6 +188,7 @@ def location(ground_truth: Tensor, valid: Tensor) -> Scorer:
         return {
             "mass": mass_accuracy(relevance, truth, content).where(~nothing, equal),
             "rank": rank_accuracy(relevance, truth, content),
+            "precision": average_precision(relevance, truth, content),
             "no_positive": empty,
         }
 

@@ -103,10 +103,12 @@ def location_columns(
     """Returns the columns of where relevance falls; `what` it should fall on."""
     mass = f"share of the positive relevance that lies on {what}"
     rank = f"share of the most relevant tokens, as many as {what} have, that lie on {what}"
+    precision = f"average precision of the order of tokens against {what}"
     no_positive = f"share of samples without positive relevance, which count as chance, {label}"
     return [
         Column(f"{prefix}/mass", f"on {label}", group, "higher", mass, False, True, printed),
         Column(f"{prefix}/rank", f"rank on {label}", group, "higher", rank, False, True, False),
+        Column(f"{prefix}/precision", f"precision on {label}", group, "higher", precision, False, True, False),
         Column(f"{prefix}/no_positive", f"none, {label}", group, "lower", no_positive, False, True, False),
     ]
 

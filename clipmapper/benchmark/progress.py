@@ -7,10 +7,8 @@ from math import inf
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from xai.explainers.registry import SHORTER
 from xai.metrics.perturbation import Perturbed, Predict
-
-# inputs without some tokens that count as one pass: they run forward alone, and about half of each is left
-SHORTER = 10
 
 
 class Progress:

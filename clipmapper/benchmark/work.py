@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from math import ceil
 
 from clipmapper.benchmark.cost import cost_passes
-from clipmapper.benchmark.progress import SHORTER
 from clipmapper.benchmark.sanity import sanity_passes
 from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.task import Batch, Task
 from clipmapper.images import BadImage
-from xai.explainers.registry import method_named
+from xai.explainers.registry import SHORTER, method_named
 
 PART = 2e12  # passes times weights times tokens of a part: about a minute of a busy core
 # of all samples' passes, that cost and sanity may add: theirs, with all rules of LRP, take about twice as long

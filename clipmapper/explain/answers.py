@@ -6,6 +6,7 @@ Explanations start from pixels: the feature cache holds what CLIP's image tower 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from math import prod
 from typing import Any, cast
 
 import torch
@@ -15,13 +16,15 @@ from clipmapper.errors import unknown
 from clipmapper.explain.removal import without
 from clipmapper.images import ImageSource, load_image
 from clipmapper.models.clip import FrozenCLIP
-from clipmapper.models.clip_mapper import CLIPMapper
+from clipmapper.models.clip_mapper import UNKNOWN, CLIPMapper
 from xai import Adapter, Layout, Relevance, Site, Target, explain_recording, given, record
 from xai.adapters.clip import open_clip
 from xai.adapters.common import before_grid, text_ends
-from xai.explanation import Lrp, lrp_of
+from xai.explainers.registry import as_method
+from xai.explanation import Lrp
 from xai.figures.geometry import Geometry, Size, longest, shortest, squash
 from xai.recording.adapter import Stream, at
+from xai.recording.head import Head, as_logits
 from xai.recording.recording import Recording
 
 IMAGE: Stream = ("image",)
@@ -72,7 +75,7 @@ def explain_answer(
     sources, questions = ([image], [question]) if isinstance(question, str) else (image, question)
     pixels = torch.stack([model.clip.pixels(load_image(source)) for source in cast(Sequence[ImageSource], sources)])
     ids, mask = model.clip.tokenize(questions)
-    recording = record_answer(model, pixels, ids, mask, lrp_of(method))
+    recording = record_answer(model, pixels, ids, mask, as_method(method).needs(options))
     relevance = explain_recording(recording, method, answer_target(model, recording, answer), **options)
     return relevance.with_words(words(model.clip, ids, mask))
 
@@ -145,7 +148,7 @@ def mapper_adapter(model: CLIPMapper) -> Adapter:
     context = TEXT if model.config.task == "vqa" else IMAGE  # what the image may read: no word that comes later
     layers = _single_stream if model.config.mapper == "a" else partial(_dual_stream, context)
     mapper = tuple(layer for i, _ in enumerate(model.mapper.blocks) for layer in layers(f"model.mapper.blocks.{i}"))
-    return Adapter(clip + mapper, partial(_layout, model))
+    return Adapter(clip + mapper, partial(_layout, model), heads=partial(_heads, model))
 
 
 def _label(model: CLIPMapper, name: str) -> int:
@@ -177,6 +180,33 @@ def _dual_stream(context: Stream, block: str) -> list[tuple[Site, ...]]:
 def _site(block: str, attention: str, norm: str, queries: Stream, keys: Stream) -> Site:
     """The norm takes what the skip connection carries; the attention ends with its output projection."""
     return Site(f"{block}.{attention}", queries, keys, f"{block}.{norm}", f"{block}.{attention}")
+
+
+def _heads(model: CLIPMapper, inputs: Mapping[str, Any]) -> tuple[Head, ...]:
+    """The mapper's head, which reads the states of the mapper's layers and none of CLIP's, whose space is another one."""
+    caption, last = model.config.task == "caption", cast(Any, model.mapper.blocks[-1])
+    own: tuple[str, ...] = ("attention",)  # those that add to the stream which is read
+    if model.config.mapper == "b":
+        branch = "text" if caption else model.config.read
+        own, last = (f"{branch}.attention", f"{branch}.cross_attention"), getattr(last, branch)
+    attentions = frozenset(f"model.mapper.blocks.{i}.{name}" for i, _ in enumerate(model.mapper.blocks) for name in own)
+
+    def forward(states: Tensor) -> Tensor:
+        return states + last.feed_forward(last.forward_norm(states))
+
+    head = cast(Any, model.head)
+    if not caption:
+        norm, *rest = head
+        return (Head(model, attentions, norm, nn.Sequential(*rest), as_logits, pooled=True, forward=forward),)
+    words = model.numbers[inputs["ids"]]
+    image = words.new_full((len(words), 1 + prod(model.clip.grid) if model.config.mapper == "a" else 0), UNKNOWN)
+    tokens = torch.cat([image, words], dim=1)
+    return (Head(model, attentions, head.norm, head.logits, _text_alone, forward=forward, tokens=tokens),)
+
+
+def _text_alone(read: Tensor, output: Tensor) -> Tensor:
+    """Logits of the text, which is last in the stream."""
+    return read[:, -output.shape[1] :]
 
 
 def _layout(model: CLIPMapper, inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:

@@ -14,7 +14,7 @@ from clipmapper.images import ImageSource, load_image
 from clipmapper.models.clip_mapper import UNKNOWN, CLIPMapper, evaluating
 from clipmapper.models.decoding import write
 from xai import Relevance, Target, explain_recording
-from xai.explanation import lrp_of
+from xai.explainers.registry import as_method
 from xai.generation.steps import Steps, require_order
 from xai.recording.recording import Recording
 from xai.results.captions import CaptionRelevance, average
@@ -67,7 +67,7 @@ def explain_caption(
         )
     captions = steps_of(model, tokens)
     counted = caption_weights(model.text_of, tokens, cast(Sequence[Sequence[str]], references), weights)
-    recording = record_steps(model, pixels, captions, lrp_of(method))
+    recording = record_steps(model, pixels, captions, as_method(method).needs(options))
     return caption_relevance(model, captions, explain_recording(recording, method, captions.target, **options), counted)
 
 

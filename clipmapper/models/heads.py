@@ -50,7 +50,11 @@ class LanguageHead(nn.Module):
         self.register_buffer("embedding", embedding, persistent=False)
 
     def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
-        x = self.output(self.norm(x))
+        return self.logits(self.norm(x))
+
+    def logits(self, normed: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
+        """Returns those of a token after the norm."""
+        x = self.output(normed)
         return (x if self.embedding is None else x @ self.embedding.T) + self.bias
 
 

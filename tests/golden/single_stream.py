@@ -22,7 +22,8 @@ from xai.explainers.rollout import rollout
 from xai.explainers.transatt import transatt
 from xai.lrp.positive import TRANSATT
 from xai.lrp.relevances import relevances
-from xai.recording.recording import Event, Recording, Score
+from xai.recording.event import Event
+from xai.recording.recording import Recording, Score
 
 Method = Callable[[Recording, Score], Tensor]  # to a map [B, T, T]
 

@@ -14,7 +14,8 @@ from xai.explainers.partial_lrp import partial_lrp
 from xai.explainers.raw_attention import raw_attention
 from xai.explainers.rollout import rollout
 from xai.explainers.transatt import transatt
-from xai.recording.recording import Event, Recording
+from xai.recording.event import Event
+from xai.recording.recording import Recording
 
 BOTH: dict[str, Method] = {
     "ours_no_lrp_no_norm": lambda recording, target: genatt(recording, target, normalise=False),

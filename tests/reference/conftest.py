@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from xai.recording.recording import QKV, Event, InGraph, Recording
+from xai.recording.event import QKV, Event, InGraph
+from xai.recording.recording import Recording
 from xai.recording.rerun import Rerun
 
 SIZES = {"a": 3, "b": 4}
@@ -62,13 +63,15 @@ def tape_of(order: str, seed: int, unreached: int = 0, scale: float = 1.0) -> Re
     )
 
 
-def rerun(order: str, seed: int, unreached: int, scale: float, embeddings: Mapping[str, Tensor]) -> Rerun:
-    """The output is linear: other embeddings would not change a slope."""
+def rerun(order: str, seed: int, unreached: int, scale: float, states: Mapping[str, Tensor], layer: int = 0) -> Rerun:
+    """The output is linear: other states would not change a slope."""
     recording = tape_of(order, seed, unreached, scale)
     first = {
-        name: next(e for e in recording.events if e.queries == where) for name, where in recording.modalities.items()
+        name: next((e, e.rows(where)) for layer in recording.layers[layer:] for e in layer if e.rows(where) is not None)
+        for name, where in recording.modalities.items()
     }
-    return Rerun(recording.output, {name: (first[name].Y, slice(None)) for name in embeddings}, len(recording.mask))
+    places = {name: (event.Y, rows) for name, (event, rows) in first.items() if name in states}
+    return Rerun(recording.output, places, len(recording.mask))
 
 
 def _events(pairs: list[tuple[slice, slice]], generator: torch.Generator) -> Iterator[Event]:

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from xai.metrics.detection import otsu
-from xai.metrics.localisation import mass_accuracy, rank_accuracy
+from xai.metrics.localisation import average_precision, mass_accuracy, rank_accuracy
 from xai.metrics.perturbation import Perturbed, perturb
 from xai.metrics.protocols import area, named
 from xai.metrics.removal import drop
 from xai.metrics.sanity import rank_correlation
-from xai.metrics.segmentation import average_precision
 from xai.metrics.statistics import holm, mean_interval
 
 SEEDS = range(8)

@@ -1,5 +1,6 @@
-"""LeGrad, Grad-ECLIP, AttCAT, TokenTM and the input gradients written out entry by entry, on handmade recordings."""
+"""LeGrad, Grad-ECLIP, AttCAT, TokenTM, the input gradients and the baselines written out entry by entry."""
 
+from dataclasses import replace
 from math import exp, sqrt
 from typing import Any
 
@@ -8,12 +9,15 @@ import torch
 
 from xai.explainers.attcat import attcat
 from xai.explainers.grad_eclip import grad_eclip
+from xai.explainers.gradient_norm import gradient_norm
 from xai.explainers.input_gradient import input_gradient
 from xai.explainers.integrated_gradients import integrated_gradients
 from xai.explainers.legrad import legrad
+from xai.explainers.similarity import similarity
 from xai.explainers.smoothgrad import smoothgrad
 from xai.explainers.tokentm import tokentm
-from xai.recording.recording import Event, Recording
+from xai.recording.event import Event
+from xai.recording.recording import Recording
 
 from .conftest import ORDERS
 from .test_literal import Matrix, dot, each_sample, eye, plus, positive_evidence, zeros
@@ -184,3 +188,74 @@ def test_input_gradients_of_a_linear_model(make_tape: Any, target: Any, order: s
     torch.testing.assert_close(input_gradient(recording, target), expected)
     torch.testing.assert_close(integrated_gradients(recording, target, steps=2, baseline="zero"), expected)
     torch.testing.assert_close(smoothgrad(recording, target, samples=2, noise=0.5), expected)
+
+
+@pytest.mark.parametrize(("order", "layers"), [("single", 3), ("co-attention", 5), ("joint after towers", 3)])
+def test_integrated_gradients_at_a_layer_of_a_linear_model(
+    make_tape: Any, target: Any, order: str, layers: int
+) -> None:
+    """State times gradient, of the first event from the layer on that asks with the token."""
+    recording = make_tape(order, seed=27)
+    gradients = recording.gradients(target)
+    for layer in range(layers):
+
+        def slow(sample: int, layer: int = layer) -> Vector:
+            scores = []
+            for token in range(recording.mask.shape[1]):
+                event = next(e for events in recording.layers[layer:] for e in events if asks(e, token))
+                row = token - event.queries.start
+                scores.append(product(event.Y[sample, row].tolist(), gradients[event].Y[sample, row].tolist()))
+            return scores
+
+        found = integrated_gradients(recording, target, steps=2, baseline="zero", layer=layer)
+        torch.testing.assert_close(found, each_sample(recording, slow))  # type: ignore[arg-type]
+
+
+def asks(event: Event, token: int) -> bool:
+    return event.queries.start <= token < event.queries.stop
+
+
+@pytest.mark.parametrize("order", list(ORDERS))
+def test_gradient_norm(make_tape: Any, target: Any, order: str) -> None:
+    recording = make_tape(order, seed=28)
+    gradients = recording.gradients(target)
+
+    def slow(sample: int) -> Vector:
+        first = sorted(holders(recording, -1).items())
+        return [length(gradients[event].Y[sample, row].tolist()) for _, (event, row) in first]
+
+    found = gradient_norm(recording, target)
+    torch.testing.assert_close(found, each_sample(recording, slow))  # type: ignore[arg-type]
+    torch.testing.assert_close(gradient_norm(recording, lambda output: -2 * output), 2 * found)
+
+
+@pytest.mark.parametrize("order", list(ORDERS))
+def test_similarity(make_tape: Any, target: Any, order: str) -> None:
+    """1 of a token with itself; of two that no attention joins, 0."""
+    recording = make_tape(order, seed=29)
+    T = recording.mask.shape[1]
+
+    def slow(sample: int) -> Matrix:
+        held = holders(recording, len(recording.layers))
+        vectors = [(held[i][0].Y + held[i][0].Y_out)[sample, held[i][1]].tolist() for i in range(T)]
+        return [[cosine(vectors[i], vectors[j]) if joined(i, j) else 0.0 for j in range(T)] for i in range(T)]
+
+    def joined(i: int, j: int) -> bool:
+        return any(asks(event, i) and event.keys.start <= j < event.keys.stop for event in recording.events)
+
+    torch.testing.assert_close(similarity(recording, target), each_sample(recording, slow))
+
+
+def test_states_of_different_widths_are_not_compared(make_tape: Any, target: Any) -> None:
+    recording = make_tape("encoder-decoder", seed=30)
+
+    def narrowed(event: Event) -> Event:
+        """Those of the encoder."""
+        parts = event.in_graph._replace(Y=event.Y[..., :3], Y_out=event.Y_out[..., :3])
+        return replace(event, in_graph=parts) if event.queries.start else event
+
+    layers = tuple((narrowed(event),) for event in recording.events)
+    with pytest.raises(
+        ValueError, match=r"module 'event 5' reads tokens of width 3 into ones of width 5.*gradient_norm"
+    ):
+        similarity(replace(recording, layers=layers), target)

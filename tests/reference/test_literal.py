@@ -13,7 +13,8 @@ from xai.explainers.interaction import interaction
 from xai.explainers.raw_attention import raw_attention
 from xai.explainers.rollout import rollout
 from xai.explainers.wra import wra
-from xai.recording.recording import Event, Gradient, Gradients, Recording
+from xai.recording.event import Event, Gradient, Gradients
+from xai.recording.recording import Recording
 from xai.targets import Target
 
 Matrix = list[list[float]]

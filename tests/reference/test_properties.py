@@ -16,7 +16,7 @@ from xai.targets import Target
 
 from .conftest import BIMODAL, ORDERS, tape_of, total
 
-INPUT_GRADIENTS = ("input_gradient", "integrated_gradients", "smoothgrad")
+INPUT_GRADIENTS = ("input_gradient", "integrated_gradients", "smoothgrad", "gradient_norm")
 
 
 @settings(max_examples=25)

@@ -4,6 +4,7 @@ A table needs no inputs and no observed pass; every other model is found from it
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -85,6 +86,18 @@ def adapter_for(model: nn.Module, inputs: Any = None) -> Adapter:
         f"no adapter for {name}: give inputs to find one from the model itself, adapter_for(model, inputs), or write one "
         f"(docs/how-to-explain-your-own-model.md) and give it as `adapter=`.{hint}"
     )
+
+
+def observed(model: nn.Module, inputs: Any) -> Adapter:
+    """Returns what is found from a model itself, as `derived` does, with what a table of it knows of its ends.
+
+    Its places, which a table has not, are what tokens are hidden by.
+    """
+    build, found = _builder(model), derived(model, inputs)
+    try:
+        return found if build is None else replace(found, heads=build(model).heads)
+    except ValueError:  # a variant that the table does not know
+        return found
 
 
 def _builder(model: nn.Module) -> Callable[[Any], Adapter] | None:

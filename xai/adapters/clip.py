@@ -5,19 +5,25 @@ Both builders take the towers to explain, for calls with an image or a text alon
 """
 
 from collections.abc import Callable, Mapping
+from copy import copy
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xai.adapters.common import before_grid, joined, patch_grid, side_by_side, stack
 from xai.adapters.vit import mean_from
 from xai.recording.adapter import Adapter, Layout, Site, Stream, at
+from xai.recording.head import Head
 
 IMAGE: Stream = ("image",)
 TEXT: Stream = ("text",)
 Part = Callable[[Mapping[str, Any], int], Layout]  # of one tower: the arguments of forward, number of tokens
 BOTH = ("image", "text")
+End = tuple[
+    Any, str, nn.Module, Any
+]  # of a tower: its last layer, that layer's second norm by name, last norm, projection
 
 
 def open_clip(model: Any, towers: tuple[str, ...] = BOTH) -> Adapter:
@@ -39,8 +45,13 @@ def open_clip(model: Any, towers: tuple[str, ...] = BOTH) -> Adapter:
     sites = {name: stack(model, layers[name], (name,), "attn", "ln_1", "ls_1") for name in towers}
     # the names differ between CLIP, which holds its text layers itself, and CustomTextCLIP
     text_pool, eos = (model.text_pool_type, model.text_eos_id) if text is model else (text.pool_type, text.eos_id)
+    ends: dict[str, End] = {"text": (text.transformer.resblocks[-1], "ln_2", text.ln_final, text.text_projection)}
+    if pool == "tok":
+        ends["image"] = model.visual.transformer.resblocks[-1], "ln_2", model.visual.ln_post, model.visual.proj
     return _adapter(
+        model,
         sites,
+        ends,
         lambda inputs, n: _image(n, patch_grid(inputs["image"], model.visual.patch_size), mean=pool == "avg"),
         lambda inputs, n: _text(n, pooled_position(inputs["text"], text_pool, eos)),
     )
@@ -55,8 +66,14 @@ def transformers_clip(model: Any, towers: tuple[str, ...] = BOTH) -> Adapter:
     eos = model.config.text_config.eos_token_id
     pool = "argmax" if eos == 2 else "eos"  # as in transformers: old configurations have a wrong end token
     patch = model.config.vision_config.patch_size
+    image, text = model.vision_model, model.text_model
     return _adapter(
+        model,
         sites,
+        {
+            "image": (image.encoder.layers[-1], "layer_norm2", image.post_layernorm, model.visual_projection),
+            "text": (text.encoder.layers[-1], "layer_norm2", text.final_layer_norm, model.text_projection),
+        },
         lambda inputs, n: _image(n, patch_grid(inputs["pixel_values"], patch), mean=False),
         lambda inputs, n: _text(n, pooled_position(inputs["input_ids"], pool, eos)),
     )
@@ -83,9 +100,42 @@ def _text(length: int, ends: Tensor) -> Layout:
     return Layout({"text": length}, {"text": at(ends, length)}, {"text": positions <= end}, {"text": special})
 
 
-def _adapter(sites: dict[str, list[Site]], image: Part, text: Part) -> Adapter:
+def _adapter(model: nn.Module, sites: dict[str, list[Site]], ends: dict[str, End], image: Part, text: Part) -> Adapter:
     def layout(inputs: Mapping[str, Any], sizes: Mapping[Stream, int]) -> Layout:
         parts = [(IMAGE, image), (TEXT, text)]
         return joined([part(inputs, sizes[stream]) for stream, part in parts if stream in sizes])
 
-    return Adapter(side_by_side(*sites.values()), layout)
+    def heads(inputs: Mapping[str, Any]) -> tuple[Head, ...]:
+        return tuple(_head(model, name, sites[name], ends[name]) for name in sites if name in ends)
+
+    return Adapter(side_by_side(*sites.values()), layout, heads=heads)
+
+
+def _head(model: nn.Module, tower: str, sites: list[Site], end: End) -> Head:
+    layer, norm_of_layer, norm, projection = end
+
+    def forward(states: Tensor) -> Tensor:
+        change = layer.mlp(getattr(layer, norm_of_layer)(states))
+        return states + (layer.ls_2(change) if hasattr(layer, "ls_2") else change)
+
+    def project(features: Tensor) -> Tensor:
+        if projection is None:
+            return features
+        return projection(features) if isinstance(projection, nn.Module) else features @ projection
+
+    attentions, said = frozenset(site.module for site in sites), partial(_said, model, tower)
+    return Head(model, attentions, norm, project, said, pooled=True, unit=True, forward=forward)
+
+
+def _said(model: Any, tower: str, read: Tensor, output: Any) -> Any:
+    """Outputs with other embeddings of a tower's inputs."""
+    if isinstance(output, tuple):  # of open_clip: image, text, scale
+        return (read, *output[1:]) if tower == "image" else (output[0], read, *output[2:])
+    other = copy(output)
+    if "logits_per_image" not in output:
+        other[f"{tower}_features"] = read
+        return other
+    other[f"{tower}_embeds"] = read
+    other["logits_per_image"] = model.logit_scale.exp() * other["image_embeds"] @ other["text_embeds"].mT
+    other["logits_per_text"] = other["logits_per_image"].mT
+    return other

@@ -19,8 +19,8 @@ from xai.adapters.tokens import rank_of
 from xai.lrp.operations import name_of
 from xai.recording.deformable import deformable_attention, deformable_shown
 from xai.recording.places import ARGUMENT, Calls, Place, arguments_of, drawn_in_order, samples_of
-from xai.recording.record import SOFTMAX
 from xai.recording.unchanged import evaluation, same_random_numbers
+from xai.recording.watch import SOFTMAX
 
 STOPPING = frozenset({"linear", "embedding", "addmm", "layer_norm"})  # between a product and its softmax there is none
 FUNCTIONS: dict[Any, tuple[str, ...]] = {  # with a softmax inside; their arguments that attention is made of

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from xai.explainers.registry import METHODS, Method, as_method, method_named, register
 
-EXPLAINERS: dict[str, Callable[..., Tensor]] = {  # those for any model
-    n: m.function for n, m in METHODS.items() if m.rules is None and not m.towers
+EXPLAINERS: dict[str, Callable[..., Tensor]] = {  # those for all models, without rules
+    name: method.function for name, method in METHODS.items() if method.rules is None and not method.models
 }
 
 __all__ = ["EXPLAINERS", "METHODS", "Method", "as_method", "method_named", "register"]

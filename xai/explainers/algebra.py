@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from xai.recording.axis import count_of, index_of
-from xai.recording.recording import Event, Gradient, Recording, Score
+from xai.recording.event import Event, Gradient
+from xai.recording.recording import Recording, Score
 
 Map = Float[Tensor, "B T T"]
 Change = Callable[[Tensor, Event], Tensor]  # (R, event) to what is added to the rows of its queries, [B, q, T]

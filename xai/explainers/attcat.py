@@ -6,10 +6,14 @@ from torch import Tensor
 
 from xai.explainers.algebra import mean_attention, scores_traced_back
 from xai.explainers.states import along, states
-from xai.recording.recording import Event, Recording, Score
+from xai.lrp.modified_gradient import Backward
+from xai.recording.event import Event
+from xai.recording.recording import Recording, Score
 
 
-def attcat(recording: Recording, target: Score, last: int | None = None) -> Float[Tensor, "B T"]:
+def attcat(
+    recording: Recording, target: Score, last: int | None = None, backward: Backward = "autograd"
+) -> Float[Tensor, "B T"]:
     """Sums over layers the attention a token receives times its activation.
 
     The activation is ∇h ⊙ h summed over the width, h what enters the layer (as in the published code); the attention
@@ -20,6 +24,8 @@ def attcat(recording: Recording, target: Score, last: int | None = None) -> Floa
         recording: one forward pass.
         target: from the model's outputs to one number a sample, [B].
         last: layers that count, from the end; None for all.
+        backward: whose gradient: "autograd" for the model's own, "libra" or "attn_lrp" for one modified by rules, with which the
+            recording must have been made.
 
     Returns:
         Scores [B, T]; negative ones speak against the target.
@@ -27,7 +33,7 @@ def attcat(recording: Recording, target: Score, last: int | None = None) -> Floa
     Source:
         Qiang et al. 2022.
     """
-    gradients = recording.gradients(target)
+    gradients = recording.gradients(target, backward)
     scores = torch.zeros_like(recording.mask, dtype=recording.readout.dtype)
 
     def activation(event: Event) -> Tensor:

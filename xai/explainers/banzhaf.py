@@ -1,9 +1,10 @@
 """Weighted Banzhaf values of tokens: what the target gains with a token, when others are there by chance."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from xai.games.credits import banzhaf_credits
+from xai.games.credits import banzhaf_credits, banzhaf_errors
 from xai.games.masks import MOST, every, independent
 from xai.games.players import Block, each_game, play
 from xai.recording.recording import Recording, Score
@@ -17,6 +18,7 @@ def banzhaf(
     together: bool = False,
     block: Block = 1,
     seed: int = 0,
+    errors: bool = False,
 ) -> Float[Tensor, "B T"]:
     """Computes E[f(M with i) - f(M without i)] over masks in which every other token stays with probability p.
 
@@ -30,12 +32,13 @@ def banzhaf(
         together: as of `shapley`.
         block: patches are taken away in squares of this many rows and columns.
         seed: of the masks.
+        errors: returns the estimates' standard errors in the place of scores; 0 where the values are exact.
 
     Returns:
         Scores [B, T]; negative ones speak against the target. They need not sum to f(all) - f(none).
 
     Raises:
-        ValueError: p is not between 0 and 1, or a budget that leaves no run for a modality.
+        ValueError: p is not between 0 and 1, or a budget that leaves no run for a modality, or too few for standard errors.
 
     Source:
         Li & Yao 2023 for the weighted value; Hammer & Holzman 1992 for least squares.
@@ -49,6 +52,9 @@ def banzhaf(
         return every(players) if exact(players) else independent(players, count, p, seed)
 
     def credit(masks: Tensor, values: Tensor, prior: Tensor) -> Tensor:
-        return banzhaf_credits(masks, values, p, drawn=not exact(masks.shape[1]))
+        known = exact(masks.shape[1])
+        if not errors:
+            return banzhaf_credits(masks, values, p, drawn=not known)
+        return torch.zeros_like(prior) if known else banzhaf_errors(masks, values)
 
     return play(recording, target, draw, credit, together, block)

@@ -69,8 +69,7 @@ def fixlip(
         *recording.mask.shape, recording.mask.shape[1], dtype=torch.float64, device=recording.mask.device
     )
     for sample, interactions in found:
-        rows = game.rows[sample][game.rows[sample] >= 0].to(pairs.device)
-        pairs[rows] = _laid(players.of[sample], interactions)
+        pairs[game.rows_of(sample)] = _laid(players.of[sample].cpu(), interactions).to(pairs.device)
     return pairs
 
 
@@ -82,17 +81,16 @@ def _jointly(
     def exact(count: int) -> bool:
         return count <= MOST and 2**count <= budget
 
-    def draw(count: int) -> Tensor:
-        return every(count) if exact(count) else independent(count, budget, p, seed)
-
-    for sample, masks, values in played(game, players, draw):
-        side, count = _sides(game.recording, players, sample), masks.shape[1]
-        pairs = torch.combinations(torch.arange(count, device=masks.device))
+    masks = {
+        sample: every(count) if exact(count) else independent(count, budget, p, seed)
+        for sample, count in enumerate(players.counts)
+    }
+    for sample, values in played(game, players, masks):
+        side, count = _sides(game.recording, players, sample).cpu(), players.counts[sample]
+        pairs = torch.combinations(torch.arange(count))
         if not within and len(side.unique()) > 1:
             pairs = pairs[side[pairs[:, 0]] != side[pairs[:, 1]]]
-        rows = int((game.rows[sample] >= 0).sum())
-        _require_finite(values[:, :rows])
-        yield sample, banzhaf_pairs(masks, values[:, :rows], pairs, p, drawn=not exact(count))
+        yield sample, banzhaf_pairs(masks[sample], values.cpu(), pairs, p, drawn=not exact(count))
 
 
 def _by_towers(
@@ -112,18 +110,10 @@ def _by_towers(
             all_players = masks[-1].new_ones(len(masks[-1]), count)
             all_players[:, own] = masks[-1]
             keep.append(players.keep(sample, all_players))
-        values = each_with_each(game, sample, keep[0], keep[1])
-        _require_finite(values)
-        found = crossed_pairs(masks[0], masks[1], values, p, (drawn[0], drawn[1]))
-        place = torch.cat(order).argsort()
+        values = each_with_each(game, sample, keep[0], keep[1]).cpu()
+        found = crossed_pairs(masks[0].cpu(), masks[1].cpu(), values, p, (drawn[0], drawn[1]))
+        place = torch.cat(order).argsort().cpu()
         yield sample, Interactions(found.alone[place], found.together[place][:, place])
-
-
-def _require_finite(values: Tensor) -> None:
-    if not values.isfinite().all():
-        raise ValueError(
-            "without some of its tokens the model gives no finite target; explain it by 'exclip' or 'interaction'"
-        )
 
 
 def _sides(recording: Recording, players: Players, sample: int) -> Int[Tensor, " n"]:

@@ -7,7 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.algebra import fold, rownorm
-from xai.recording.recording import Event, Recording, Score
+from xai.lrp.modified_gradient import Backward
+from xai.recording.event import Event
+from xai.recording.recording import Recording, Score
 
 
 def genatt(
@@ -19,6 +21,7 @@ def genatt(
     last: int | None = None,
     drop_undefined: bool = False,
     attention: Mapping[Event, Float[Tensor, "B H _ _"]] | None = None,
+    backward: Backward = "autograd",
 ) -> Float[Tensor, "B T T"]:
     """Adds up Ā = E_h (∇A ⊙ A)⁺ over layers and streams. Events that do not reach the target change nothing.
 
@@ -32,6 +35,8 @@ def genatt(
         drop_undefined: leaves a sample's whole eq. 10 out where N divides by zero, as DETR's published code does; by default
             such a row stays a row of the identity.
         attention: [B, H, q, k] of each event, in the place of A in eq. 5; None for A.
+        backward: whose gradient: "autograd" for the model's own, "libra" or "attn_lrp" for one modified by rules, with which the
+            recording must have been made.
 
     Returns:
         Map [B, T, T].
@@ -39,7 +44,7 @@ def genatt(
     Source:
         GenAtt eq. 1 to 11.
     """
-    gradients = recording.gradients(target)
+    gradients = recording.gradients(target, backward)
     normalise = normalise and aggregate
 
     def change(R: Tensor, event: Event) -> Tensor:

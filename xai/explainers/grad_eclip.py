@@ -6,10 +6,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.last_map import last_map
-from xai.recording.recording import Event, Recording, Score
+from xai.lrp.modified_gradient import Backward
+from xai.recording.event import Event
+from xai.recording.recording import Recording, Score
 
 
-def grad_eclip(recording: Recording, target: Score, loosened: bool = True, last: int = 1) -> Float[Tensor, "B T T"]:
+def grad_eclip(
+    recording: Recording, target: Score, loosened: bool = True, last: int = 1, backward: Backward = "autograd"
+) -> Float[Tensor, "B T T"]:
     """Returns (Σ λ_ij ∇o_i · v_j)⁺, o the heads' mixed values before the output projection.
 
     ∇o_i · v_j over all heads is the sum of ∇A_ij over heads, which the recording has. λ is the cosine of query and key, of all
@@ -21,6 +25,8 @@ def grad_eclip(recording: Recording, target: Score, loosened: bool = True, last:
         target: from the model's outputs to one number a sample, [B].
         loosened: False takes 1 for λ.
         last: attentions that each block of the joint axis sums (the paper has 1 for images, more for texts).
+        backward: whose gradient: "autograd" for the model's own, "libra" or "attn_lrp" for one modified by rules, with which the
+            recording must have been made.
 
     Returns:
         Map [B, T, T].
@@ -31,7 +37,7 @@ def grad_eclip(recording: Recording, target: Score, loosened: bool = True, last:
     Source:
         Zhao et al. 2024.
     """
-    gradients = recording.gradients(target)
+    gradients = recording.gradients(target, backward)
 
     def show(event: Event) -> Tensor:
         allowed = ((event.A > 0).any(dim=1) & recording.mask[:, None, event.keys]).to(event.A.dtype)

@@ -4,15 +4,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.states import embeddings, gradients, times
+from xai.lrp.modified_gradient import Backward
 from xai.recording.recording import Recording, Score
 
 
-def input_gradient(recording: Recording, target: Score) -> Float[Tensor, "B T"]:
+def input_gradient(recording: Recording, target: Score, backward: Backward = "autograd") -> Float[Tensor, "B T"]:
     """Sums ∇x ⊙ x over the width, x what enters a modality's first layer.
 
     Args:
         recording: one forward pass.
         target: from the model's outputs to one number a sample, [B].
+        backward: whose gradient: "autograd" for the model's own, "libra" or "attn_lrp" for one modified by rules, with which the
+            recording must have been made.
 
     Returns:
         Scores [B, T]; negative ones speak against the target.
@@ -20,4 +23,4 @@ def input_gradient(recording: Recording, target: Score) -> Float[Tensor, "B T"]:
     Source:
         Shrikumar et al. 2016.
     """
-    return times(recording, gradients(recording, target), embeddings(recording))
+    return times(recording, gradients(recording, target, backward), embeddings(recording))

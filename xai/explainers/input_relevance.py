@@ -5,6 +5,7 @@ from torch import Tensor
 
 from xai.lrp.modified_gradient import ATTN_LRP, CP_LRP, with_gamma
 from xai.lrp.positive import TRANSATT
+from xai.lrp.propagation import Rules
 from xai.lrp.relevances import relevances
 from xai.recording.recording import Recording, Score
 
@@ -75,7 +76,34 @@ def pixel_lrp(recording: Recording, target: Score) -> Float[Tensor, "B rows colu
     Source:
         Binder et al. 2016; TransAtt §4.
     """
-    pixels = relevances(recording, target, TRANSATT).pixels
+    return _of_pixels(recording, target, TRANSATT)
+
+
+def attn_lrp_pixels(
+    recording: Recording, target: Score, gamma: float = 0.0, gamma_pixels: float = 0.25
+) -> Float[Tensor, "B rows columns"]:
+    """Propagates relevance to the pixels by the rules of AttnLRP: pixels times what comes back to them, summed over channels.
+
+    Args:
+        recording: one forward pass, recorded with `lrp="pixels"`.
+        target: from the model's outputs to one number a sample, [B].
+        gamma: of the gamma rule on linear layers; 0 is the epsilon rule. The authors try 0 to 1 on vision transformers.
+        gamma_pixels: the same of the convolution of pixels to patches. The authors try 0.1, 0.25 and 100.
+
+    Returns:
+        Scores [B, rows, columns]; negative ones speak against the target.
+
+    Raises:
+        ValueError: a recording that was not recorded from its pixels.
+
+    Source:
+        Achtibat et al. 2024, with the rules that its authors' library has for vision transformers.
+    """
+    return _of_pixels(recording, target, with_gamma(ATTN_LRP, gamma, gamma_pixels))
+
+
+def _of_pixels(recording: Recording, target: Score, rules: Rules) -> Float[Tensor, "B rows columns"]:
+    pixels = relevances(recording, target, rules).pixels
     if pixels is None:
         raise ValueError("the recording was not recorded from the pixels: record with lrp='pixels'")
     return pixels

@@ -1,4 +1,4 @@
-"""Integrated gradients (Sundararajan, Taly & Yan 2017) from a baseline to the embeddings, all modalities at once."""
+"""Integrated gradients (Sundararajan, Taly & Yan 2017) from a baseline to the states, all modalities at once."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from xai.explainers.states import embeddings, gradients_at, times
+from xai.explainers.algebra import scores_traced_back
+from xai.explainers.states import State, gradients_at, standing, times, vectors
 from xai.recording.recording import Recording, Score
 from xai.targets import decided
 
@@ -14,7 +15,7 @@ Baseline = str | Mapping[str, Tensor]  # "zero", "mean", or tensors by modality
 
 
 def integrated_gradients(
-    recording: Recording, target: Score, steps: int = 32, baseline: Baseline = "mean"
+    recording: Recording, target: Score, steps: int = 32, baseline: Baseline = "mean", layer: int = 0
 ) -> Float[Tensor, "B T"]:
     """Shares out the target's difference between the input and a baseline, one pass of the model for each step.
 
@@ -25,29 +26,34 @@ def integrated_gradients(
         recording: one forward pass.
         target: from the model's outputs to one number a sample, [B].
         steps: nodes of the integral by the rule of Gauss and Legendre.
-        baseline: "mean" of the sample's real tokens, the "zero" embedding, or tensors [B, tokens, D] by modality (one left out
-            keeps its embedding).
+        baseline: "mean" of the sample's real tokens, the "zero" state, or tensors [B, tokens, D] by modality (one left out
+            keeps its state).
+        layer: whose residual inputs are changed, counted from 0, the embeddings. Tokens that are made from others stand for
+            those from their first layer on.
 
     Returns:
         Scores [B, T] that sum to the difference; negative ones speak against the target.
 
     Raises:
-        ValueError: fewer than one step, or a baseline that is none of these.
+        ValueError: fewer than one step, a baseline that is none of these, or a layer that there is not, that comes after the
+            last attention of a modality, or whose states other attentions read before they can be changed.
 
     Source:
         Sundararajan et al. 2017, eq. 1, prop. 1.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; give at least 1")
-    target, x = decided(target, recording.output), embeddings(recording)
+    state = standing(recording, layer)
+    _require_all(recording, layer, state)
+    target, x = decided(target, recording.output), vectors(state)
     start = baseline_of(recording, x, baseline)
     way = {name: x[name] - start[name] for name in x}
     total = torch.zeros_like(recording.mask, dtype=recording.readout.dtype)
     for at, weight in zip(*(t.tolist() for t in gauss_legendre(steps)), strict=True):
         total = total + weight * times(
-            recording, gradients_at(recording, target, {n: start[n] + at * way[n] for n in x}), way
+            recording, gradients_at(recording, target, {n: start[n] + at * way[n] for n in x}, layer), way
         )
-    return total
+    return scores_traced_back(recording, total)
 
 
 # The nodes of numpy.polynomial.legendre.leggauss to 1e-15: explainers need torch alone, which has no quadrature of the kind.
@@ -57,6 +63,15 @@ def gauss_legendre(steps: int) -> tuple[Float[Tensor, " steps"], Float[Tensor, "
     beside = k / (4 * k**2 - 1).sqrt()
     nodes, vectors = torch.linalg.eigh(beside.diag(1) + beside.diag(-1))
     return (nodes + 1) / 2, vectors[0] ** 2
+
+
+def _require_all(recording: Recording, layer: int, state: State) -> None:
+    """Raises ValueError for a modality that has no event from a layer on: what it is there was not recorded."""
+    later = {event for events in recording.layers[layer:] for event in events}
+    if ended := [name for name, (event, _) in state.items() if event not in later]:
+        raise ValueError(
+            f"layer is {layer}, which comes after the last attention of {', '.join(ended)}; give an earlier one"
+        )
 
 
 def baseline_of(recording: Recording, x: Mapping[str, Tensor], baseline: Baseline) -> dict[str, Tensor]:

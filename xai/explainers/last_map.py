@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.algebra import traced_back
-from xai.recording.recording import Event, Recording
+from xai.recording.event import Event
+from xai.recording.recording import Recording
 
 
 def last_map(recording: Recording, show: Callable[[Event], Tensor], count: int = 1) -> Float[Tensor, "B T T"]:

@@ -5,34 +5,74 @@ from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.algebra import scores_traced_back
+from xai.explainers.lens import attention_gradient, layers_of, own_score
+from xai.lrp.modified_gradient import Backward
+from xai.recording.event import Event
 from xai.recording.recording import Recording, Score
 
 
-def legrad(recording: Recording, target: Score, last: int | None = None) -> Float[Tensor, "B T"]:
+def legrad(
+    recording: Recording,
+    target: Score,
+    last: int | None = None,
+    heads: str = "final",
+    backward: Backward = "autograd",
+) -> Float[Tensor, "B T"]:
     """Sums (∇A)⁺ over layers, the mean over heads and real queries.
 
-    The paper differentiates each layer's own score, the model's head on the mean of that layer's tokens. Models have no
-    head in common that reads a layer, so here all layers have the target itself, and one backward pass serves them.
-    Keys that a query may not attend to do not count. The attentions of several streams add up: our generalisation.
+    The paper differentiates each layer's own score, the model's head on the mean of that layer's tokens: `heads="own"`, where
+    the model's last norm and head are known. Then only attentions of the streams that a head reads count: a mapper's, and
+    not those of the CLIP before it, whose states are of another space. A head that reads every token, as a language model's,
+    reads the states one by one, without the mean. By default all layers have the target itself, and one backward pass serves
+    them. Keys that a query may not attend to do not count. The attentions of several streams add up: our generalisation.
 
     Args:
         recording: one forward pass.
         target: from the model's outputs to one number a sample, [B].
         last: layers that count, from the end; None for all.
+        heads: "final" takes the target of the whole model at every layer, "own" that of what the model's head says of the
+            states after it.
+        backward: whose gradient of the final target: "autograd" for the model's own, "libra" or "attn_lrp" for one modified by
+            rules, with which the recording must have been made.
 
     Returns:
         Scores [B, T].
 
+    Raises:
+        ValueError: `heads="own"` of a model whose last norm and head are not known.
+
     Source:
         Bousselham et al. 2024.
     """
-    gradients = recording.gradients(target)
+    if heads not in ("final", "own"):
+        raise ValueError(f'heads is {heads!r}; give "final" or "own"')
+    if heads == "own" and backward != "autograd":
+        raise ValueError(
+            f"backward is {backward!r} with heads=\"own\"; a layer's own head has the model's own gradient"
+        )
+    counted = [event for layer in recording.last(last) for event in layer]
+    gradients = recording.gradients(target, backward) if heads == "final" else {}
+    slopes = {e: gradients[e].A for e in counted} if heads == "final" else _own_gradients(recording, target, counted)
     scores = torch.zeros_like(recording.mask, dtype=recording.readout.dtype)
-    for layer in recording.last(last):
-        for event in layer:
-            counted = (event.A > 0) & recording.mask[:, None, event.queries, None]
-            sensitivity = (gradients[event].A.clamp(min=0) * counted).mean(dim=1).sum(dim=1)
-            scores[:, event.keys] += sensitivity / recording.mask[:, event.queries].sum(dim=1, keepdim=True).clamp(
-                min=1
-            )
+    for event, gradient in slopes.items():
+        allowed = (event.A > 0) & recording.mask[:, None, event.queries, None]
+        sensitivity = (gradient.clamp(min=0) * allowed).mean(dim=1).sum(dim=1)
+        scores[:, event.keys] += sensitivity / recording.mask[:, event.queries].sum(dim=1, keepdim=True).clamp(min=1)
     return scores_traced_back(recording, scores)
+
+
+def _own_gradients(recording: Recording, target: Score, counted: list[Event]) -> dict[Event, Tensor]:
+    """Of those attentions whose states a head reads, the gradient of each layer's own target."""
+    if not recording.heads:
+        raise ValueError(
+            "the last norm and head of this model are not known, so that they cannot be put on its layers: heads='own' is for "
+            'CLIP, mappers and generative models of transformers; leave it "final"'
+        )
+    found = {}
+    for head in recording.heads:
+        for event, states in layers_of(recording, head):
+            if event in counted:
+                real = recording.mask[:, event.queries].to(states.dtype)
+                mean = real / real.sum(dim=1, keepdim=True).clamp(min=1) if head.pooled else None
+                found[event] = attention_gradient(recording, own_score(recording, head, states, target, mean), event)
+    return found

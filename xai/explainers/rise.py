@@ -3,13 +3,20 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from xai.games.credits import mean_credits, mean_errors
 from xai.games.masks import independent
 from xai.games.players import Block, each_game, play
 from xai.recording.recording import Recording, Score
 
 
 def rise(
-    recording: Recording, target: Score, budget: int = 512, p: float = 0.5, block: Block = 1, seed: int = 0
+    recording: Recording,
+    target: Score,
+    budget: int = 512,
+    p: float = 0.5,
+    block: Block = 1,
+    seed: int = 0,
+    errors: bool = False,
 ) -> Float[Tensor, "B T"]:
     """Computes Σ f(M) M_i / Σ M_i over masks in which every token stays with probability p.
 
@@ -21,22 +28,21 @@ def rise(
         block: patches are taken away in squares of this many rows and columns, whose edges are not blurred or moved as the
             paper's are.
         seed: of the masks.
+        errors: returns the means' standard errors in the place of scores.
 
     Returns:
         Scores [B, T], in the target's unit; the mean value of all masks is in each of them, so that only their order and
         differences tell something.
 
     Raises:
-        ValueError: p is not between 0 and 1, or a budget that leaves no run for a modality.
+        ValueError: p is not between 0 and 1, or a budget that leaves no run for a modality, or too few for standard errors.
 
     Source:
         Petsiuk et al. 2018, eq. 6.
     """
     count = each_game(recording, budget)
 
-    def mean(masks: Tensor, values: Tensor, prior: Tensor) -> Tensor:
-        there = masks.double()
-        overall = values.mean(dim=0)  # of a token that was never there
-        return (there.mT @ (values - overall)) / there.sum(dim=0).clamp(min=1)[:, None] + overall
+    def credit(masks: Tensor, values: Tensor, prior: Tensor) -> Tensor:
+        return (mean_errors if errors else mean_credits)(masks, values)
 
-    return play(recording, target, lambda players: independent(players, count, p, seed), mean, block=block)
+    return play(recording, target, lambda players: independent(players, count, p, seed), credit, block=block)

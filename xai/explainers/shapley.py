@@ -1,9 +1,10 @@
 """Shapley values of tokens, estimated from masks (KernelSHAP), and of both modalities together (MM-SHAP)."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from xai.games.credits import shapley_credits
+from xai.games.credits import shapley_credits, shapley_errors
 from xai.games.masks import MOST, every, shapley_paired, with_ends
 from xai.games.players import Block, each_game, play
 from xai.recording.recording import Recording, Score
@@ -16,6 +17,7 @@ def shapley(
     together: bool = False,
     block: Block = 1,
     seed: int = 0,
+    errors: bool = False,
 ) -> Float[Tensor, "B T"]:
     """Shares out f(all) - f(none) among the tokens as Shapley values do.
 
@@ -28,12 +30,13 @@ def shapley(
         together: all modalities are one game; else each is one of its own, in which the others stay whole.
         block: patches are taken away in squares of this many rows and columns.
         seed: of the masks.
+        errors: returns the estimates' standard errors in the place of scores; 0 where the values are exact.
 
     Returns:
         Scores [B, T]; those of a game sum to f(all) - f(none). Negative ones speak against the target.
 
     Raises:
-        ValueError: a budget of fewer than four runs a game.
+        ValueError: a budget of fewer than four runs a game, or too few for standard errors.
 
     Source:
         Lundberg & Lee 2017, eq. 8; masks with their complements: Covert & Lee 2021.
@@ -47,7 +50,10 @@ def shapley(
         return every(players) if exact(players) else with_ends(shapley_paired(players, count - 2, seed))
 
     def credit(masks: Tensor, values: Tensor, prior: Tensor) -> Tensor:
-        return shapley_credits(masks, values, sampled=not exact(masks.shape[1]))
+        known = exact(masks.shape[1])
+        if not errors:
+            return shapley_credits(masks, values, sampled=not known)
+        return torch.zeros_like(prior) if known else shapley_errors(masks, values)
 
     return play(recording, target, draw, credit, together, block)
 

@@ -6,12 +6,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.algebra import evidence, fold
-from xai.explainers.states import State, along, embedding, states
-from xai.recording.axis import within
-from xai.recording.recording import Event, Recording, Score
+from xai.explainers.states import State, along, embedding, side_by_side, states
+from xai.lrp.modified_gradient import Backward
+from xai.recording.event import Event
+from xai.recording.recording import Recording, Score
 
 
-def tokentm(recording: Recording, target: Score, last: int | None = None) -> Float[Tensor, "B T T"]:
+def tokentm(
+    recording: Recording, target: Score, last: int | None = None, backward: Backward = "autograd"
+) -> Float[Tensor, "B T T"]:
     """Adds C[s] += Ā W C[k] for every attention, from C = the lengths of the tokens.
 
     Ā is GenAtt's. W compares a token x with its value after the output projection, x̃: the ratio of lengths ‖x̃‖ / ‖x‖
@@ -23,6 +26,8 @@ def tokentm(recording: Recording, target: Score, last: int | None = None) -> Flo
         recording: one forward pass.
         target: from the model's outputs to one number a sample, [B].
         last: layers that count, from the end; None for all.
+        backward: whose gradient: "autograd" for the model's own, "libra" or "attn_lrp" for one modified by rules, with which the
+            recording must have been made.
 
     Returns:
         Map [B, T, T].
@@ -33,7 +38,7 @@ def tokentm(recording: Recording, target: Score, last: int | None = None) -> Flo
     Source:
         Wu et al. 2024.
     """
-    gradients = recording.gradients(target)
+    gradients = recording.gradients(target, backward)
     before = {event: state for layer, state in zip(recording.layers, states(recording), strict=True) for event in layer}
 
     def change(R: Tensor, event: Event) -> Tensor:
@@ -47,7 +52,7 @@ def tokentm(recording: Recording, target: Score, last: int | None = None) -> Flo
 
 def transformation(recording: Recording, event: Event, state: State) -> Float[Tensor, "B k"]:
     """Returns W; 0 for a token of length 0, which passes nothing on."""
-    x = _keys(recording, event, state)
+    x = side_by_side(recording, event, event.keys, state, lambda held: held.Y.detach())
     x_new = _projected_values(event)
     if x.shape != x_new.shape:
         raise ValueError(f"module {event.module!r} makes tokens of width {x.shape[-1]} ones of width {x_new.shape[-1]}")
@@ -56,21 +61,6 @@ def transformation(recording: Recording, event: Event, state: State) -> Float[Te
     mask = recording.mask[:, event.keys]
     direction = F.cosine_similarity(x, x_new, dim=-1).exp() * mask
     return ratio * direction * mask.sum(dim=1, keepdim=True) / direction.sum(dim=1, keepdim=True)
-
-
-def _keys(recording: Recording, event: Event, state: State) -> Float[Tensor, "B k D"]:
-    """Lays the states of the modalities that are the event's keys side by side."""
-    places = {name: within(where, event.keys) for name, where in recording.modalities.items()}
-    inside = {name: place for name, place in places.items() if place is not None}
-    unknown = inside.keys() - state.keys()
-    if unknown:
-        raise ValueError(f"module {event.module!r} reads {', '.join(sorted(unknown))}, of which no layer has a state")
-    parts = {name: state[name][0].Y.detach()[:, state[name][1]] for name in inside}
-    first = next(iter(parts.values()))
-    x = first.new_zeros(len(first), event.keys.stop - event.keys.start, first.shape[-1])
-    for name, part in parts.items():
-        x[:, inside[name]] = part
-    return x
 
 
 def _projected_values(event: Event) -> Float[Tensor, "B k D"]:

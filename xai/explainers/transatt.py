@@ -7,7 +7,8 @@ from torch import Tensor
 from xai.explainers.algebra import identity, rownorm, traced_back
 from xai.lrp.positive import TRANSATT
 from xai.lrp.relevances import relevances
-from xai.recording.recording import Event, Recording, Score
+from xai.recording.event import Event
+from xai.recording.recording import Recording, Score
 
 
 def transatt(

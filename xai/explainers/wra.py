@@ -4,7 +4,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from xai.explainers.algebra import Change, evidence, fold, rownorm
-from xai.recording.recording import Event, Gradient, Gradients, Recording, Score
+from xai.recording.event import Event, Gradient, Gradients
+from xai.recording.recording import Recording, Score
 
 
 def wra(

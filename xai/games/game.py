@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from xai.metrics.perturbation import Perturbed, distinct
+from xai.games.inputs import Perturbed, distinct
 from xai.recording.recording import Recording, Score
 from xai.targets import decided
 
@@ -62,6 +62,10 @@ class Game:
         values = torch.cat([self._of(batch) for batch in batches])
         return values[places]
 
+    def rows_of(self, sample: int) -> Int[Tensor, " W"]:
+        """Returns the rows of the recording that a sample has."""
+        return self.rows[sample][self.rows[sample] >= 0]
+
     def _of(self, batch: Perturbed) -> Tensor:
         names = [bytes(row) for row in torch.cat([batch.rows[:, None], batch.keep], dim=1).cpu().numpy()]
         new = [place for place, name in enumerate(names) if name not in self.known]
@@ -88,22 +92,45 @@ class Game:
 
     @torch.no_grad()
     def _value(self, outputs: Any) -> Float[Tensor, " R"]:
-        return self.value(outputs).detach().double()
+        values = self.value(outputs).detach().double()
+        if not values.isfinite().all():
+            raise ValueError(
+                "the target is not finite where tokens are taken away; explain it by a method of gradients"
+            )
+        return values
 
     def _rows(self, values: Float[Tensor, " R"]) -> Float[Tensor, "samples W"]:
         rows = self.rows.to(values.device)
         return values[rows.clamp(min=0)].masked_fill(rows < 0, torch.nan)
 
     def _check(self) -> None:
-        """Whether inputs made from the recorded call are what was recorded."""
-        samples = torch.arange(len(self.rows), device=self.recording.mask.device)
-        again = self(torch.ones(len(samples), self.recording.mask.shape[1], dtype=torch.bool).to(samples.device), samples)
-        apart = (again - self.whole).abs() > TOLERANCE * (1 + self.whole.abs())
-        if apart.any():
+        """Sees that inputs made from the recorded call are what was recorded; of models that loop over images one at a time."""
+        try:
+            apart = self._apart(2)
+        except (RuntimeError, IndexError) as error:
+            if len(self.rows) > 1:
+                raise ValueError(
+                    f"inputs made from this batch cannot be run ({error}); explain one sample at a time"
+                ) from error
+            apart = "unknown"
+        if apart and len(self.rows) == 1:
+            self.at_once, apart = 1, self._apart(1)
+        if apart:
             raise ValueError(
-                "the model, run again on the whole input, does not say what was recorded: "
-                f"{again[apart][0]:.4g} instead of {self.whole[apart][0]:.4g}; give its inputs as a batch, samples first"
+                f"the model, run again on the whole input, does not say what was recorded: {apart}; give its inputs as a batch, "
+                "samples first, or explain one sample at a time"
             )
+
+    def _apart(self, times: int) -> str:
+        """Returns how the value of the whole input, run so many times in one batch, differs from what was recorded."""
+        device = self.recording.mask.device
+        samples = torch.arange(len(self.rows), device=device).repeat(times)
+        again = self._values(
+            torch.ones(len(samples), self.recording.mask.shape[1], dtype=torch.bool, device=device), samples
+        )
+        whole = self.whole.repeat(times, 1)
+        apart = (again - whole).abs() > TOLERANCE * (1 + whole.abs())
+        return f"{again[apart][0]:.4g} instead of {whole[apart][0]:.4g}" if apart.any() else ""
 
 
 def game_of(recording: Recording, target: Score) -> Game:
@@ -129,8 +156,8 @@ def part_of(outputs: Any, index: Int[Tensor, " B"], inputs: int) -> Any:
             rows = value[index.to(value.device)]
             return rows[:, index.to(value.device)] if name in PAIRWISE else rows
         if isinstance(value, dict):  # transformers' outputs too
-            parts = {key: taken(part, key) for key, part in value.items()}
-            return parts if type(value) is dict else type(value)(**parts)
+            named = {key: taken(part, key) for key, part in value.items()}
+            return named if type(value) is dict else type(value)(**named)
         if isinstance(value, list | tuple):
             parts = [taken(part) for part in value]
             return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)

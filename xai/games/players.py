@@ -1,6 +1,6 @@
-"""Players of a game: tokens, or blocks of patches, of one modality or of all together; and one game of every sample, played at once."""
+"""Players of games, tokens or blocks of patches of one modality or of all together, and the games of all samples at once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil, sqrt
 from typing import Literal
@@ -15,6 +15,8 @@ from xai.recording.recording import Recording, Score
 
 Block = int | Literal["words"]  # rows and columns of the squares of patches; "words": about as many squares as words
 Draw = Callable[[int], Bool[Tensor, "K n"]]  # from the number of players to masks
+Solve = Callable[[Game, "Players"], Iterator[tuple[int, Float[Tensor, "n W"]]]]
+"""From a game and its players to each sample that plays, and what its players are credited with."""
 Credit = Callable[[Bool[Tensor, "K n"], Float[Tensor, "K W"], Float[Tensor, "n W"]], Float[Tensor, "n W"]]
 """From masks, values of W rows, and what is thought of the players before, to what each is credited with."""
 
@@ -72,6 +74,7 @@ def players_of(recording: Recording, target: Score, together: bool = False, bloc
     if recording.turns is not None:
         content = recording.turns.any(content) & ~recording.turns.any(recording.rows_of(target))
     parts = []
+    totals = torch.stack([content[:, where].sum(dim=1) for where in recording.inputs.values()]).sum(dim=0).tolist()
     for name, where in recording.inputs.items():
         index = index_of(where).to(content.device)
         of = torch.full(content.shape, -1, device=content.device)
@@ -80,8 +83,8 @@ def players_of(recording: Recording, target: Score, together: bool = False, bloc
             if grid is None or grid[0] * grid[1] != len(tokens):
                 of[sample, tokens] = torch.arange(len(tokens), device=of.device)
             else:
-                words = int(content[sample].sum()) - len(tokens)
-                size = ceil(grid[0] / max(1, ceil(sqrt(words)))) if block == "words" else block
+                words = totals[sample] - len(tokens)  # not tokens that are made from patches
+                size = block if block != "words" else ceil(grid[0] / ceil(sqrt(words))) if words else 1
                 of[sample, tokens] = _blocks(grid, size).to(of.device)
         parts.append(of)
     if together:
@@ -93,8 +96,14 @@ def players_of(recording: Recording, target: Score, together: bool = False, bloc
 
 
 def each_game(recording: Recording, budget: int, together: bool = False, least: int = 1) -> int:
-    """Returns the runs of each game of a sample; raises ValueError if they are fewer than `least`."""
-    games = 1 if together else len(recording.inputs)
+    """Returns the runs of each game of a sample; raises ValueError if they are fewer than `least`.
+
+    A modality without content, such as a decoder's queries, plays no game.
+    """
+    content = recording.mask & ~recording.special
+    games = 1 if together else sum(bool(content[:, where].any()) for where in recording.inputs.values())
+    if not games:
+        raise ValueError("no token can be taken away: none is content")
     if budget < least * games:
         raise ValueError(f"budget is {budget}; give at least {least * games}, {least} for each of {games} games")
     return budget // games
@@ -123,27 +132,59 @@ def play(
     Returns:
         Scores [R, T] in float64: each player's credit, shared equally by its tokens.
     """
+    before = torch.zeros(recording.mask.shape, dtype=torch.float64) if prior is None else prior.double()
+
+    def solve(game: Game, players: Players) -> Iterator[tuple[int, Tensor]]:
+        """Credits are computed where torch has a solver for any rank: on the CPU."""
+        samples = [sample for sample, count in enumerate(players.counts) if count > 0]
+        drawn = {n: draw(n) for n in set(players.counts) - {0}}
+        masks = {sample: drawn[players.counts[sample]] for sample in samples}
+        for sample, values in played(game, players, masks):
+            own = players.sums(sample, before[game.rows_of(sample)].to(players.of.device))
+            yield sample, credit(masks[sample], values.cpu(), own.cpu())
+
+    return settled(recording, target, solve, together, block)
+
+
+def settled(
+    recording: Recording, target: Score, solve: Solve, together: bool = False, block: Block = 1
+) -> Float[Tensor, "R T"]:
+    """Lays what the players of every game are credited with on the joint axis.
+
+    Args:
+        recording: as of `play`.
+        target: as of `play`.
+        solve: from a game and its players to each sample's number and its players' credits [n, W].
+        together: as of `players_of`.
+        block: as of `players_of`.
+
+    Returns:
+        Scores [R, T] in float64, as `play`.
+    """
     game = game_of(recording, target)
     scores = torch.zeros(recording.mask.shape, dtype=torch.float64, device=recording.mask.device)
-    before = torch.zeros_like(scores) if prior is None else prior.double()
     for players in players_of(recording, target, together, block):
-        for sample, masks, values in played(game, players, draw):
-            rows = game.rows[sample][game.rows[sample] >= 0].to(scores.device)
-            credits = credit(masks, values[:, : len(rows)], players.sums(sample, before[rows]))
-            scores[rows] += players.laid(sample, credits)
+        for sample, credits in solve(game, players):
+            scores[game.rows_of(sample)] += players.laid(sample, credits.to(scores.device))
     return scores * recording.mask
 
 
-def played(game: Game, players: Players, draw: Draw) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yields each sample that plays with its masks [K, n] and their values [K, W]; one run of the game serves them all."""
-    samples = [sample for sample, count in enumerate(players.counts) if count > 0]
+def played(
+    game: Game, players: Players, masks: Mapping[int, Bool[Tensor, "K n"]]
+) -> Iterator[tuple[int, Float[Tensor, "K W"]]]:
+    """Yields each sample with the values of its masks, for its rows alone; one run of the game serves them all.
+
+    Args:
+        game: what is played.
+        players: of the game's samples.
+        masks: of some samples' players, any number of each.
+    """
     device = players.of.device
-    drawn = {n: draw(n).to(device) for n in set(players.counts) - {0}}
-    masks = [drawn[players.counts[sample]] for sample in samples]
-    keep = torch.cat([players.keep(sample, part) for sample, part in zip(samples, masks, strict=True)])
-    lengths = [len(part) for part in masks]
-    rows = torch.tensor(samples, device=device).repeat_interleave(torch.tensor(lengths, device=device))
-    yield from zip(samples, masks, game(keep, rows).split(lengths), strict=True)
+    lengths = torch.tensor([len(part) for part in masks.values()])
+    keep = torch.cat([players.keep(sample, part) for sample, part in masks.items()])
+    samples = torch.tensor(list(masks)).repeat_interleave(lengths).to(device)
+    for sample, values in zip(masks, game(keep, samples).split(lengths.tolist()), strict=True):
+        yield sample, values[:, : len(game.rows_of(sample))]
 
 
 def _blocks(grid: tuple[int, int], size: int) -> Int[Tensor, " tokens"]:

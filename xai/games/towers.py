@@ -79,6 +79,10 @@ def each_with_each(
         similarities.append(game.target(outputs))
     game.runs += runs
     image, text = (torch.cat(side).double() for side in zip(*parts, strict=True))
+    if not (image.isfinite().all() and text.isfinite().all()):
+        raise ValueError(
+            "the features are not finite where tokens are taken away; explain pairs by 'exclip' or 'interaction'"
+        )
     scale, offset = line((image * text).sum(dim=-1), torch.cat(similarities))
     return scale * image[: len(first)] @ text[: len(second)].mT + offset
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from xai.adapters import adapter_for
 from xai.explainers.registry import as_method
-from xai.explanation import Named, explain_recording, lrp_of
+from xai.explanation import Named, explain_recording
 from xai.generation.goals import each_token, parting, together, tokens_of
 from xai.generation.inputs import (
     Messages,
@@ -127,7 +127,7 @@ def explain_generated(
             else together(tokens, pieces, whole, target, phrase)
         )
     arguments = without_cache(model, whole.inputs)
-    with record(model, adapter or adapter_for(model, arguments), lrp_of(known)) as recorder:
+    with record(model, adapter or adapter_for(model, arguments), known.needs(options)) as recorder:
         model(**arguments)
     recording = image_tokens_alone(recorder.recording) if image_tokens else recorder.recording
     text_name = "text" if whole.prompt is None else "decoder"

@@ -2,10 +2,8 @@
 
 from dataclasses import replace
 
-import torch
-from torch import Tensor
-
-from xai.recording.axis import Link, within
+from xai.recording.axis import within
+from xai.recording.grids import grid_of
 from xai.recording.recording import Recording
 
 
@@ -36,7 +34,7 @@ def image_tokens_alone(recording: Recording) -> Recording:
         for name, where in recording.modalities.items()
         if any(within(where, slice(start, stop)) is not None for start, stop in spans)
     }
-    grids = {name: grid for name in last if (grid := _grid(recording, name, recording.links[name])) is not None}
+    grids = {name: grid for name in last if (grid := grid_of(recording, name)) is not None}
     grids |= {name: grid for name, grid in recording.grids.items() if name in modalities}
     return replace(recording.fresh(), layers=layers, modalities=modalities, grids=grids, links={})
 
@@ -57,22 +55,3 @@ def _before(recording: Recording, last: set[str]) -> set[object]:
                 events.add(event)
                 waiting += [other for other in recording.modalities.values() if within(other, event.keys) is not None]
     return events
-
-
-def _grid(recording: Recording, name: str, link: Link) -> tuple[int, int] | None:
-    """Rows and columns of tokens that are each made from a block of the cells of a grid, row by row."""
-    grid = recording.grids.get(link.origin)
-    origin, tokens = recording.modalities[link.origin], recording.modalities[name]
-    cells, real = ~recording.special[0, origin], ~recording.special[0, tokens]
-    weights = link.weights[real][:, cells].double().cpu()
-    if grid is None or not len(weights) or not torch.allclose(weights.sum(dim=1), torch.ones(len(weights)).double()):
-        return None
-    rows = torch.arange(grid[0]).repeat_interleave(grid[1]).double()
-    columns = torch.arange(grid[1]).repeat(grid[0]).double()
-    down, across = (_ranks(weights @ axis) for axis in (rows, columns))
-    count = int(down.max()) + 1, int(across.max()) + 1
-    return count if torch.equal(down * count[1] + across, torch.arange(len(weights))) else None
-
-
-def _ranks(values: Tensor) -> Tensor:
-    return (values * 1e6).round().unique(return_inverse=True)[1]

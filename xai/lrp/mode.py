@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -10,13 +11,20 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from xai.lrp.operations import ACTIVATIONS, CALLED, DIVIDING, MOVES, WRITTEN_OUT, name_of
-from xai.lrp.propagation import Kind, Operation, Propagation
+from xai.lrp.propagation import Kind, Operation, Propagation, is_unruled
 
 Stage = Literal["pixels", "embedding", "blocks", "target"]
 
 
 class PropagationError(RuntimeError):
     """Relevance has no defined way through an operation, or is lost on it."""
+
+
+@dataclass(eq=False)
+class Probabilities:
+    """Of one softmax: whether values are mixed by it, which makes it an attention and is known after it only."""
+
+    mix: bool = False
 
 
 class Mode(TorchFunctionMode):
@@ -32,7 +40,7 @@ class Mode(TorchFunctionMode):
         self.propagation, self.stage = propagation, stage
         self.modules: list[str] = []  # those now running, the innermost last
         self.resting = 0  # how many of them are one operation
-        self.attention = WeakIdKeyDictionary()  # what comes from a softmax
+        self.attention = WeakIdKeyDictionary()  # what comes from a softmax -> its Probabilities
         self.changed = WeakIdKeyDictionary()  # in place, so that they no longer are what they were
         self.spreads = WeakIdKeyDictionary()  # what comes from a reciprocal root: a norm in plain code scales by it
         self.lengths = WeakIdKeyDictionary()  # norms of vectors, by which alone may be divided
@@ -56,9 +64,9 @@ class Mode(TorchFunctionMode):
 
     def _left(self, whole: bool) -> Any:
         def hook(module: nn.Module, args: tuple, output: Any) -> Any:
-            self.resting -= whole
             if whole:
                 output = self._same_part(args[0], self._ruled("one_to_one", type(module).__name__, output, args[0]))
+            self.resting -= whole
             if is_layer(self.modules[-1]):
                 output = self._exits(output)
             self.modules.pop()
@@ -80,6 +88,8 @@ class Mode(TorchFunctionMode):
         name, in_place = name_of(func)
         if any(tensor in self.changed for tensor in live):
             raise self._error(name, "reads a tensor after another operation has changed it in place")
+        if any(map(is_unruled, live)):
+            raise self._error(name, "reads the result of an autograd.Function, which has no rule for relevance")
         if any(tensor in self.lengths for tensor in live) and not (name == "div" and args[0] not in self.lengths):
             raise self._error(
                 name, "takes the norm of a vector, by which one may divide alone; it has no rule for relevance"
@@ -102,7 +112,7 @@ class Mode(TorchFunctionMode):
                 self.projected[part] = object() if name in DIVIDING else self.projected[args[0]]
             for kind in (self.attention, self.routing):
                 if args and _has(kind, args[0]):
-                    _mark(kind, result)
+                    _mark(kind, result, kind[args[0]])
             return result
         if name in ("norm", "linalg_norm", "linalg_vector_norm"):
             length = func(*args, **kwargs)
@@ -149,9 +159,9 @@ def _has(known: WeakIdKeyDictionary, value: Any) -> bool:
     return isinstance(value, Tensor) and value in known
 
 
-def _mark(kind: WeakIdKeyDictionary, result: Any) -> None:
+def _mark(kind: WeakIdKeyDictionary, result: Any, mark: Any) -> None:
     for tensor in filter(is_live, tree_leaves((result,))):
-        kind[tensor] = True
+        kind[tensor] = mark
 
 
 def _on_a_copy(func: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,18 +1,23 @@
-"""The rules of AttnLRP (Achtibat et al., ICML 2024) and CP-LRP (Ali et al., ICML 2022), as modified gradients.
+"""The rules of AttnLRP (Achtibat et al., ICML 2024), CP-LRP (Ali et al., ICML 2022) and LibraGrad, as modified gradients.
 
 What is sent back is G = R / y, so that the relevance of any tensor is its value times what came back to it. The epsilon
 rule of a linear layer is then the gradient itself, and only what is not linear differs from it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_input
 
 from xai.lrp.propagation import Maybe, Operation, Rules
 
 Operands = tuple[Maybe, ...]
+Linear = Callable[[Tensor, Tensor], Tensor]
 
 
 def linear(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
@@ -29,19 +34,38 @@ class Gamma:
     gamma: float
 
     def __call__(self, G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
-        x, weight, bias = operands
+        _, _, bias = operands
+        b = torch.zeros_like(y) if bias is None else bias.expand_as(y)
+        return self.shared(G, y, operands, b, lambda x, w: x @ w.mT, lambda S, w: S @ w)
+
+    def shared(self, G: Tensor, y: Tensor, operands: Operands, b: Tensor, forth: Linear, back: Linear) -> Operands:
+        """The rule for y = forth(x, weight) + b, linear in x and in its weight, and the transpose of `forth`."""
+        x, weight, _ = operands
         assert x is not None and weight is not None
         up, down = weight.clamp(min=0), weight.clamp(max=0)
         x_up, x_down = x.clamp(min=0), x.clamp(max=0)
-        b = torch.zeros_like(y) if bias is None else bias.expand_as(y)
-        rises = x_up @ up.mT + x_down @ down.mT + b.clamp(min=0)
-        falls = x_up @ down.mT + x_down @ up.mT + b.clamp(max=0)
+        rises = forth(x_up, up) + forth(x_down, down) + b.clamp(min=0)
+        falls = forth(x_up, down) + forth(x_down, up) + b.clamp(max=0)
         positive = y > 0
         z = y + self.gamma * torch.where(positive, rises, falls)
         S = torch.where(z == 0, 0, G * y / z)
         S_up, S_down = S * positive, S * ~positive
-        favoured = torch.where(x > 0, S_up @ up + S_down @ down, S_up @ down + S_down @ up)
-        return S @ weight + self.gamma * favoured, None, S * (1 + self.gamma * ((b > 0) == positive))
+        favoured = torch.where(x > 0, back(S_up, up) + back(S_down, down), back(S_up, down) + back(S_down, up))
+        return back(S, weight) + self.gamma * favoured, None, S * (1 + self.gamma * ((b > 0) == positive))
+
+
+class GammaOfConvolution(Gamma):
+    """The same, as a convolution is a linear layer at each place."""
+
+    def __call__(self, G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+        x, weight, bias = operands
+        assert x is not None and weight is not None
+        b = torch.zeros_like(y) if bias is None else bias[:, None, None].expand_as(y)
+        forth: Linear = partial(F.conv2d, **operation.options)
+        back: Linear = lambda S, w: conv2d_input(x.shape, w, S, **operation.options)  # noqa: E731
+        to_x, _, to_bias = self.shared(G, y, operands, b, forth, back)
+        assert to_bias is not None
+        return to_x, None, to_bias.sum(dim=(2, 3)) if bias is not None else None
 
 
 def convolution(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
@@ -77,6 +101,13 @@ def values_only(G: Tensor, y: Tensor, operands: Operands, operation: Operation) 
     return None, P.mT @ G
 
 
+def both_wholly(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """The gradient of a product: attention gets its own too, to be read there; it does not go on (`but_of_attention`)."""
+    P, V = operands
+    assert P is not None and V is not None
+    return G @ V.mT, P.mT @ G
+
+
 def gate(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
     """The uniform rule by entries."""
     a, b = operands
@@ -98,6 +129,11 @@ def softmax(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> O
     if operation.name == "log_softmax":
         return (G - y.exp() * G.sum(axis, keepdim=True),)
     return (y * (G - (y * G).sum(axis, keepdim=True)),)
+
+
+def but_of_attention(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    """Nothing goes through an attention to queries and keys; through another softmax, as of a target, its gradient."""
+    return (None,) if operation.options["probabilities"].mix else softmax(G, y, operands, operation)
 
 
 def norm(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
@@ -145,8 +181,28 @@ ATTN_LRP = Rules(
     absorbing=frozenset({"softmax"}),
 )
 CP_LRP = replace(ATTN_LRP, name="CP-LRP", mixing=values_only)
+# LibraGrad (Mehri, Baghshah & Pilehvar, CVPR 2025). To states it sends what CP-LRP does, and to attentions their gradient as
+# well: read as relevance, that would be twice as much, so that this table is for gradients alone.
+LIBRA = replace(CP_LRP, name="LibraGrad", mixing=both_wholly, softmax=but_of_attention)
+
+Backward = Literal["autograd", "libra", "attn_lrp"]  # whose gradient: the model's own, or by a table
 
 
-def with_gamma(rules: Rules, gamma: float) -> Rules:
-    """The same table with the gamma rule on linear layers; 0 is the epsilon rule."""
-    return replace(rules, linear=Gamma(gamma)) if gamma else rules
+def rules_of(backward: Backward) -> Rules | None:
+    """Returns the table of a backward pass, None for autograd's own; raises ValueError for another name.
+
+    AttnLRP's keeps the gradient through attention and halves products.
+    """
+    known: dict[str, Rules | None] = {"autograd": None, "libra": LIBRA, "attn_lrp": ATTN_LRP}
+    if backward not in known:
+        raise ValueError(f"backward is {backward!r}; give one of {', '.join(get_args(Backward))}")
+    return known[backward]
+
+
+def with_gamma(rules: Rules, gamma: float, of_pixels: float = 0.0) -> Rules:
+    """The same table with the gamma rule on linear layers, and with one of its own on that of pixels to patches.
+
+    0 is the epsilon rule.
+    """
+    rules = replace(rules, linear=Gamma(gamma)) if gamma else rules
+    return replace(rules, pixels=GammaOfConvolution(of_pixels)) if of_pixels else rules

@@ -49,8 +49,9 @@ MOVES = """
     float double half bfloat16 masked_fill masked_scatter where dropout amax amin max min
 """.split()  # noqa: SIM905
 DIVIDING = frozenset({"chunk", "split", "tensor_split", "unbind", "getitem", "select", "narrow", "index_select"})
-# modules that write an activation in plain code, where a live tensor is multiplied by another
-ACTIVATIONS = frozenset({"QuickGELU", "QuickGELUActivation", "NewGELUActivation", "FastGELUActivation"})
+# modules that write an activation in plain code, where a live tensor is multiplied by another, or, as BLOOM's, in an
+# autograd.Function, which no mode sees
+ACTIVATIONS = frozenset({"QuickGELU", "QuickGELUActivation", "NewGELUActivation", "FastGELUActivation", "BloomGelu"})
 
 
 def name_of(func: Any) -> tuple[str, bool]:

@@ -135,6 +135,12 @@ class _Ruled(torch.autograd.Function):
         return None, None, None, *map(_fitted, shares, operands)
 
 
+def is_unruled(tensor: Tensor) -> bool:
+    """Whether it is what another autograd.Function gave: no mode sees such a call, so that no rule was laid beside it."""
+    function = getattr(type(tensor.grad_fn), "_forward_cls", _Ruled)  # of a node in Python alone
+    return function is not _Ruled
+
+
 def _through(back: Tensor, y: Tensor, operands: tuple[Maybe, ...], operation: Operation) -> tuple[Maybe, ...]:
     return (back,)
 

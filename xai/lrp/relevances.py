@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from xai.lrp.mode import PropagationError
 from xai.lrp.propagation import Flow, Operation, Rules
-from xai.lrp.ruling import Ruling
 from xai.recording.axis import Positions
-from xai.recording.recording import Event, Recording, Score
+from xai.recording.event import Event
+from xai.recording.recording import Recording, Score
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +36,6 @@ def propagate(
     recording: Recording, target: Score, rules: Rules, audit: bool = False
 ) -> tuple[Relevances, Tensor, list[tuple[Operation, Flow]]]:
     """The relevances, the start relevance [B] and, with `audit`, the flow of every operation."""
-    if recording.propagation is None:
-        raise ValueError(
-            "the recording was recorded without rules: record with lrp='tokens' (or 'pixels') for LRP methods"
-        )
     if audit and recording.turns is not None:
         raise ValueError("the flow of relevance can be checked of one target at a time; explain one step alone")
     entries = _entries(recording)
@@ -51,13 +46,7 @@ def propagate(
             [] if recording.pixels is None else [recording.pixels],
         )
     )
-    with torch.inference_mode(False), torch.enable_grad():
-        with Ruling(recording.propagation, "target"):
-            score = target(recording.output)
-        if not score.requires_grad:
-            raise PropagationError("the target has no relevance to pass on: it must come from the model's outputs")
-        with recording.propagation.by(rules, audit) as ledger:
-            backs = recording.backward(score, wanted)
+    score, backs, ledger = recording.backward_by(rules, target, wanted, audit)
     found = [
         recording.nothing(tensor) if back is None else rules.relevance(tensor, back)
         for tensor, back in zip(wanted, backs, strict=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from xai.lrp.mode import Mode, is_live
+from xai.lrp.mode import Mode, Probabilities, is_live
 from xai.lrp.propagation import Kind
 
 
@@ -68,7 +68,10 @@ class Ruling(Mode):
         y = torch.matmul(a, b)
         if is_live(a) and is_live(b):
             self.stage = "blocks" if self.stage != "target" else self.stage
-            return self._ruled("mixing" if a in self.attention else "product", "matmul", y, a, b)
+            if a not in self.attention:
+                return self._ruled("product", "matmul", y, a, b)
+            self.attention[a].mix = True
+            return self._ruled("mixing", "matmul", y, a, b)
         if is_live(a):
             return self._ruled("linear", "matmul", y, a, b.mT, None)
         if a.dim() > 2:  # learned queries, heads apart
@@ -81,7 +84,7 @@ class Ruling(Mode):
         y = self._ruled("linear", name, func(x, weight, bias), x, weight, bias)
         self.projected[y] = object()
         if x in self.attention:  # heads that are mixed
-            self.attention[y] = True
+            self.attention[y] = self.attention[x]
         return y
 
     def _addmm(self, bias: Tensor, x: Tensor, weight: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
@@ -207,8 +210,9 @@ class Ruling(Mode):
 
     def _softmax(self, name: str, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         axis = args[0] if args else kwargs["dim"]
-        y = self._ruled("softmax", name, func(x, *args, **kwargs), x, axis=axis)
-        self.attention[y] = True
+        probabilities = Probabilities()
+        y = self._ruled("softmax", name, func(x, *args, **kwargs), x, axis=axis, probabilities=probabilities)
+        self.attention[y] = probabilities
         return y
 
     def _norm(self, name: str, func: Any, input: Tensor, normalized_shape: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -225,7 +229,7 @@ class Ruling(Mode):
         if name == "rsqrt":
             self.spreads[y] = True
         if x in self.attention:
-            self.attention[y] = True
+            self.attention[y] = self.attention[x]
         return y
 
 

@@ -4,8 +4,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
+
+from xai.metrics.localisation import average_precision
 
 
 class SegmentationScores(NamedTuple):
@@ -103,36 +105,6 @@ def segmentation_summary(
     }
     plain = {name: figure[..., 0] if counts is None else figure for name, figure in figures.items()}
     return {**plain, "undefined": scores.correct.isnan().sum(dim=-1)}
-
-
-# For all maps at once: torchmetrics' takes six times as long as labels of one call, ten times as calls (8 maps of 224 x 224).
-def average_precision(
-    scores: Float[Tensor, "*methods B n"], labels: Bool[Tensor, "B n"], valid: Bool[Tensor, "B n"]
-) -> Float[Tensor, "*methods B"]:
-    """Returns the area under the steps of the precision-recall curve; equal scores are one step.
-
-    Args:
-        scores: [..., B, n].
-        labels: [B, n], True for the positive class.
-        valid: [B, n], the entries that take part.
-
-    Returns:
-        [..., B], 0 to 1; NaN without a positive label.
-
-    Example:
-        >>> import torch
-        >>> from xai.metrics.segmentation import average_precision
-        >>> labels = torch.tensor([[True, False, True]])
-        >>> round(average_precision(torch.tensor([[0.9, 0.5, 0.1]]), labels, labels | True).item(), 4)
-        0.8333
-    """
-    ranked, order = scores.masked_fill(~valid, -torch.inf).sort(dim=-1, descending=True)
-    positive = (labels & valid).expand(scores.shape).gather(-1, order)
-    places = torch.arange(1, scores.shape[-1] + 1, device=scores.device)
-    precision = positive.cumsum(dim=-1) / places
-    last_of_its_score = F.pad(ranked[..., 1:] != ranked[..., :-1], (0, 1), value=True)
-    step = torch.where(last_of_its_score, places - 1, scores.shape[-1]).flip(-1).cummin(dim=-1).values.flip(-1)
-    return (precision.gather(-1, step) * positive).sum(dim=-1) / positive.sum(dim=-1)
 
 
 def _heat(relevance: Float[Tensor, "*methods B h w"], size: torch.Size) -> Float[Tensor, "*methods B pixels"]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from xai.recording.axis import Link, Windows
+from xai.recording.head import Head
 from xai.recording.places import Place, Places
 
 Stream = tuple[str, ...]  # modalities that share one sequence: one after the other, unless the layout says their places
@@ -63,6 +64,8 @@ class Adapter:
             of that call.
         unread: attentions with which the outputs have nothing to do.
         see_padding: tokens that no real token ever attends to are padding too, beside those that the layout names.
+        heads: from the arguments of the model's forward to how the streams end that its outputs are read from, for methods
+            that read other states as the last; None leaves it to what the pass of a generative model shows.
 
     Example:
         >>> from xai import Adapter, Layout, Site
@@ -79,6 +82,7 @@ class Adapter:
     layout: Callable[[Mapping[str, Any], Mapping[Stream, int]], Layout]
     unread: frozenset[Place] = frozenset()
     see_padding: bool = False
+    heads: Callable[[Mapping[str, Any]], tuple[Head, ...]] | None = None
 
     @property
     def sites(self) -> tuple[Site, ...]:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from xai.recording.adapter import Adapter, Layout, Site, Stream
 from xai.recording.axis import Positions
-from xai.recording.recording import QKV, Event, InGraph, Recording
+from xai.recording.event import QKV, Event, InGraph
+from xai.recording.recording import Recording
 
 
 class RecordingError(RuntimeError):
@@ -172,7 +173,7 @@ def _qkv(site: Site, calls: list[QKV | None]) -> QKV | None:
         site.windows.rows([getattr(qkv, name) for qkv in known], of_keys=name != "query")
         for name in ("query", "key", "value")
     )
-    return QKV(query, key, value, known[0].projection)
+    return QKV(query, key, value, known[0].projection, known[0].bias)
 
 
 def _span(site: Site, stream: Stream, spans: dict[str, slice]) -> slice:
@@ -229,3 +230,11 @@ def refuse_checkpointing(model: nn.Module) -> None:
                     f"module {name or type(model).__name__!r} uses activation checkpointing ({flag}), which hides its "
                     "attention; switch it off before explaining"
                 )
+
+
+def pixels_of(inputs: Mapping[str, Any]) -> Tensor:
+    """The images among the inputs; raises RecordingError unless there is just one tensor [B, C, rows, columns]."""
+    found = [name for name, x in inputs.items() if isinstance(x, Tensor) and x.is_floating_point() and x.dim() == 4]
+    if len(found) != 1:
+        raise RecordingError(f"relevance of pixels needs one input of images [B, C, rows, columns]; found {found}")
+    return inputs[found[0]]

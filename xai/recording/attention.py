@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xai.recording.recording import QKV
+from xai.recording.event import QKV
 
 See = Callable[[Tensor, QKV | None], None]
+Change = Callable[[Tensor], Tensor]  # of the scores before the softmax, masks added
 _MULTI_HEAD = inspect.signature(F.multi_head_attention_forward)
 
 
@@ -28,8 +29,12 @@ def scaled_dot_product(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
+    change: Change | None = None,
 ) -> Tensor:
-    """F.scaled_dot_product_attention; a query that may attend to nothing gets zeros. Raises ValueError on dropout."""
+    """F.scaled_dot_product_attention, its scores changed; a query that may attend to nothing gets zeros.
+
+    Raises ValueError on dropout.
+    """
     if dropout_p:
         raise ValueError(f"attention dropout is {dropout_p} in evaluation mode; switch it off to explain the model")
     if enable_gqa:
@@ -43,7 +48,7 @@ def scaled_dot_product(
     if attn_mask is not None:
         masked = attn_mask.dtype == torch.bool
         scores = scores.masked_fill(~attn_mask, -torch.inf) if masked else scores + attn_mask
-    probabilities = softmax(scores)
+    probabilities = softmax(scores if change is None else change(scores))
     see(probabilities, QKV(query, key, value))
     return probabilities.to(value.dtype) @ value
 
@@ -55,8 +60,8 @@ def softmax(scores: Tensor) -> Tensor:
     return scores.masked_fill(nothing, 0).softmax(dim=-1).masked_fill(nothing, 0)
 
 
-def multi_head(see: See, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-    """F.multi_head_attention_forward.
+def multi_head(see: See, *args: Any, change: Change | None = None, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    """F.multi_head_attention_forward, its scores changed.
 
     Raises ValueError on `bias_k`, `add_zero_attn`, static keys and inputs without a batch axis.
     """
@@ -71,8 +76,9 @@ def multi_head(see: See, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | No
     )
     seen: list[Tensor] = []
     dropout = call["dropout_p"] if call["training"] else 0.0
-    mixed = scaled_dot_product(lambda A, _: seen.append(A), q, k, v, _merged_mask(call, batch, heads), dropout)
-    see(seen[0], QKV(q, k, v, call["out_proj_weight"]))
+    mask = _merged_mask(call, batch, heads)
+    mixed = scaled_dot_product(lambda A, _: seen.append(A), q, k, v, mask, dropout, change=change)
+    see(seen[0], QKV(q, k, v, call["out_proj_weight"], call["out_proj_bias"]))
     out = F.linear(mixed.permute(2, 0, 1, 3).flatten(2), call["out_proj_weight"], call["out_proj_bias"])
     if not call["need_weights"]:
         return out, None

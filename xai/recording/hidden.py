@@ -1,10 +1,9 @@
-"""Tokens hidden from every attention of a model: what it says when nothing reads them."""
+"""Tokens hidden from every attention of a model, or suppressed there: what it says when nothing reads them, or little."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from inspect import signature
 from typing import Any
 
 import torch
@@ -14,12 +13,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from xai.recording.adapter import Adapter, Site
+from xai.recording.attention import multi_head, scaled_dot_product
 from xai.recording.axis import Positions, first_of
+from xai.recording.event import MASKED, QKV
 from xai.recording.places import Calls, drawn_in_order
 from xai.recording.recording import Recording, Score
 from xai.recording.unchanged import evaluation, same_random_numbers
 
-MASKED = {"softmax", "scaled_dot_product_attention", "multi_head_attention_forward"}  # attentions that take a mask
+TAKE_MASKS = {"softmax", "scaled_dot_product_attention", "multi_head_attention_forward"}  # attentions that take a mask
 _SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 
 
@@ -35,9 +36,11 @@ class Hidden:
         adapter: its adapter.
         recording: of a pass over inputs of the same structure; any number of samples may run later.
         target: what of the outputs is looked at, one number a sample.
+        factor: suppresses tokens in place of hiding them: their scores in every attention lose this share of what they are more
+            than the least of their row; None hides them. What reads a token past all attentions still does.
 
     Raises:
-        ValueError: a target as `Recording.score` refuses it.
+        ValueError: a target as `Recording.score` refuses it, or a factor that is not more than 0 and at most 1.
 
     Example:
         >>> import torch
@@ -56,10 +59,16 @@ class Hidden:
         (True, False)
     """
 
-    def __init__(self, model: nn.Module, adapter: Adapter, recording: Recording, target: Score) -> None:
-        self.model, self.recording = model, recording
+    def __init__(
+        self, model: nn.Module, adapter: Adapter, recording: Recording, target: Score, factor: float | None = None
+    ) -> None:
+        if factor is not None and not 0 < factor <= 1:
+            raise ValueError(f"factor is {factor}; give more than 0, which changes nothing, and at most 1")
+        self.model, self.recording, self.factor = model, recording, factor
         read = recording.rows_of(target)  # [B, T], what the target reads after the last attention
         self.read = read if recording.turns is None else recording.turns.any(read)
+        if factor is not None:
+            self.read = torch.zeros_like(self.read)  # nothing that need be taken away
         self.sites: list[tuple[Site, slice]] = [
             (site, event.keys) for site, event in zip(adapter.sites, recording.events, strict=True)
         ]
@@ -103,7 +112,10 @@ class Hidden:
             stack.enter_context(evaluation(self.model))
             for handle in calls.hooks(self.model):
                 stack.callback(handle.remove)
-            stack.enter_context(_Masking(calls, {place: kept for place, kept in keys.items() if not kept.all()}))
+            changed = {place: kept for place, kept in keys.items() if not kept.all()}
+            stack.enter_context(
+                _Masking(calls, changed) if self.factor is None else _Damping(calls, changed, self.factor)
+            )
             yield
 
     def require(self, modality: str, removable: Bool[Tensor, "B T"]) -> None:
@@ -148,7 +160,7 @@ class Hidden:
         read_by = [site for site, span in self.sites if span.start <= first_of(where) < span.stop and removed.any()]
         for site in read_by:
             functions = set() if site.places is None else {place.function for place in site.places.attentions}
-            if site.windows is not None or not functions <= MASKED:
+            if site.windows is not None or not functions <= TAKE_MASKS:
                 raise ValueError(
                     f"module {site.module!r} attends in windows, to sampled points, or by probabilities that it mixes, and no "
                     'tokens can be hidden from it; remove by "mean", "zero" or "blur", which change the pixels'
@@ -167,7 +179,7 @@ class _ModuleCalls:
             yield model.get_submodule(name).register_forward_hook(self._leave, always_call=True)
 
     def place(self, func: Any) -> tuple[str, int] | None:
-        return self.inside[-1] if self.inside and getattr(func, "__name__", "") in MASKED else None
+        return self.inside[-1] if self.inside and getattr(func, "__name__", "") in TAKE_MASKS else None
 
     def _enter(self, name: str, module: nn.Module, args: Any) -> None:
         self.inside.append((name, self.calls[name] % self.modules[name]))
@@ -190,42 +202,75 @@ class _Masking(TorchFunctionMode):
             return drawn_in_order(func, args, kwargs)
         kept = self.keys[place]
         if func is F.scaled_dot_product_attention:
-            return _scaled_dot_product({**dict(zip(_SDPA, args, strict=False)), **kwargs}, kept)
+            return self.scaled_dot_product({**dict(zip(_SDPA, args, strict=False)), **kwargs}, kept)
         if func is F.multi_head_attention_forward:
-            hidden, padding = ~kept, kwargs.get("key_padding_mask")
-            if padding is not None:
-                hidden = hidden | (padding if padding.dtype == torch.bool else padding == -torch.inf)
-            return _multi_head(func, args, {**kwargs, "key_padding_mask": hidden})
+            return self.multi_head(args, kwargs, kept)
         scores, *more = args if args else (kwargs.pop("input"),)
-        apart = scores.unflatten(0, (len(kept), -1)) if scores.dim() == 3 else scores
-        masked, nothing = _masked(apart, kept)
-        return func(masked.view_as(scores), *more, **kwargs).masked_fill(
-            nothing.expand(apart.shape).reshape(scores.shape), 0
+        return self.softmax(scores, kept, lambda changed: func(changed, *more, **kwargs))
+
+    def scaled_dot_product(self, call: dict[str, Any], kept: Tensor) -> Tensor:
+        query, key, given = call["query"], call["key"], call.get("attn_mask")
+        mask = query.new_zeros(len(kept), 1, query.shape[-2], key.shape[-2]) if given is None else given
+        if mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)
+        if call.get("is_causal"):
+            mask = mask.masked_fill(~torch.ones_like(mask[0, 0], dtype=torch.bool).tril(), -torch.inf)
+        masked, nothing = _masked(mask.expand(len(kept), *mask.shape[-3:]), kept)
+        masked = masked.masked_fill(nothing, 0)
+        return F.scaled_dot_product_attention(**{**call, "attn_mask": masked, "is_causal": False}).masked_fill(
+            nothing, 0
         )
 
+    def multi_head(self, args: tuple, kwargs: dict, kept: Tensor) -> Any:
+        """Written out: torch's own has no number for a query that has no key left."""
 
-def _scaled_dot_product(call: dict[str, Any], kept: Tensor) -> Tensor:
-    query, key, given = call["query"], call["key"], call.get("attn_mask")
-    mask = query.new_zeros(len(kept), 1, query.shape[-2], key.shape[-2]) if given is None else given
-    if mask.dtype == torch.bool:
-        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)
-    if call.get("is_causal"):
-        mask = mask.masked_fill(~torch.ones_like(mask[0, 0], dtype=torch.bool).tril(), -torch.inf)
-    masked, nothing = _masked(mask.expand(len(kept), *mask.shape[-3:]), kept)
-    masked = masked.masked_fill(nothing, 0)
-    return F.scaled_dot_product_attention(**{**call, "attn_mask": masked, "is_causal": False}).masked_fill(nothing, 0)
+        def hide(scores: Tensor) -> Tensor:
+            masked, nothing = _masked(scores, kept)
+            return masked.masked_fill(nothing, -torch.inf)
+
+        return multi_head(_unseen, *args, **kwargs, change=hide)
+
+    def softmax(self, scores: Tensor, kept: Tensor, softmax: Callable[[Tensor], Tensor]) -> Tensor:
+        apart = _by_input(scores, kept)
+        masked, nothing = _masked(apart, kept)
+        return softmax(masked.view_as(scores)).masked_fill(nothing.expand(apart.shape).reshape(scores.shape), 0)
 
 
-def _multi_head(func: Any, args: tuple, call: dict[str, Any]) -> Any:
-    """Where a sample has no key left, nothing is mixed: what comes out is the bias of the projection."""
-    nothing = call["key_padding_mask"].all(dim=1)
-    if not nothing.any():
-        return func(*args, **call)
-    call["key_padding_mask"] = call["key_padding_mask"] & ~nothing[:, None]
-    mixed, weights = func(*args, **call)  # [q, N, D], [N, ..., q, k]
-    bias = {**dict(zip(signature(func).parameters, args, strict=False)), **call}["out_proj_bias"]
-    mixed = mixed.masked_fill(nothing[:, None], 0) if bias is None else mixed.where(~nothing[:, None], bias)
-    return mixed, None if weights is None else weights.masked_fill(nothing.view(-1, *[1] * (weights.dim() - 1)), 0)
+class _Damping(_Masking):
+    """Attentions at some places, written out, with the scores of keys damped that are not among the keys [N, k] that stay."""
+
+    def __init__(self, calls: Calls | _ModuleCalls, keys: Mapping[Any, Tensor], factor: float) -> None:
+        super().__init__(calls, keys)
+        self.factor = factor
+
+    def scaled_dot_product(self, call: dict[str, Any], kept: Tensor) -> Tensor:
+        return scaled_dot_product(_unseen, **call, change=partial(self.damped, kept))
+
+    def multi_head(self, args: tuple, kwargs: dict, kept: Tensor) -> Any:
+        return multi_head(_unseen, *args, **kwargs, change=partial(self.damped, kept))
+
+    def softmax(self, scores: Tensor, kept: Tensor, softmax: Callable[[Tensor], Tensor]) -> Tensor:
+        return softmax(self.damped(kept, scores))
+
+    def damped(self, kept: Tensor, scores: Tensor) -> Tensor:
+        """Scores with those of damped keys nearer to their row's least, of the keys that the query attends to at all.
+
+        Models mask with all kinds of numbers: a key that has less than 1e-30 of the attention is masked.
+        """
+        apart = _by_input(scores, kept)
+        seen = apart.softmax(dim=-1, dtype=torch.promote_types(apart.dtype, torch.float32)) >= MASKED
+        least = apart.masked_fill(~seen, torch.inf).amin(dim=-1, keepdim=True)
+        damped = least + (1 - self.factor) * (apart - least)
+        return torch.where(seen & ~kept[:, None, None, :], damped, apart).view_as(scores)
+
+
+def _unseen(probabilities: Tensor, qkv: QKV | None) -> None:
+    """Nothing looks at the probabilities of an attention that is written out."""
+
+
+def _by_input(scores: Tensor, kept: Tensor) -> Tensor:
+    """Scores [N, H, q, k] of those that may have inputs and heads on one axis."""
+    return scores.unflatten(0, (len(kept), -1)) if scores.dim() == 3 else scores
 
 
 def _masked(scores: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,38 +1,40 @@
 """Recording: one forward pass of a stock model, with every attention that its adapter names laid on a recording."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from xai.lrp.propagation import Propagation
 from xai.lrp.ruling import Ruling
 from xai.recording.adapter import Adapter
-from xai.recording.assemble import Captured, Caught, RecordingError, assemble, by_module, refuse_checkpointing
-from xai.recording.attention import multi_head, scaled_dot_product
+from xai.recording.assemble import (
+    Captured,
+    Caught,
+    RecordingError,
+    assemble,
+    by_module,
+    pixels_of,
+    refuse_checkpointing,
+)
 from xai.recording.checks import check_model
-from xai.recording.deformable import deformable_attention, deformable_shown, written_out
+from xai.recording.deformable import deformable_shown
+from xai.recording.event import QKV
+from xai.recording.head import Seen
 from xai.recording.hooks import output_into, residual_into
-from xai.recording.places import Calls, Place, arguments_of, drawn_in_order, placed_of, samples_of
-from xai.recording.recording import QKV, Recording
+from xai.recording.places import Calls, Place, arguments_of, placed_of, samples_of
+from xai.recording.recording import Recording
 from xai.recording.rerun import Call, autocast_of, rerun
 from xai.recording.unchanged import evaluation, same_random_numbers
+from xai.recording.watch import ATTENTION, SOFTMAX, Watch
 from xai.recording.without import without
 
-SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
-ATTENTION = (  # softmax and mixing of values
-    F.scaled_dot_product_attention,
-    F.multi_head_attention_forward,
-    deformable_attention,
-)
 _MOVES = ("View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "Clone", "ToCopy")  # of data, in the graph
 ANEW = "find it anew for inputs like these: adapter_for(model, inputs)"
 
@@ -101,41 +103,6 @@ def record(model: nn.Module, adapter: Adapter, lrp: Literal["tokens", "pixels"] 
         yield recorder
 
 
-class _Watch(TorchFunctionMode):
-    """Replaces attention by attention written out, and shows `run` its probabilities."""
-
-    def __init__(self, run: "_Pass") -> None:
-        super().__init__()
-        self.run = run
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch._C._set_grad_enabled:  # a frozen part under no_grad is explained too
-            return None
-        self.run.calling(func)
-        return self.run.called(self._call(func, args, kwargs))
-
-    def _call(self, func: Any, args: tuple, kwargs: dict) -> Any:
-        if func in ATTENTION and not self.run.is_attention(func):  # nothing reads it: off the graph it needs no rules
-            args, kwargs = tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, (args, kwargs))
-            return func(*args, **kwargs)
-        if func is F.scaled_dot_product_attention:
-            mixed = scaled_dot_product(self.run.see, *args, **kwargs)
-            self.run.mixed = mixed.grad_fn
-            return mixed
-        if func is F.multi_head_attention_forward:
-            return multi_head(self.run.see, *args, **kwargs)
-        if func is deformable_attention:
-            return written_out(self.run.see, *args)
-        if func is F.linear:
-            call = {**dict(zip(("input", "weight"), args, strict=False)), **kwargs}
-            self.run.see_projection(call["input"], call["weight"])
-        result = drawn_in_order(func, args, kwargs)
-        if self.run.is_map(func):
-            return self.run.see_softmax(result)
-        return result
-
-
 class _Pass(ExitStack):
     """The hooks of one recording. It is itself the stack of contexts that hold while the model runs."""
 
@@ -150,11 +117,13 @@ class _Pass(ExitStack):
         self.call: Call | None = None
         self.qkv: QKV | None = None  # of the attention last seen, until its output projection is seen
         self.mixed: Any = None  # the node of the graph that made what is projected
+        self.seen_head = Seen(model)
 
     def hooks(self) -> Iterator[Any]:
         if self.ruling is not None:
             yield from self.ruling.hooks(self.model)
         yield from self.hooks_on_parts()
+        yield from self.seen_head.hooks()
         yield self.model.register_forward_pre_hook(self._start, with_kwargs=True)
         yield self.model.register_forward_hook(self._finish, always_call=True)
 
@@ -198,7 +167,7 @@ class _Pass(ExitStack):
         self.inside[-1][1].append((probabilities, qkv))
         self.qkv, self.mixed = qkv, None
 
-    def see_projection(self, x: Tensor, weight: Tensor) -> None:
+    def see_projection(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         """A linear map of what an attention gave, which was only moved since, is its output projection."""
         if self.qkv is None or self.mixed is None:
             return
@@ -206,7 +175,8 @@ class _Pass(ExitStack):
         while node is not None and node is not self.mixed and node.name().removesuffix("Backward0") in _MOVES:
             node = node.next_functions[0][0]
         if node is self.mixed:
-            self.qkv.projection, self.qkv, self.mixed = weight, None, None
+            self.qkv.projection, self.qkv.bias = weight, bias
+            self.qkv, self.mixed = None, None
 
     def _module(self, name: str) -> nn.Module:
         try:
@@ -228,9 +198,9 @@ class _Pass(ExitStack):
         self.started()
         if self.ruling is not None:
             if self.ruling.stage == "pixels":
-                self.pixels = _pixels(self.inputs).requires_grad_()
+                self.pixels = pixels_of(self.inputs).requires_grad_()
             self.enter_context(self.ruling)  # below the watch, whose written-out attention it rules
-        self.enter_context(_Watch(self))
+        self.enter_context(Watch(self))
         return args, kwargs
 
     def started(self) -> None:
@@ -253,13 +223,13 @@ class _Pass(ExitStack):
         self.close()
         if output is not None and self.call is not None:  # None: the model raised
             recording = assemble(self.adapter, self.caught(), self.inputs, output)
-            self.recorder._recording = replace(
-                recording,
-                rerun=partial(rerun, self.call, self.adapter, recording.modalities),
-                without=partial(without, self.call, self.adapter),
-                propagation=None if self.ruling is None else self.ruling.propagation,
-                pixels=self.pixels,
-            )
+            self.seen_head.finish(recording.events, output)
+            again = partial(rerun, self.call, self.adapter, recording.modalities)
+            propagation = None if self.ruling is None else self.ruling.propagation
+            heads = partial(self.adapter.heads or self.seen_head.heads, self.inputs)
+            recording = replace(recording, rerun=again, propagation=propagation, pixels=self.pixels, find_heads=heads)
+            less = partial(without, self.call, self.adapter, recording)
+            self.recorder._recording = replace(recording, without=less, suppressed=less)
 
 
 class _PlacedPass(_Pass):
@@ -324,11 +294,3 @@ def _own(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
     return value.clone() if value.is_inference() else value.detach()
-
-
-def _pixels(inputs: Mapping[str, Any]) -> Tensor:
-    """The images among the inputs; raises RecordingError unless there is just one tensor [B, C, rows, columns]."""
-    found = [name for name, x in inputs.items() if isinstance(x, Tensor) and x.is_floating_point() and x.dim() == 4]
-    if len(found) != 1:
-        raise RecordingError(f"relevance of pixels needs one input of images [B, C, rows, columns]; found {found}")
-    return inputs[found[0]]

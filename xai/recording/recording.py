@@ -4,140 +4,36 @@ Shapes in this package: B batch, H heads, T tokens of all modalities together, q
 keys, D width. A modality is a set of positions on the joint axis: a slice where they are neighbours.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from xai.lrp.propagation import Propagation
-from xai.recording.axis import Link, Positions, Windows, count_of, index_of, tokens_of, within
-from xai.recording.rerun import Again
+from xai.lrp.mode import PropagationError
+from xai.lrp.modified_gradient import Backward, rules_of
+from xai.lrp.propagation import Flow, Operation, Propagation, Rules
+from xai.lrp.ruling import Ruling
+from xai.recording.axis import Link, Positions, count_of, within
+from xai.recording.event import Event, Gradient, Gradients, InGraph
+from xai.recording.head import Head
+from xai.recording.rerun import RunAgain
 from xai.recording.turns import Turns
 
 Score = Callable[[Any], Tensor]  # the model's outputs to one number a sample, [B]
 Without = Callable[[Tensor, Tensor], Any]
 """From tokens [N, T] of the joint axis that stay, and which sample of the pass each row is of [N], to the outputs of N inputs."""
-MASKED = 1e-30  # what a mask of -100, as Swin's, leaves of a probability is less
-
-
-@dataclass(eq=False)
-class QKV:
-    """What goes into an attention, [B, H, q or k, D / H], and the weight [D, D] of the projection that follows it."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    projection: Tensor | None = None
-
-
-class InGraph(NamedTuple):
-    """Of the tensors of one attention as the model has them: A of each call, Y and Y_out of any axes before the last."""
-
-    A: tuple[Tensor, ...]
-    Y: Tensor
-    Y_out: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Event:
-    """One attention: `queries` read `keys`, which are the same tokens (self-attention) or other ones."""
-
-    module: str
-    queries: slice
-    keys: slice
-    in_graph: InGraph
-    qkv: QKV | None = None  # None: the model computes its softmax in plain code, which does not show them
-    windows: Windows | None = None  # None: every query may attend to every key
-    turns: Turns | None = None  # of rows that share the samples of the pass
-    dtype: torch.dtype | None = None  # of maps, where the model's attentions have several; None: its own
-
-    @property
-    def A(self) -> Tensor:
-        """Probabilities [B, H, q, k]; 0 outside of a query's window, and where a window's mask leaves less than 1e-30."""
-        if self.windows is None:
-            return self._repeated(self._laid(self.in_graph.A))
-        return self._repeated(self._laid([A.detach().masked_fill(A.abs() < MASKED, 0) for A in self.in_graph.A]))
-
-    @property
-    def Y(self) -> Tensor:
-        """What the skip connection carries [B, q, D]."""
-        return self._repeated(self._tokens(self.in_graph.Y))
-
-    @property
-    def Y_out(self) -> Tensor:
-        """What the attention adds to it, after the output projection [B, q, D]."""
-        return self._repeated(self._tokens(self.in_graph.Y_out))
-
-    def maps(self, parts: Sequence[Tensor]) -> Tensor:
-        """What came back to the probabilities of each call, by turns if there are any, as one map [B, H, q, k]."""
-        if self.turns is None:
-            return self._laid(parts)
-        return self.turns.rows(self._laid([part.flatten(0, 1) for part in parts]))
-
-    def state(self, values: Tensor) -> Tensor:
-        """What came back to a state as the model has it, by turns if there are any, as [B, q, D]."""
-        return self._tokens(values) if self.turns is None else self.turns.rows(self._tokens(values.flatten(0, 1)))
-
-    def _repeated(self, values: Tensor) -> Tensor:
-        return values if self.turns is None else self.turns.repeated(values)
-
-    def _laid(self, parts: Sequence[Tensor]) -> Tensor:
-        laid = parts[0] if self.windows is None else self.windows.maps(parts)
-        return laid if self.dtype is None else laid.to(self.dtype)
-
-    def _tokens(self, state: Tensor) -> Tensor:
-        return tokens_of(state, len(state) // (1 if self.windows is None else self.windows.states))
-
-    @property
-    def is_self(self) -> bool:
-        """Whether its queries are among its keys: self-attention, also that of some tokens alone, as class attention."""
-        return self.keys.start <= self.queries.start and self.queries.stop <= self.keys.stop
-
-    @property
-    def itself(self) -> Tensor:
-        """[q, k], 1 where a key is the query itself."""
-        like = self.in_graph.A[0]
-        same = index_of(self.queries)[:, None] == index_of(self.keys)
-        return same.to(like.device, self.dtype or like.dtype)
-
-    def rows(self, tokens: Positions) -> Positions | None:
-        """Which of the event's queries are these tokens of the joint axis; None if they are not among them."""
-        return within(tokens, self.queries)
-
-
-@dataclass(frozen=True, eq=False)
-class Gradient:
-    """The target's gradient by an event's tensors; zeros where the event is not `reached`, not on a way to the target."""
-
-    event: Event
-    in_graph: InGraph
-    reached: bool
-
-    @property
-    def A(self) -> Tensor:
-        return self.event.maps(self.in_graph.A)
-
-    @property
-    def Y(self) -> Tensor:
-        return self.event.state(self.in_graph.Y)
-
-    @property
-    def Y_out(self) -> Tensor:
-        return self.event.state(self.in_graph.Y_out)
-
-
-Gradients = Mapping[Event, Gradient]
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
     """Layers of simultaneous events: those of one layer all read the state before it.
 
-    `again` runs the recorded call once more with other embeddings, [B, tokens, D] of each modality that changes: what
-    its first event has as residual input; `without` runs it without some of its tokens. None if the recording was not recorded.
+    `rerun` runs the recorded call once more with other states, `without` without some of its tokens, `suppressed` with less
+    attention to them, by a factor. None if the recording was not recorded.
     """
 
     layers: tuple[tuple[Event, ...], ...]
@@ -147,7 +43,7 @@ class Recording:
     special: Tensor  # [B, T], True at tokens that are no content
     grids: dict[str, tuple[int, int]]  # rows and columns of the tokens of image modalities that are not special
     output: Any
-    rerun: Callable[[Mapping[str, Tensor]], Again] | None = field(default=None, repr=False)
+    rerun: RunAgain | None = field(default=None, repr=False)
     propagation: Propagation | None = field(default=None, repr=False)  # None: recorded without rules for relevance
     pixels: Tensor | None = field(default=None, repr=False)  # [B, C, rows, columns] if the graph starts at them
     links: Mapping[str, Link] = field(
@@ -155,14 +51,22 @@ class Recording:
     )  # of modalities made from others, in the order of their streams
     turns: Turns | None = None  # of rows that share the samples of the pass; None: every sample is one row
     without: Callable[["Recording", Score], Without] | None = field(default=None, repr=False)
+    find_heads: Callable[[], tuple[Head, ...]] = field(default=tuple, repr=False)
+    suppressed: Callable[["Recording", Score, float], Without] | None = field(default=None, repr=False)
     relevances: dict[Any, Any] = field(default_factory=dict, repr=False)  # found so far, for xai.lrp.relevances
     games: dict[Any, Any] = field(default_factory=dict, repr=False)  # played so far, for xai.games
-    _gradients: dict[Score, Gradients] = field(default_factory=dict, repr=False)
+    _gradients: dict[tuple[Score, Backward], Gradients] = field(default_factory=dict, repr=False)
     _rows: dict[Score, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def events(self) -> tuple[Event, ...]:
         return tuple(event for layer in self.layers for event in layer)
+
+    @cached_property
+    def heads(self) -> tuple[Head, ...]:
+        """How the streams that the outputs are read from end; none where that is not known."""
+        with torch.inference_mode(False), torch.enable_grad():
+            return self.find_heads()
 
     @property
     def inputs(self) -> dict[str, Positions]:
@@ -192,16 +96,24 @@ class Recording:
             )
         return self.layers[-count:]
 
-    def gradients(self, target: Score) -> Gradients:
+    def gradients(self, target: Score, backward: Backward = "autograd") -> Gradients:
         """The gradients of `target` by all tensors of all events, from one backward pass; kept for the next caller.
 
-        The targets of a batch are summed, which leaves each sample its own gradient. Raises ValueError if the target is
-        not one finite number a sample, or was cut off the graph.
+        The targets of a batch are summed, which leaves each sample its own gradient.
+
+        Args:
+            target: from the model's outputs to one number a sample, [B].
+            backward: "autograd" for the model's own gradient; "libra" or "attn_lrp" for one modified by their rules, for which
+                the recording must have been made with rules.
+
+        Raises:
+            ValueError: the target is not one finite number a sample, or was cut off the graph; a recording without rules.
+            PropagationError: the target has an operation without rule.
         """
-        if target not in self._gradients:
+        if (target, backward) not in self._gradients:
             with torch.inference_mode(False), torch.enable_grad():
-                self._gradients[target] = self._differentiate(target)
-        return self._gradients[target]
+                self._gradients[target, backward] = self._differentiate(target, backward)
+        return self._gradients[target, backward]
 
     def fresh(self) -> "Recording":
         """The same record without what was found on it so far, which takes memory for every target."""
@@ -246,6 +158,23 @@ class Recording:
         turns = self.turns.weights(score)
         return torch.autograd.grad(score, tensors, turns, retain_graph=True, allow_unused=True, is_grads_batched=True)
 
+    def backward_by(
+        self, rules: Rules, target: Score, tensors: list[Tensor], audit: bool = False
+    ) -> tuple[Tensor, tuple[Tensor | None, ...], list[tuple[Operation, Flow]]]:
+        """The score [B], what rules send back from it to tensors of the graph, as `backward`, and with `audit` all flows."""
+        if self.propagation is None:
+            raise ValueError(
+                "the recording was recorded without rules: record with lrp='tokens' (or 'pixels') for LRP methods, and "
+                "for gradients with another backward than 'autograd'"
+            )
+        with torch.inference_mode(False), torch.enable_grad():
+            with Ruling(self.propagation, "target"):
+                score = target(self.output)
+            if not score.requires_grad:
+                raise PropagationError("the target has no relevance to pass on: it must come from the model's outputs")
+            with self.propagation.by(rules, audit) as ledger:
+                return score, self.backward(score, tensors), ledger
+
     def nothing(self, tensor: Tensor) -> Tensor:
         """Zeros of the shape that `backward` gives for a tensor."""
         return tensor.new_zeros((*(() if self.turns is None else (self.turns.count,)), *tensor.shape))
@@ -253,8 +182,8 @@ class Recording:
     def _rows_with_gradient(self, target: Score) -> Tensor:
         rows = torch.zeros_like(self.mask)
         last = self._last_events()
-        if target in self._gradients:
-            gradients = tuple(self._gradients[target][event].Y_out for event in last.values())
+        if (target, "autograd") in self._gradients:
+            gradients = tuple(self._gradients[target, "autograd"][event].Y_out for event in last.values())
         else:  # as far as the last layers only
             score = self.score(target)
             if not score.requires_grad:
@@ -288,14 +217,14 @@ class Recording:
         nothing = torch.zeros(count_of(self.modalities[name]), dtype=torch.bool, device=self.mask.device)
         return torch.stack([nothing, *made]).any(dim=0)
 
-    def _differentiate(self, target: Score) -> Gradients:
-        score = self.score(target)
+    def _differentiate(self, target: Score, backward: Backward) -> Gradients:
+        rules, score = rules_of(backward), self.score(target)
         if not score.requires_grad:
             raise ValueError(
                 "the target has no gradient: it must be computed from the model's outputs without detaching them"
             )
         leaves, tree = tree_flatten([tuple(event.in_graph) for event in self.events])
-        gradients = self.backward(score, leaves)
+        gradients = self.backward(score, leaves) if rules is None else self.backward_by(rules, target, leaves)[1]
         reached = tree_unflatten([gradient is not None for gradient in gradients], tree)
         filled = (self.nothing(x) if g is None else g for x, g in zip(leaves, gradients, strict=True))
         return {

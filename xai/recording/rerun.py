@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.weak import WeakIdKeyDictionary
 
 from xai.recording.adapter import Adapter
 from xai.recording.axis import Positions, counted_from, first_of, tokens_of
@@ -39,6 +40,15 @@ class Again(Protocol):
     """A pass run once more."""
 
     def gradients(self, target: Callable[[Any], Tensor]) -> dict[str, Tensor]: ...
+
+
+class RunAgain(Protocol):
+    """Runs the recorded call once more, with other states [B, tokens, D] of each modality that changes.
+
+    They are what its first event from a layer on takes as residual input: before layer 0 its embeddings.
+    """
+
+    def __call__(self, states: Mapping[str, Tensor], layer: int = 0, /) -> Again: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,17 +87,25 @@ class Rerun:
 
 
 class _Graph(TorchFunctionMode):
-    """Builds the graph also where the model switches gradients off: a frozen part is explained too."""
+    """Builds the graph also where the model switches gradients off: a frozen part is explained too.
 
-    def __init__(self, calls: Calls, placed: Placed) -> None:
+    Keeps in mind what has been computed with, in `read`, if there is one.
+    """
+
+    def __init__(self, calls: Calls, placed: Placed, read: WeakIdKeyDictionary | None) -> None:
         super().__init__()
-        self.calls, self.placed = calls, placed
+        self.calls, self.placed, self.read = calls, placed, read
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is torch._C._set_grad_enabled:
             return None
         place = self.calls.place(func)
-        return self.placed.see(place, drawn_in_order(func, args, kwargs or {}))
+        result = drawn_in_order(func, args, kwargs or {})
+        if self.read is not None and any(isinstance(leaf, Tensor) for leaf in tree_leaves((result,))):
+            for leaf in tree_leaves((args, kwargs)):  # and of no question, such as the size
+                if isinstance(leaf, Tensor):
+                    self.read[leaf] = True
+        return self.placed.see(place, result)
 
 
 def _copy(value: Any) -> Any:
@@ -108,16 +126,24 @@ class _Changing(Placed):
         return _change(tensor, self.changed[place], self.places)
 
 
-def rerun(call: Call, adapter: Adapter, modalities: Mapping[str, Positions], embeddings: Mapping[str, Tensor]) -> Rerun:
-    """`call` with these embeddings: what the first event of each modality takes as residual input.
+def rerun(
+    call: Call,
+    adapter: Adapter,
+    modalities: Mapping[str, Positions],
+    states: Mapping[str, Tensor],
+    layer: int = 0,
+    graph: bool = True,
+) -> Rerun:
+    """`call` with these states, as `RunAgain` says; without a `graph` there are no gradients.
 
-    Raises ValueError for a modality that has none.
+    Raises ValueError for a modality that has none from the layer on, or whose state has been read when it can be changed.
     """
     places: dict[str, Rows] = {}
+    read = WeakIdKeyDictionary() if layer else None  # embeddings are changed before anything reads them
     with ExitStack() as stack:
         stack.enter_context(same_random_numbers(call.model))
         stack.enter_context(evaluation(call.model))
-        first = _first(adapter, modalities, embeddings)
+        first = _first(adapter, modalities, states, layer)
         calls, placed = Calls(), _Changing({}, frozenset(), places)
         if adapter.places:
             bare = frozenset(site.output for site in adapter.places if site.residual is None)
@@ -126,32 +152,36 @@ def rerun(call: Call, adapter: Adapter, modalities: Mapping[str, Positions], emb
                 stack.callback(handle.remove)
         else:
             for (module, at), changed in first.items():
-                hook = _changing(at, changed, places)
+                hook = _changing(at, changed, places, read)
                 handle = call.model.get_submodule(module).register_forward_pre_hook(hook, with_kwargs=True)
                 stack.callback(handle.remove)
-        for context in (torch.inference_mode(False), torch.enable_grad(), call.autocast, _Graph(calls, placed)):
+        mode = torch.enable_grad() if graph else torch.no_grad()
+        for context in (torch.inference_mode(False), mode, call.autocast, _Graph(calls, placed, read)):
             stack.enter_context(context)
         args, kwargs = tree_map(_copy, (call.args, call.kwargs))  # an argument may be a residual state itself
         placed.see_arguments(arguments_of(call.model, args, kwargs))
         output = call.model(*args, **kwargs)
-    return Rerun(output, places, max(map(len, embeddings.values()), default=1))
+    return Rerun(output, places, max(map(len, states.values()), default=1))
 
 
 def _first(
-    adapter: Adapter, modalities: Mapping[str, Positions], embeddings: Mapping[str, Tensor]
+    adapter: Adapter, modalities: Mapping[str, Positions], states: Mapping[str, Tensor], layer: int
 ) -> dict[tuple[Any, int], dict[str, tuple[Positions, Tensor]]]:
-    """The residual module and its call that take each modality first, or the place of the state and 0; what changes there."""
+    """The residual module and its call that take each modality first, from a layer on, or the place of the state and 0.
+
+    With them what changes there.
+    """
     found: dict[tuple[Any, int], dict[str, tuple[Positions, Tensor]]] = {}
-    left, calls = set(embeddings), Counter[str]()
-    for site in adapter.sites:
+    left, calls = set(states), Counter[str]()
+    for number, site in ((number, site) for number, sites in enumerate(adapter.layers) for site in sites):
         start = min(first_of(modalities[name]) for name in site.queries)
-        for name in left & set(site.queries):
+        for name in left & set(site.queries) if number >= layer else ():
             rows = counted_from(modalities[name], start)
             at: tuple[Any, int] = (site.residual, calls[site.residual])
             if site.places is not None:
                 at = (site.places.residual or site.places.output, 0)
-            found.setdefault(at, {})[name] = (rows, embeddings[name])
-        left -= set(site.queries)
+            found.setdefault(at, {})[name] = (rows, states[name])
+            left.remove(name)
         calls[site.residual] += 1
     if left:
         raise ValueError(
@@ -160,13 +190,19 @@ def _first(
     return found
 
 
-def _changing(at: int, changed: Changes, places: dict[str, Rows]) -> Any:
-    """At call `at` of a module."""
+def _changing(at: int, changed: Changes, places: dict[str, Rows], read: WeakIdKeyDictionary | None) -> Any:
+    """At call `at` of a module, whose state must be none of those `read`."""
     calls = count()
 
     def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
         if next(calls) == at:
-            _change(args[0] if args else next(iter(kwargs.values())), changed, places)
+            tensor = args[0] if args else next(iter(kwargs.values()))
+            if read is not None and tensor in read:
+                raise ValueError(
+                    f"states of {', '.join(changed)} are read before their own attention takes them, so that they cannot be "
+                    "changed there; give a layer in which no modality reads another one"
+                )
+            _change(tensor, changed, places)
 
     return hook
 

@@ -12,29 +12,31 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from xai.recording.recording import Event, Recording
-from xai.recording.rerun import Again
+from xai.recording.event import Event
+from xai.recording.recording import Recording
+from xai.recording.rerun import RunAgain
 from xai.recording.turns import Turns
 
 
 @dataclass(frozen=True, eq=False)
 class RowsAgain:
-    """The pass run once more for each turn, from embeddings [R, tokens, D] by modality."""
+    """The pass run once more for each turn, from states [R, tokens, D] by modality before a layer."""
 
     turns: Turns
-    rerun: Callable[[Mapping[str, Tensor]], Again]
-    embeddings: Mapping[str, Tensor]
+    rerun: RunAgain
+    states: Mapping[str, Tensor]
+    layer: int = 0
 
     def gradients(self, target: Callable[[Any], Tensor]) -> dict[str, Tensor]:
-        """The target's gradient by the embeddings [R, tokens, D]."""
-        gradients = {name: torch.zeros_like(values) for name, values in self.embeddings.items()}
+        """The target's gradient by the states [R, tokens, D]."""
+        gradients = {name: torch.zeros_like(values) for name, values in self.states.items()}
         of, turn = self.turns.of, self.turns.turn
         stand_in = torch.stack([(of == sample).nonzero()[0, 0] for sample in range(self.turns.samples)])
         for number in range(self.turns.count):
             rows = (turn == number).nonzero()[:, 0]
             chosen = stand_in.clone()
             chosen[of[rows]] = rows
-            again = self.rerun({name: values[chosen] for name, values in self.embeddings.items()})
+            again = self.rerun({name: values[chosen] for name, values in self.states.items()}, self.layer)
             for name, gradient in again.gradients(partial(_some_of, target, rows)).items():
                 gradients[name][rows] = gradient[of[rows]]
         return gradients

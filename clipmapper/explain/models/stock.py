@@ -14,7 +14,7 @@ from clipmapper.errors import unknown
 from clipmapper.explain.models.base import Explainable, Recorded
 from clipmapper.explain.models.covering import PIXELS, covering
 from xai import Target, record
-from xai.adapters.derived import derived
+from xai.adapters import observed
 from xai.explanation import Lrp
 from xai.figures.geometry import Geometry, Size, processor_geometry
 from xai.generation.inputs import tokenizer_of
@@ -89,7 +89,7 @@ class Stock(Explainable, ABC):
 
     def recorded(self, arguments: Mapping[str, Any], target: Target, lrp: Lrp) -> Pass:
         """Records a pass over arguments by name."""
-        adapter = derived(self.module, arguments)
+        adapter = observed(self.module, arguments)
         with record(self.module, adapter, lrp) as recorder:
             self.module(**arguments)
         recording = recorder.recording

@@ -158,4 +158,4 @@ def _asked_alone(adapter: Adapter, lengths: Tensor) -> Adapter:
         words = (positions > 0) & (positions <= lengths[:, None])
         return replace(whole, special={**whole.special, "text": ~words})
 
-    return Adapter(adapter.layers, layout)
+    return replace(adapter, layout=layout)

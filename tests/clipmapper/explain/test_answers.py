@@ -20,14 +20,16 @@ from clipmapper.explain.answers import (
 )
 from clipmapper.models.clip import SHAPES_CLIP, image_tokens, text_tokens
 from clipmapper.models.clip_mapper import CLIPMapper
-from xai import EXPLAINERS, explain, explain_recording, given
+from xai import EXPLAINERS, METHODS, explain, explain_recording, given
 from xai.figures.geometry import upsample
 from xai.recording.recording import Recording
 
 QUESTIONS = ["What color is the hexagon?", "Is it red?"]
 LENGTHS = (9, 6)  # "hexagon" is two tokens
 ANSWERS = ["yes", "no", "red", "2"]
-FEW: dict[str, dict[str, Any]] = {"integrated_gradients": {"steps": 2}, "smoothgrad": {"samples": 2}}
+FEW: dict[str, dict[str, Any]] = {
+    name: {known.counted: max(2, known.least)} for name, known in METHODS.items() if known.counted
+}
 Make = Callable[..., CLIPMapper]
 
 
@@ -197,6 +199,9 @@ def test_options_reach_the_method(pictures: list[Any]) -> None:
     model = make()
     last, every = (explain_answer(model, pictures[0], QUESTIONS[0], "genatt", last=k) for k in (1, None))
     assert last.options == {"last": 1} and not torch.equal(last.scores["image"], every.scores["image"])
+    libra = explain_answer(model, pictures[0], QUESTIONS[0], "input_gradient", backward="libra")  # recorded with rules
+    cp = explain_answer(model, pictures[0], QUESTIONS[0], "cp_lrp")
+    torch.testing.assert_close(libra.scores["image"], cp.scores["image"])
 
 
 def test_the_general_call_takes_the_adapter() -> None:
@@ -244,3 +249,15 @@ def test_geometry_undoes_the_preprocessing() -> None:
 def test_errors(pictures: list[Any], options: dict[str, Any], arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         explain_answer(make(**options), pictures, **{"question": QUESTIONS, **arguments})
+
+
+@pytest.mark.parametrize(("method", "options"), [("tis", {"budget": 24}), ("greedy", {"budget": 40}), ("atman", {})])
+def test_searches_of_a_question_are_those_of_its_batch(
+    model: CLIPMapper, recording: Recording, alone: Recording, method: str, options: dict[str, Any]
+) -> None:
+    """A mapper runs without tokens by its own way, and with tokens suppressed by that of all models."""
+    both = explain_recording(recording, method, answer_target(model, recording, "red"), **options).scores
+    one = explain_recording(alone, method, answer_target(model, alone, "red"), **options).scores
+    for modality, scores in one.items():
+        torch.testing.assert_close(both[modality][1:, : scores.shape[1]], scores, rtol=1e-5, atol=1e-9)
+        assert scores.any() and not both[modality][1:, scores.shape[1] :].any()

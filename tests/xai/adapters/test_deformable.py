@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from xai import explain, record
 from xai.adapters.derived import derived
 from xai.recording.deformable import sampled_map
-from xai.recording.recording import Event, Recording
+from xai.recording.event import Event
+from xai.recording.recording import Recording
 
 from ..conftest import Family
 from .stock import SAMPLED, built

@@ -15,6 +15,7 @@ from xai import (
     Adapter,
     Layout,
     Site,
+    Target,
     adapter_for,
     detection,
     explain,
@@ -28,18 +29,30 @@ from xai.explainers.algebra import readout_scores
 from xai.explainers.grad_eclip import grad_eclip
 from xai.explainers.input_gradient import input_gradient
 from xai.explainers.integrated_gradients import gauss_legendre, integrated_gradients
+from xai.explainers.similarity import after_attention, similarity
 from xai.explainers.smoothgrad import smoothgrad
-from xai.explainers.states import embedding, embeddings, gradients
+from xai.explainers.states import embedding, embeddings, gradients, standing, vectors
 from xai.explainers.tokentm import tokentm, transformation
 from xai.recording.adapter import at
 from xai.recording.recording import Recording
 from xai.recording.rerun import Rerun
+from xai.recording.rows import by_rows
 from xai.targets import decided
 
-from ..conftest import Family, build, few_passes
+from ..adapters.stock import built
+from ..conftest import FAMILIES, Family, build, few_passes
 from ..toys import TWO, adapter_of, blocks, model_of, snapshot, x
 
-FIELD = ["legrad", "grad_eclip", "attcat", "tokentm", "input_gradient", "integrated_gradients", "smoothgrad"]
+FIELD = [
+    "legrad",
+    "gradient_norm",
+    "grad_eclip",
+    "attcat",
+    "tokentm",
+    "input_gradient",
+    "integrated_gradients",
+    "smoothgrad",
+]
 
 
 def recorded_pass(family: Family, **changed: Any) -> Recording:
@@ -274,6 +287,66 @@ def test_integrated_gradients_are_complete(name: str, steps: int, precision: flo
     torch.testing.assert_close(scores.sum(1), gap, atol=precision * float(gap.abs().max()), rtol=0)
 
 
+AT_LAYERS = [
+    ("bert", 1),
+    ("vit", 1),
+    ("open_clip", 1),
+    ("visualbert", 1),
+    ("lxmert", 3),
+    ("Swin", 3),
+    ("LLaVA", 1),
+    ("LLaVA", 2),
+]
+
+
+@pytest.mark.parametrize(("name", "layer"), AT_LAYERS)
+def test_integrated_gradients_at_a_layer_are_complete(name: str, layer: int) -> None:
+    """By the states as they are recorded there, halfway from a baseline near enough that few steps will do."""
+    family = build(name) if name in FAMILIES else built(name)
+    with record(family.model, adapter_for(family.model, family.inputs)) as recorder:
+        family.model(**family.inputs)
+    recording = recorder.recording
+    x = vectors(standing(recording, layer))
+    start = {name: 0.9 * tokens + 0.1 * tokens.roll(1, dims=1) for name, tokens in x.items()}
+    assert recording.rerun is not None
+    same = recording.rerun(x, layer)
+    torch.testing.assert_close(family.target(same.output), recording.score(family.target))
+    gradients, slopes = recording.gradients(family.target), same.gradients(family.target)
+    for modality, (event, rows) in standing(recording, layer).items():
+        torch.testing.assert_close(slopes[modality], gradients[event].Y[:, rows])
+    gap = (recording.score(family.target) - family.target(recording.rerun(start, layer).output)).detach()
+    assert gap.abs().min() > 1e-4
+    found = integrated_gradients(recording, family.target, 8, start, layer).sum(1)
+    torch.testing.assert_close(found, gap, atol=1e-6, rtol=1e-4, check_dtype=False)
+    assert not torch.allclose(found, integrated_gradients(recording, family.target, 8, layer=0).sum(1))
+
+
+def test_integrated_gradients_at_a_layer_of_rows_are_those_of_each_target() -> None:
+    family = built("LLaVA")
+    with record(family.model, adapter_for(family.model, family.inputs)) as recorder:
+        family.model(**family.inputs)
+    recording, sample = recorder.recording, torch.tensor([0, 1, 1])
+    words = Target("words", lambda output: output.logits[sample, -1, torch.tensor([5, 7, 9])])
+    found = integrated_gradients(by_rows(recording, sample), words, 2, layer=2)
+    for row, label in enumerate((5, 7, 9)):
+        alone = Target("word", lambda output, label=label: output.logits[:, -1, label])
+        torch.testing.assert_close(found[row], integrated_gradients(recording, alone, 2, layer=2)[sample[row]])
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "message"),
+    [
+        ("lxmert", 1, "states of regions are read before their own attention takes them"),
+        ("detr", 3, "layer is 3, which comes after the last attention of image"),
+        ("bert", 2, "layer is 2; this recording has layers 0 to 1"),
+    ],
+)
+def test_layers_whose_states_cannot_be_changed(name: str, layer: int, message: str) -> None:
+    family = build(name)
+    with pytest.raises(ValueError, match=message):
+        integrated_gradients(recorded_pass(family), family.target, 2, layer=layer)
+
+
 def test_a_modality_without_baseline_keeps_its_embedding() -> None:
     family = build("lxmert")
     scores = explain(
@@ -298,7 +371,7 @@ def test_smoothgrad_is_the_mean_over_its_noise() -> None:
     family = build("lxmert")
     recording, given_noise = recorded_pass(family), []
 
-    def spy(changed: Mapping[str, Tensor]) -> Rerun:
+    def spy(changed: Mapping[str, Tensor], layer: int = 0) -> Rerun:
         given_noise.append(changed)
         assert recording.rerun is not None
         return recording.rerun(changed)
@@ -357,6 +430,36 @@ def test_decided_targets() -> None:
     assert decided(plain, first) is plain
 
 
+# baselines
+
+
+@pytest.mark.parametrize(
+    ("name", "after"), [("vit", "layernorm_after"), ("Swin", "layernorm_after"), ("Llama", "post_attention_layernorm")]
+)
+def test_similarity_takes_the_states_after_the_last_attention(name: str, after: str) -> None:
+    """As the model has them, which goes on with their norm; shifted windows are laid back."""
+    family, caught = build(name) if name in FAMILIES else built(name), list[Tensor]()
+    for module, inner in family.model.named_modules():
+        if module.endswith(after):
+            inner.register_forward_pre_hook(lambda m, args: caught.append(args[0].detach()))
+    with record(family.model, adapter_for(family.model, family.inputs)) as recorder:
+        family.model(**family.inputs)
+    recording, state = recorder.recording, caught[-1]
+    event = recording.events[-1]
+    cosines = F.cosine_similarity(state[:, :, None], state[:, None], dim=-1)
+    torch.testing.assert_close(after_attention(event), state)
+    found = similarity(replace(recording, links={}), family.target)[:, event.queries, event.keys]
+    torch.testing.assert_close(found, cosines, check_dtype=False)
+
+
+def test_similarity_depends_on_the_row_alone_that_the_target_reads() -> None:
+    family = build("bert")
+    recording = recorded_pass(family)
+    one, other = (explain_recording(recording, "similarity", given(label)).scores["text"] for label in (0, 1))
+    assert torch.equal(one, other)
+    torch.testing.assert_close(one[:, 0], torch.ones(2).double())
+
+
 # all of them
 
 
@@ -392,6 +495,8 @@ def test_methods_differ(name: str) -> None:
     names = list(directions)
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
+            if {one, other} == {"shapley", "mm_shap"} and len(recording.inputs) == 1:
+                continue  # one modality has one game
             if {one, other} == {"banzhaf", "fixlip"} and len(recording.inputs) == 1:
                 continue  # theory: in one game φ_i + ½ Σ_j φ_ij is the Banzhaf value
             same = (directions[one] - directions[other]).abs().amax() < 1e-6

@@ -150,10 +150,60 @@ def test_pixels(name: str) -> None:
     torch.testing.assert_close(one.scores["pixels"], result.scores["pixels"][1:], rtol=1e-6, atol=1e-9)
 
 
-def test_pixels_need_a_recording_from_them() -> None:
+@pytest.mark.parametrize("name", ["vit", "deit", "dinov2", "timm", "torchvision"])
+def test_attn_lrp_of_the_pixels_is_the_gradient_times_them(name: str) -> None:
+    """With the epsilon rule; with gamma the total stays, and what the patches' own tokens have is shared otherwise."""
+    family = build(name)
+    with record(family.model, adapter_for(family.model), "pixels") as recorder:
+        family.model(**family.inputs)
+    recording = recorder.recording
+    assert recording.pixels is not None
+    slope = recording.backward_by(ATTN_LRP, family.target, [recording.pixels])[1][0]
+    plain, gamma = (
+        explain_recording(recording, "attn_lrp_pixels", family.target, gamma_pixels=g).map("pixels")
+        for g in (0.0, 0.25)
+    )
+    torch.testing.assert_close(plain, (recording.pixels.detach() * slope).sum(dim=1))
+    assert (plain - gamma).abs().max() > 1e-3 * plain.abs().max()
+    torch.testing.assert_close(
+        explain(family.model, family.inputs, "attn_lrp_pixels", family.target).map("pixels"), gamma
+    )
+    tokens = explain_recording(recording, "attn_lrp", family.target).scores["image"]
+    again = explain_recording(tape_of(name)[0], "attn_lrp", family.target).scores["image"]
+    torch.testing.assert_close(tokens, again)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.25, 100.0])
+def test_relevance_is_kept_on_the_way_to_the_pixels(gamma: float) -> None:
+    """Without biases and positions, what all patches have is what their pixels have, each patch by itself."""
+    family = build("vit")
+    for n, parameter in family.model.named_parameters():
+        if n.endswith("bias") or "position" in n:
+            torch.nn.init.zeros_(parameter)
+    result = explain(family.model, family.inputs, "attn_lrp_pixels", family.target, gamma_pixels=gamma, check=1e-9)
+    patches = explain(family.model, family.inputs, "attn_lrp", family.target).map("image")
+    held = result.map("pixels").unflatten(1, (2, 8)).unflatten(3, (2, 8)).sum(dim=(2, 4))
+    torch.testing.assert_close(held, patches)
+    assert result.conservation is not None
+
+
+def test_a_check_takes_the_gamma_that_the_method_has() -> None:
+    """With what biases absorb, all that starts arrives: at the pixels, in constants, and at the class token."""
+    family = build("vit")
+    torch.nn.init.zeros_(family.model.vit.embeddings.cls_token)
+    for options in ({}, {"gamma_pixels": 0.0}, {"gamma": 0.1, "gamma_pixels": 100.0}):
+        result = explain(family.model, family.inputs, "attn_lrp_pixels", family.target, check=1e-9, **options)
+        assert result.conservation is not None
+        absorbed = sum(layer.absorbed + layer.lost for layer in result.conservation.layers)
+        score = family.target(family.model(**family.inputs)).sum()
+        assert float(result.scores["pixels"].sum()) + absorbed == pytest.approx(float(score))
+
+
+@pytest.mark.parametrize("method", ["pixel_lrp", "attn_lrp_pixels"])
+def test_pixels_need_a_recording_from_them(method: str) -> None:
     recording, goal = tape_of("vit")
     with pytest.raises(ValueError, match="lrp='pixels'"):
-        explain_recording(recording, "pixel_lrp", goal)
+        explain_recording(recording, method, goal)
 
 
 def test_in_double_precision_on_a_copy() -> None:

@@ -1,6 +1,7 @@
 """Strict: every operation on the way has its rule, whatever it is called; the forward pass and gradients are the model's."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -71,6 +72,16 @@ def written(h: Tensor) -> Tensor:
     return h
 
 
+class Foreign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, *backs: Tensor) -> Tensor:
+        return 2 * backs[0]
+
+
 UNRULED: dict[str, Callable[[Tensor], Tensor]] = {
     "cumsum": lambda h: h.cumsum(-1),
     "einsum": lambda h: torch.einsum("bij,bkj->bik", h, h) @ h,
@@ -87,6 +98,7 @@ UNRULED: dict[str, Callable[[Tensor], Tensor]] = {
     "conv1d": lambda h: F.conv1d(h, torch.ones(5, 5, 1)),
     "conv2d": lambda h: F.conv2d(h[:, None], torch.ones(1, 1, 1, 1), padding="same")[:, 0],
     "topk": lambda h: h.topk(2).values,
+    "mul of a function's own": lambda h: Foreign.apply(h) * 3,  # which no mode sees
     "index_add": lambda h: h.index_add(1, torch.tensor([0, 0]), h[:, :2]),
 }
 

@@ -224,6 +224,32 @@ def test_pixels() -> None:
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("gamma", [0.25, 100.0])
+@pytest.mark.parametrize("biased", [True, False])
+def test_gamma_of_the_pixels(biased: bool, gamma: float) -> None:
+    """Contributions of the patch entry's own sign count 1 + gamma times, the bias's too; linear layers keep their rule."""
+    x, weight, bias = normal(2, 3, 4, 4), normal(5, 3, 2, 2), normal(5) if biased else None
+    share, y, expected = normal(2, 5, 2, 2), F.conv2d(x, weight, bias, stride=2), torch.zeros(2, 3, 4, 4).double()
+
+    def weighed(part: float, whole: float) -> float:
+        return part * (1 + gamma) if (part > 0) == (whole > 0) else part
+
+    for b, o, row, column in entries(share):
+        whole = float(y[b, o, row, column])
+        parts = {
+            (c, i, j): weighed(float(x[b, c, 2 * row + i, 2 * column + j] * weight[o, c, i, j]), whole)
+            for c, i, j in places(range(3), range(2), range(2))
+        }
+        total = sum(parts.values()) + (0.0 if bias is None else weighed(float(bias[o]), whole))
+        for (c, i, j), part in parts.items():
+            expected[b, c, 2 * row + i, 2 * column + j] += part / total * share[b, o, row, column]
+    rules = with_gamma(ATTN_LRP, 0, gamma)
+    run = lambda x: F.conv2d(x, weight, bias, stride=2)  # noqa: E731
+    close(relevance(rules, run, share, x, stage="pixels")[0], expected)
+    assert rules.linear is ATTN_LRP.linear and rules.convolution is ATTN_LRP.convolution
+    assert with_gamma(ATTN_LRP, 0, 0) == ATTN_LRP
+
+
 def test_the_position_embedding_takes_its_share() -> None:
     """Between the patches and the first attention; its part of the relevance is gone."""
     position = normal(3, 4)

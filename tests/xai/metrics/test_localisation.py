@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 
 from xai.metrics.localisation import (
+    average_precision,
     chance,
     mass_accuracy,
     modality_share,
@@ -10,7 +11,7 @@ from xai.metrics.localisation import (
     rank_accuracy,
 )
 
-FIGURES = [mass_accuracy, rank_accuracy]
+FIGURES = [mass_accuracy, rank_accuracy, average_precision]
 RELEVANCE = torch.tensor([[4.0, 1.0, 3.0, -5.0], [1.0, 2.0, 3.0, 4.0]])
 TRUTH = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
 
@@ -18,6 +19,7 @@ TRUTH = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
 def test_figures_worked_out_by_hand() -> None:
     assert mass_accuracy(RELEVANCE, TRUTH).tolist() == pytest.approx([5 / 8, 3 / 10])
     assert rank_accuracy(RELEVANCE, TRUTH).tolist() == [0.5, 0.0]
+    assert average_precision(RELEVANCE, TRUTH).tolist() == pytest.approx([(1 + 2 / 3) / 2, 1 / 2])
     assert chance(TRUTH).tolist() == [0.5, 0.25]
 
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from xai.metrics.segmentation import average_precision, segmentation_scores, segmentation_summary
+from xai.metrics.localisation import average_precision
+from xai.metrics.segmentation import segmentation_scores, segmentation_summary
 
 MASK = torch.tensor([[[True, True, False, False], [True, False, False, False]]])
 

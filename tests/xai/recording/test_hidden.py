@@ -199,3 +199,14 @@ def test_tokens_are_hidden_in_every_call_of_the_body(name: str) -> None:
     with hidden.except_for(modality, keep), torch.no_grad():
         first, second = (family.target(family.model(**family.inputs)) for _ in range(2))
     assert torch.equal(second, first) and not torch.allclose(first, whole)
+
+
+def test_a_query_of_torch_s_own_attention_without_keys_reads_nothing() -> None:
+    """SigLIP's pooling head asks with a parameter of its own; without any patch it reads the bias of its projection."""
+    family = model_of("SigLIP 2")
+    hidden, recording = recorded(family)
+    content = (recording.mask & ~recording.special)[:, recording.modalities["image"]]
+    with torch.no_grad(), hidden.except_for("image", ~content):
+        without = family.target(family.model(**family.inputs))
+    assert without.isfinite().all()
+    assert not torch.allclose(without, family.target(recording.output), atol=1e-6)

@@ -86,6 +86,19 @@ def test_answers_and_words(model: DualEncoder) -> None:
 
 
 @torch.no_grad()
+def test_methods_of_clip_s_own_space(model: DualEncoder) -> None:
+    inputs = model.prepare(batch())
+    recorded = model.record(inputs, None)
+    if type(model.module).__name__ == "SiglipModel":
+        with pytest.raises(ValueError, match=r"it is for CLIP of transformers"):
+            explain_recording(recorded.recording, "maskclip", recorded.target)
+        return
+    scores = explain_recording(recorded.recording, "clip_surgery", recorded.target).scores["image"]
+    chosen = model.logits(inputs).gather(1, recorded.labels[:, None])[:, 0]
+    torch.testing.assert_close(scores[:, 0], chosen)  # of the class token, as it was
+
+
+@torch.no_grad()
 def test_removal(model: DualEncoder) -> None:
     """Patches as of a tower that never had them; words by prompts of which none reads them."""
     inputs = model.prepare(batch())

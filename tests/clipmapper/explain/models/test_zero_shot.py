@@ -73,6 +73,13 @@ def test_removed_words_are_so_in_every_prompt(model: ZeroShotModel, removal: Rem
         assert found["probability"] != pytest.approx(uncut["probability"], abs=1e-6)
 
 
+def test_methods_of_clip_s_own_space(model: ZeroShotModel, questions: Questions) -> None:
+    inputs = prepare_questions(model, questions, [0, 1]).inputs
+    recorded = model.record(inputs, None)
+    scores = explain_recording(recorded.recording, "sclip", recorded.target).scores
+    assert scores["image"].any() and not scores["text"].any()
+
+
 def test_long_questions_leave_room_for_every_answer(model: ZeroShotModel) -> None:
     ids, lengths = model._prompts(["is it red " * 40, "why?"])
     ends = ids.argmax(dim=2)

@@ -1,0 +1,55 @@
+"""What torch computes while a model is recorded: attention is written out, so that its probabilities can be seen."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from xai.recording.attention import multi_head, scaled_dot_product
+from xai.recording.deformable import deformable_attention, written_out
+from xai.recording.places import drawn_in_order
+
+SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
+ATTENTION = (  # softmax and mixing of values
+    F.scaled_dot_product_attention,
+    F.multi_head_attention_forward,
+    deformable_attention,
+)
+
+
+class Watch(TorchFunctionMode):
+    """Replaces attention by attention written out, and shows `run` its probabilities."""
+
+    def __init__(self, run: Any) -> None:
+        super().__init__()
+        self.run = run
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch._C._set_grad_enabled:  # a frozen part under no_grad is explained too
+            return None
+        self.run.calling(func)
+        return self.run.called(self._call(func, args, kwargs))
+
+    def _call(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        if func in ATTENTION and not self.run.is_attention(func):  # nothing reads it: off the graph it needs no rules
+            args, kwargs = tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, (args, kwargs))
+            return func(*args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            mixed = scaled_dot_product(self.run.see, *args, **kwargs)
+            self.run.mixed = mixed.grad_fn
+            return mixed
+        if func is F.multi_head_attention_forward:
+            return multi_head(self.run.see, *args, **kwargs)
+        if func is deformable_attention:
+            return written_out(self.run.see, *args)
+        if func is F.linear:
+            call = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
+            self.run.see_projection(call["input"], call["weight"], call.get("bias"))
+        result = drawn_in_order(func, args, kwargs)
+        if self.run.is_map(func):
+            return self.run.see_softmax(result)
+        return result
