@@ -43,7 +43,7 @@ class Cost:
 def cost_passes(methods: Sequence[str], targets: int = 1) -> int:
     """Returns the passes of a sample of some targets: each method is timed and then watched, the first one once more before."""
     known = list(map(method_named, methods))
-    counts = [1 + targets * one.further() + WATCHED * (1 + targets * one.further(_shortest(one))) for one in known]
+    counts = [1 + one.further(None, targets) + WATCHED * (1 + one.further(_shortest(one), targets)) for one in known]
     return sum(counts) + sum(counts[:1])
 
 

@@ -58,7 +58,7 @@ def work_of(task: Task, methods: Sequence[str], config: BenchmarkConfig) -> Work
     for protocol in task.protocols().values():
         ends = {0.0, 1.0} & {*protocol.shares}  # the same for all maps
         removals += 2 * maps * (len(protocol.shares) - len(ends)) + len(ends)
-    return Work({name: task.targets * method_named(name).further() for name in methods}, removals)
+    return Work({name: method_named(name).further(targets=task.targets) for name in methods}, removals)
 
 
 def part_size(task: Task, work: Work) -> int:

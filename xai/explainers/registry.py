@@ -106,15 +106,16 @@ class Method:
         modified = (options or {}).get("backward", "autograd") != "autograd"
         return self.start or ("tokens" if modified and "backward" in signature(self.function).parameters else None)
 
-    def further(self, options: Mapping[str, Any] | None = None) -> int:
-        """Returns how many passes the method runs beside the recorded one; 1 if it runs many and no option counts them.
+    def further(self, options: Mapping[str, Any] | None = None, targets: int = 1) -> int:
+        """Returns how many passes the method runs beside the recorded one, for so many targets of a sample.
 
-        Runs without some tokens are counted as the passes that take as long.
+        A method of many passes without an option that counts them has one for each target. Runs without some tokens serve all
+        targets, and are counted as the passes that take as long.
         """
         if self.passes == "one" or self.counted is None:
-            return int(self.passes == "many")
+            return targets * int(self.passes == "many")
         count = (options or {}).get(self.counted, signature(self.function).parameters[self.counted].default)
-        return ceil(count / SHORTER) if self.removes else count
+        return ceil(count / SHORTER) if self.removes else targets * count
 
 
 METHODS: dict[str, Method] = {}
