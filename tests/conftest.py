@@ -15,6 +15,7 @@ SHAPES += [
         "detection",
         "detection_resampling",
         "localisation",
+        "pairs",
         "perturbation",
         "protocols",
         "ranking",

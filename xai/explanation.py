@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from inspect import signature
 from typing import Any, Literal, TypeVar
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from xai.adapters import adapter_for
-from xai.explainers.algebra import readout_scores
+from xai.explainers.algebra import readout_scores, shared_scores
 from xai.explainers.registry import METHODS, Method, as_method
 from xai.lrp.conservation import Conservation, conservation
 from xai.lrp.mode import PropagationError
@@ -21,7 +22,8 @@ from xai.recording.assemble import RecordingError
 from xai.recording.checks import unwrapped
 from xai.recording.record import record
 from xai.recording.recording import Recording, Score
-from xai.results.relevance import ModalityRelevance, Relevance
+from xai.results.modality import ModalityRelevance
+from xai.results.relevance import Relevance
 from xai.targets import predicted
 
 T = TypeVar("T")
@@ -148,7 +150,10 @@ def explain_recording(
     name = None if known.class_agnostic else _name(target)
     if known.start == "pixels":
         return _of_pixels(scores, known.name, options, name, flow)
-    return _of_tokens(recording, readout_scores(recording, scores, target).detach(), known.name, options, name, flow)
+    pairs = None if known.pairs is None else _pairs(recording, scores.detach())
+    scores = shared_scores(scores) if known.pairs == "shared" else scores
+    found = _of_tokens(recording, readout_scores(recording, scores, target).detach(), known.name, options, name, flow)
+    return replace(found, pairs=pairs)
 
 
 explain_tape = explain_recording  # an alias: its name until 0.1, which users' scripts still have
@@ -317,6 +322,13 @@ def _of_tokens(
         for name, where in recording.inputs.items()
     }
     return Relevance(parts, method, options, target, flow)
+
+
+def _pairs(recording: Recording, values: Tensor) -> dict[tuple[str, str], Tensor]:
+    """Cuts a map [B, T, T] of pairs into modalities. Padding is in no pair."""
+    values = values * recording.mask[:, :, None] * recording.mask[:, None]
+    parts = recording.inputs.items()
+    return {(first, second): values[:, rows][:, :, columns] for first, rows in parts for second, columns in parts}
 
 
 def _of_pixels(

@@ -189,6 +189,19 @@ def similarity() -> Target:
     return Target("similarity", _similarity)
 
 
+def features(outputs: Any) -> tuple[Float[Tensor, "images width"], Float[Tensor, "texts width"]]:
+    """Finds the features of images and of texts among a dual encoder's outputs; raises TypeError if there are none."""
+    for names in (("image_embeds", "text_embeds"), ("image_features", "text_features")):
+        found = [outputs.get(n) if isinstance(outputs, dict) else getattr(outputs, n, None) for n in names]
+        if isinstance(found[0], Tensor) and isinstance(found[1], Tensor):
+            return found[0], found[1]
+    if type(outputs) is tuple and len(outputs) >= 3 and all(isinstance(part, Tensor) for part in outputs[:2]):
+        return outputs[0], outputs[1]
+    raise TypeError(
+        f"no features of images and texts in {type(outputs).__name__}; dual encoders such as CLIP have them"
+    )
+
+
 def logits(outputs: Any) -> Tensor:
     """Finds the logits among a model's outputs, [B, ..., classes]; raises TypeError if there are none."""
     if isinstance(outputs, Tensor):

@@ -13,7 +13,7 @@ from clipmapper.data.shapes.scene import Scene
 from clipmapper.data.shapes.truth import Span, Truth
 from clipmapper.metrics.caption_truth import mentions
 from xai.metrics.localisation import patch_shares
-from xai.results.words import OPENS
+from xai.results.words import OPENS, merge_pieces
 
 FINE = 16  # pixels of a patch's side in which a region is drawn
 ENDS = ("<start_of_text>", "<end_of_text>")  # tokens that stand for no characters
@@ -98,6 +98,23 @@ def said_words(words: Sequence[Sequence[str]], scenes: Sequence[Scene]) -> list[
             things = mention.description.find(scene)
             said += [NamedWord(caption, place, spoken[place], kind, things) for kind, place in mention.places.items()]
     return said
+
+
+def word_regions(tokens: Sequence[Sequence[str]], scenes: Sequence[Scene], grid: tuple[int, int]) -> Tensor:
+    """Returns how much of each patch is of the objects that each token's word names, [B, tokens, rows * columns], 0 to 1.
+
+    Args:
+        tokens: the strings of each text's tokens, those that are no words among them; captions or questions of Shapes.
+        scenes: of each text.
+        grid: rows and columns of the patches.
+    """
+    bare = [[None if token.strip().lower() in ("", *ENDS) else token for token in text] for text in tokens]
+    merged = [merge_pieces(text) for text in bare]
+    regions = torch.zeros(len(tokens), max(map(len, tokens)), grid[0] * grid[1])
+    for named in named_words([[word.lower() for word, _ in text] for text in merged], scenes):
+        _, places = merged[named.caption][named.place]
+        regions[named.caption, places] = scene_region(scenes[named.caption], named.things, grid).flatten()
+    return regions
 
 
 def scene_region(scene: Scene, things: Sequence[int], grid: tuple[int, int]) -> Tensor:

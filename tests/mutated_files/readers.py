@@ -56,7 +56,7 @@ from xai.metrics.masks import imagenet_segmentation, mask_folder
 from xai.metrics.panoptic import panoptic_images, panoptic_instances
 from xai.metrics.rationales import read_eraser
 from xai.report.data import Explanation, Step
-from xai.results.relevance import ModalityRelevance
+from xai.results.modality import ModalityRelevance
 
 
 class Refused(Exception):
@@ -385,7 +385,9 @@ def write_relevance(folder: Path) -> None:
         torch.ones(1, 2), mask[:, :2], ~mask[:, :2], words=(("a", "é"),), boxes=torch.ones(1, 2, 4)
     )
     flow = Conservation(0.5, (LayerFlow("layer.0", 1.0, 0.5, 0.25, "add in x"),))
-    Relevance({"image": image, "text": text}, "genatt", {"last": 2}, "yes", flow).save(folder / "why")
+    pairs = {("text", "image"): torch.rand(1, text.scores.shape[1], 5, generator=torch.Generator().manual_seed(1))}
+    parts = {"image": image, "text": text}
+    Relevance(parts, "genatt", {"last": 2}, "yes", flow, pairs).save(folder / "why")
 
 
 def write_parts(folder: Path) -> None:

@@ -13,7 +13,7 @@ import transformers as tf
 from torch import Tensor, nn
 
 from xai import METHODS, Relevance, Target, detection, given, similarity
-from xai.results.relevance import ModalityRelevance
+from xai.results.modality import ModalityRelevance
 
 TINY: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 IMAGE: dict[str, Any] = {"image_size": 16, "patch_size": 8}

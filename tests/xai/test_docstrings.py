@@ -18,6 +18,7 @@ from xai.results.captions import CaptionRelevance
 
 METRICS = (
     "localisation",
+    "pairs",
     "perturbation",
     "protocols",
     "ranking",

@@ -93,6 +93,18 @@ def readout_scores(recording: Recording, relevance: Map | Float[Tensor, "B T"], 
     return relevance * recording.mask
 
 
+def shared_scores(pairs: Map) -> Float[Tensor, "B T"]:
+    """Reads scores off a map of pairs: what a token has by itself, the diagonal, and half of each of its pairs.
+
+    They sum to all that the map has, each pair once: of a quadratic f(M) = φ₀ + Σ φ_i M_i + Σ_{i<j} φ_ij M_i M_j to f(1) - f(0).
+
+    Args:
+        pairs: [B, T, T], the same above and below its diagonal.
+    """
+    alone = pairs.diagonal(dim1=1, dim2=2)
+    return alone + (pairs.sum(dim=2) - alone) / 2
+
+
 def readout_weights(recording: Recording, target: Score) -> Float[Tensor, "_ T"]:
     """Returns how much of each row counts for the target, [B, T].
 

@@ -46,7 +46,7 @@ def integrated_gradients(
     state = standing(recording, layer)
     _require_all(recording, layer, state)
     target, x = decided(target, recording.output), vectors(state)
-    start = _baseline(recording, x, baseline)
+    start = baseline_of(recording, x, baseline)
     way = {name: x[name] - start[name] for name in x}
     total = torch.zeros_like(recording.mask, dtype=recording.readout.dtype)
     for at, weight in zip(*(t.tolist() for t in gauss_legendre(steps)), strict=True):
@@ -74,7 +74,8 @@ def _require_all(recording: Recording, layer: int, state: State) -> None:
         )
 
 
-def _baseline(recording: Recording, x: Mapping[str, Tensor], baseline: Baseline) -> dict[str, Tensor]:
+def baseline_of(recording: Recording, x: Mapping[str, Tensor], baseline: Baseline) -> dict[str, Tensor]:
+    """Returns where the line to the embeddings x starts, [B, tokens, D] by modality; raises ValueError for another baseline."""
     if baseline == "zero":
         return {name: torch.zeros_like(tokens) for name, tokens in x.items()}
     if baseline == "mean":

@@ -19,6 +19,8 @@ from xai.explainers.clip_surgery import clip_surgery
 from xai.explainers.consensus import consensus
 from xai.explainers.consensus_game import consensus_game
 from xai.explainers.dex_ar import dex_ar
+from xai.explainers.exclip import exclip
+from xai.explainers.fixlip import fixlip
 from xai.explainers.genatt import genatt
 from xai.explainers.genatt_lrp import genatt_lrp
 from xai.explainers.grad_eclip import grad_eclip
@@ -74,6 +76,9 @@ class Method:
         least: the smallest value of that option, for four modalities.
         removes: whether its passes are forward alone, on inputs without some tokens, or with less attention to them.
         cheap: options of a rough but faster run.
+        pairs: of a method whose map says how much two tokens matter together, `Relevance.pairs`, what scores it gives single
+            ones: the "row" that the head reads, as of any map, or a share of their pairs, "shared" as by
+            `algebra.shared_scores`. None for a method that says nothing of pairs.
 
     Example:
         >>> from xai.explainers.registry import method_named
@@ -94,6 +99,7 @@ class Method:
     least: int = 1
     removes: bool = False
     cheap: dict[str, Any] = field(default_factory=dict)
+    pairs: Literal["row", "shared"] | None = None
 
     def needs(self, options: Mapping[str, Any] | None = None) -> Literal["tokens", "pixels"] | None:
         """Returns the `lrp` with which a pass must be recorded for the method with these options; None for no rules."""
@@ -115,6 +121,7 @@ class Method:
 METHODS: dict[str, Method] = {}
 WRITERS = "models that see an image and write"
 CLIPS = "CLIP and the target similarity()"
+TOWERS = "two towers that never read each other and the target similarity()"
 
 
 def register(method: Method) -> Method:
@@ -200,7 +207,7 @@ for _method in (
     Method("attention_gradcam", attention_gradcam, "GenAtt §4.2; Selvaraju et al. 2017"),
     Method("genatt", genatt, "GenAtt eq. 1 to 11"),
     Method("wra", wra, "WRA eq. 1 to 15"),
-    Method("interaction", interaction, "WRA eq. 16 to 19"),
+    Method("interaction", interaction, "WRA eq. 16 to 19", pairs="row"),
     Method("legrad", legrad, "Bousselham et al. 2024"),
     Method("grad_eclip", grad_eclip, "Zhao et al. 2024"),
     Method("attcat", attcat, "Qiang et al. 2022", signed=True),
@@ -230,6 +237,18 @@ for _method in (
     Method("shapley", shapley, "Lundberg & Lee 2017, eq. 8", signed=True, **GAME, least=16),
     Method("banzhaf", banzhaf, "Li & Yao 2023", signed=True, **GAME, least=4),
     Method("mm_shap", mm_shap, "Parcalabescu & Frank 2023, §3", signed=True, **GAME, least=4),
+    Method("fixlip", fixlip, "Baniecki et al. 2025", signed=True, **GAME, least=4, pairs="shared"),
+    Method(
+        "exclip",
+        exclip,
+        "Möller et al. 2025",
+        signed=True,
+        passes="many",
+        counted="steps",
+        cheap={"steps": 4},
+        pairs="shared",
+        models=TOWERS,
+    ),
     Method("greedy", greedy, "Chen et al. 2026", signed=True, **GAME, least=4),
     Method("atman", atman, "Deiseroth et al. 2023", signed=True, passes="many", removes=True),
     Method("gradient_norm", gradient_norm, "Simonyan et al. 2014"),

@@ -33,11 +33,15 @@ def save_filmstrip(
         raise ValueError(
             f"{len(images)} images for {len(relevance.tokens)} captions; give one for each, in their order"
         )
-    pictures = [
-        _drawn(figure)
-        for caption, _ in enumerate(relevance.tokens)
-        for figure in strips(relevance, caption, None if images is None else images[caption], geometry)
-    ]
+    captions = range(len(relevance.tokens))
+    write_stacked(
+        [f for i in captions for f in strips(relevance, i, None if images is None else images[i], geometry)], path
+    )
+
+
+def write_stacked(figures: Sequence[Figure], path: Path) -> None:
+    """Writes a PNG of figures, one below the other."""
+    pictures = [_drawn(figure) for figure in figures]
     page = Image.new("RGB", (max(strip.width for strip in pictures), sum(strip.height for strip in pictures)), "white")
     top = 0
     for strip in pictures:

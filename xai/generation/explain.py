@@ -31,7 +31,8 @@ from xai.recording.checks import unwrapped
 from xai.recording.record import record
 from xai.recording.recording import Recording
 from xai.results.captions import CaptionRelevance, average
-from xai.results.relevance import ModalityRelevance, Relevance
+from xai.results.modality import ModalityRelevance
+from xai.results.relevance import Relevance
 
 GRADIENTS = 8 * 2**30  # bytes, of the words that one backward pass serves
 
@@ -161,7 +162,7 @@ def _joined(parts: Sequence[Relevance]) -> Relevance:
             what: torch.cat([getattr(other[name], what) for other in parts]) for what in ("scores", "mask", "special")
         }
         modalities[name] = replace(part, **joined)
-    return replace(first, modalities=modalities)
+    return replace(first, modalities=modalities, pairs=None)  # each word has a map of its own already
 
 
 def _named(

@@ -1,7 +1,7 @@
 """Tokens hidden from every attention of a model, or suppressed there: what it says when nothing reads them, or little."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -168,9 +168,9 @@ class Hidden:
 
 
 class _ModuleCalls:
-    """Which call of a module that a table names an attention happens in: each computes one."""
+    """Which call of a module that a table names an attention happens in: each computes one, and each pass has as many."""
 
-    def __init__(self, modules: Collection[str]) -> None:
+    def __init__(self, modules: Mapping[str, int]) -> None:
         self.modules, self.calls, self.inside = modules, Counter[str](), list[tuple[str, int]]()
 
     def hooks(self, model: nn.Module) -> Iterator[Any]:
@@ -182,7 +182,7 @@ class _ModuleCalls:
         return self.inside[-1] if self.inside and getattr(func, "__name__", "") in TAKE_MASKS else None
 
     def _enter(self, name: str, module: nn.Module, args: Any) -> None:
-        self.inside.append((name, self.calls[name]))
+        self.inside.append((name, self.calls[name] % self.modules[name]))
         self.calls[name] += 1
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:

@@ -31,7 +31,7 @@ class Place(NamedTuple):
 
 
 class Calls:
-    """Gives each call of a torch function its place. Modules that run are known by hooks."""
+    """Gives each call of a torch function its place. Modules that run are known by hooks; what is called anew counts anew."""
 
     def __init__(self) -> None:
         self.modules = [""]
@@ -40,8 +40,13 @@ class Calls:
     def hooks(self, model: nn.Module) -> Iterator[Any]:
         """The handles of the hooks on all modules."""
         for name, module in model.named_modules():
-            yield module.register_forward_pre_hook(lambda m, args, name=name: self.modules.append(name))
+            yield module.register_forward_pre_hook(lambda m, args, name=name: self._enter(name))
             yield module.register_forward_hook(lambda m, args, output: _last_off(self.modules))
+
+    def _enter(self, name: str) -> None:
+        if len(self.modules) == 1:
+            self.counts.clear()
+        self.modules.append(name)
 
     def place(self, func: Any) -> Place:
         """The place of the call that now happens; counts it."""

@@ -1,7 +1,7 @@
 """The recorded call once more, from other embeddings: for methods that average over many of them."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
@@ -69,6 +69,21 @@ class Rerun:
             name: tokens_of(gradient, self.samples)[:, rows]
             for (name, (_, rows)), gradient in zip(self.places.items(), gradients, strict=True)
         }
+
+    def gradients_of_each(self, values: Callable[[Any], Tensor], at_once: int) -> Iterator[dict[str, Tensor]]:
+        """Yields the gradients of each of some numbers a sample, [B, n], a few at once, [few, B, tokens, D]."""
+        states = [state for state, _ in self.places.values()]
+        with torch.inference_mode(False), torch.enable_grad():
+            total = values(self.output).sum(dim=0)
+        for turns in torch.eye(len(total), dtype=total.dtype, device=total.device).split(at_once):
+            found = torch.autograd.grad(
+                total, states, turns, retain_graph=True, allow_unused=True, is_grads_batched=True
+            )
+            filled = (x.new_zeros(len(turns), *x.shape) if g is None else g for x, g in zip(states, found, strict=True))
+            yield {
+                name: torch.stack([tokens_of(one, self.samples)[:, rows] for one in gradients])
+                for (name, (_, rows)), gradients in zip(self.places.items(), filled, strict=True)
+            }
 
 
 class _Graph(TorchFunctionMode):

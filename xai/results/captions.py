@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from xai.figures.geometry import Geometry, Size
-from xai.results.relevance import Relevance, Words
+from xai.results.modality import Words
+from xai.results.relevance import Relevance
 from xai.results.words import merge_pieces, spoken
 
 ROUNDING = 1e-12  # a smaller drop of a metric is none

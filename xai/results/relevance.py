@@ -2,44 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from xai.figures.geometry import Geometry, Size
 from xai.lrp.conservation import Conservation, LayerFlow
+from xai.results.modality import TENSORS, ModalityRelevance
 from xai.results.words import merge_pieces
 
-Words = tuple[tuple[str, ...], ...]  # of each sample, of its tokens
-
-
-@dataclass(frozen=True, eq=False)
-class ModalityRelevance:
-    """Relevance of one modality's tokens.
-
-    Attributes:
-        scores: [B, tokens], 0 at padding.
-        mask: [B, tokens], False at padding.
-        special: [B, tokens], True at tokens that are no content.
-        grid: rows and columns of an image's tokens that are not special; None for what is no image.
-        words: the strings of each sample's tokens, None where nobody gave them.
-        boxes: [B, tokens, 4], x1, y1, x2, y2 of regions in pixels of the image; None where nobody gave them.
-    """
-
-    scores: Tensor
-    mask: Tensor
-    special: Tensor
-    grid: tuple[int, int] | None = None
-    words: Words | None = None
-    boxes: Tensor | None = None
-
-    @property
-    def content(self) -> Tensor:
-        """Mask [B, tokens] of the tokens that are neither padding nor special."""
-        return self.mask & ~self.special
+Pairs = Mapping[tuple[str, str], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +25,8 @@ class Relevance:
         options: of the explainer.
         target: what is explained; None for a method that ignores it.
         conservation: of relevance from layer to layer, where it was checked.
+        pairs: by the names of two modalities how much two of their tokens matter together, [B, tokens, tokens]; None of a
+            method that says nothing of pairs.
 
     Example:
         >>> import torch
@@ -68,6 +43,7 @@ class Relevance:
     options: dict[str, Any]
     target: str | None
     conservation: Conservation | None = None
+    pairs: Pairs | None = None
 
     def __getitem__(self, modality: str) -> ModalityRelevance:
         """Returns one modality; raises ValueError, naming those there are."""
@@ -148,9 +124,38 @@ class Relevance:
             samples.append([(word, sum(values[i] for i in places)) for word, places in merge_pieces(pieces)])
         return samples
 
+    def between(self, first: str = "text", second: str = "image") -> Tensor:
+        """Returns how much each token of a modality and each of another matter together.
+
+        Args:
+            first: modality of the rows.
+            second: modality of the columns.
+
+        Returns:
+            [B, tokens, tokens], 0 at padding; negative where a pair speaks against the target.
+
+        Raises:
+            ValueError: a method that says nothing of pairs, or a modality that there is not.
+
+        Example:
+            >>> import torch
+            >>> from xai.results.modality import ModalityRelevance
+            >>> from xai.results.relevance import Relevance
+            >>> word, patches = (ModalityRelevance(s, s == s, s != s) for s in (torch.ones(1, 1), torch.ones(1, 2)))
+            >>> found = {("text", "image"): torch.tensor([[[0.9, 0.1]]])}
+            >>> Relevance({"image": patches, "text": word}, "mine", {}, None, pairs=found).between("text", "image").tolist()
+            [[[0.8999999761581421, 0.10000000149011612]]]
+        """
+        if self.pairs is None:
+            raise ValueError(f"{self.method} says nothing of pairs; methods that do: METHODS[name].pairs is not None")
+        if (first, second) not in self.pairs:
+            raise ValueError(f"no pairs of {first!r} and {second!r}; there are: {', '.join(map(str, self.pairs))}")
+        return self.pairs[first, second]
+
     def with_scores(self, scores: Mapping[str, Tensor]) -> "Relevance":
-        """Returns other scores [B, tokens] on the same tokens, by modality."""
-        return self._with({name: replace(self[name], scores=values) for name, values in scores.items()})
+        """Returns other scores [B, tokens] on the same tokens, by modality; without pairs, which are not of these."""
+        changed = self._with({name: replace(self[name], scores=values) for name, values in scores.items()})
+        return replace(changed, pairs=None)
 
     def with_words(self, words: Sequence[Sequence[str]], modality: str = "text") -> "Relevance":
         """Returns the relevance with the strings of each sample's tokens.
@@ -162,18 +167,7 @@ class Relevance:
         Raises:
             ValueError: samples or tokens do not number as the scores do.
         """
-        part = self[modality]
-        if len(words) != len(part.mask):
-            raise ValueError(
-                f"strings of {len(words)} samples for {len(part.mask)}; give a list of tokens for each sample"
-            )
-        for sample, (tokens, count) in enumerate(zip(words, _lengths(part.mask), strict=True)):
-            if isinstance(tokens, str) or not count <= len(tokens) <= part.mask.shape[1]:
-                raise ValueError(
-                    f"sample {sample} has {count} tokens of {modality!r}, but strings for {len(tokens)}; give one string "
-                    "a token, special tokens and pieces of words included"
-                )
-        return self._with({modality: replace(part, words=tuple(tuple(tokens) for tokens in words))})
+        return self._with({modality: self[modality].with_words(words, modality)})
 
     def with_boxes(self, boxes: Tensor | Sequence[Tensor], modality: str = "regions") -> "Relevance":
         """Returns the relevance with the regions' boxes.
@@ -185,20 +179,13 @@ class Relevance:
         Raises:
             ValueError: they do not number as the scores do.
         """
-        part = self[modality]
-        if len(boxes) != len(part.mask):
-            raise ValueError(f"boxes of {len(boxes)} samples for {len(part.mask)}; give them for each sample")
-        padded = torch.zeros(*part.mask.shape, 4)
-        for sample, (corners, count) in enumerate(zip(boxes, _lengths(part.mask), strict=True)):
-            if corners.shape[1:] != (4,) or not count <= len(corners) <= part.mask.shape[1]:
-                raise ValueError(f"sample {sample} has {count} {modality}, but boxes of shape {list(corners.shape)}")
-            padded[sample, : len(corners)] = corners
-        return self._with({modality: replace(part, boxes=padded)})
+        return self._with({modality: self[modality].with_boxes(boxes, modality)})
 
     def rows(self, rows: Sequence[int]) -> "Relevance":
         """Returns some samples, each perhaps several times."""
         index = list(rows)
-        return self._with({name: _rows(part, index) for name, part in self.modalities.items()})
+        pairs = self.pairs and {names: values[index] for names, values in self.pairs.items()}
+        return replace(self._with({name: part.rows(index) for name, part in self.modalities.items()}), pairs=pairs)
 
     def save_overlay(
         self,
@@ -226,6 +213,28 @@ class Relevance:
         shown = self if words is None else self.with_words(words)
         save(overlay(shown, images, geometry, titles), Path(path))
 
+    def save_pairs(
+        self,
+        path: str | Path,
+        images: Sequence[Any] | None = None,
+        geometry: Callable[[Size], Geometry] | None = None,
+        modalities: tuple[str, str] = ("text", "image"),
+    ) -> None:
+        """Draws every sample's words and patches: the strongest pairs as lines between them, and a map of each word.
+
+        Args:
+            path: of the PNG.
+            images: as of `save_overlay`.
+            geometry: as of `save_overlay`.
+            modalities: of the words and of the patches.
+
+        Raises:
+            ValueError: as `between`, a modality of patches without a grid, or images that do not number as the samples.
+        """
+        from xai.figures.pairs import save_pairs  # here: drawing needs matplotlib, explaining does not
+
+        save_pairs(self, Path(path), images, geometry, *modalities)
+
     def save(self, path: str | Path) -> None:
         """Writes `path`.safetensors and `path`.json, each whole or not at all; `load` gives the same back.
 
@@ -251,7 +260,9 @@ class Relevance:
 
         parts = self.modalities.items()
         tensors = {f"{name}/{key}": t for key, p in parts for name in TENSORS if (t := getattr(p, name)) is not None}
-        facts = {name: getattr(self, name) for name in ("method", "options", "target")}
+        tensors |= {f"pair {i}": values for i, values in enumerate((self.pairs or {}).values())}
+        facts: dict[str, Any] = {name: getattr(self, name) for name in ("method", "options", "target")}
+        facts["pairs"] = None if self.pairs is None else [list(names) for names in self.pairs]
         facts["grids"] = {key: part.grid for key, part in parts if part.grid is not None}
         facts["words"] = {key: part.words for key, part in parts if part.words is not None}
         flow = self.conservation and asdict(self.conservation)
@@ -281,49 +292,28 @@ class Relevance:
     @classmethod
     def _of(cls, tensors: dict[str, Tensor], facts: dict[str, Any]) -> "Relevance":
         """From what was saved; raises what Python does for facts that lack something or do not fit the tensors."""
+        facts = {"pairs": None, **facts}  # files from before there were pairs
         for name, kind in FACTS.items():
             if not isinstance(facts[name], kind):
                 raise ValueError(f"{name} is {str(facts[name])[:80]}")
+        names = None if facts["pairs"] is None else [(first, second) for first, second in facts["pairs"]]
+        pairs = None if names is None else {pair: tensors.pop(f"pair {i}") for i, pair in enumerate(names)}
         flow, there = facts["conservation"], {name.partition("/")[2] for name in tensors}
         if sorted(facts["modalities"]) != sorted(there) or not facts["grids"].keys() | facts["words"].keys() <= there:
             raise ValueError(f"modalities are {facts['modalities']}")
         if flow is not None:
             flow = Conservation(float(flow["start"]), tuple(LayerFlow(**layer) for layer in flow["layers"]))
-        parts = {}
-        for key in facts["modalities"]:  # safetensors forgets their order
-            grid, words = facts["grids"].get(key), facts["words"].get(key)
-            part = ModalityRelevance(
-                **{name: tensors[f"{name}/{key}"] for name in TENSORS if f"{name}/{key}" in tensors},
-                grid=None if grid is None else tuple(grid),
-                words=None if words is None else tuple(map(tuple, words)),
-            )
-            if part.grid is not None and ((~part.special).sum(dim=1) != prod(part.grid)).any():
-                raise ValueError(f"the grid of {key} is {grid}")
-            if part.words is not None and not all(isinstance(word, str) for some in part.words for word in some):
-                raise ValueError(f"the words of {key} are no strings")
-            parts[key] = part
-        made = cls(parts, facts["method"], facts["options"], facts["target"], flow)
-        for key, part in parts.items():
-            if part.words is not None:
-                made.with_words(part.words, key)  # checks that there is one a token
-        return made
+        parts = {
+            key: ModalityRelevance.of(key, tensors, facts) for key in facts["modalities"]
+        }  # safetensors forgets their order
+        for (first, second), values in (pairs or {}).items():
+            if values.shape != (*parts[first].mask.shape, parts[second].mask.shape[1]):
+                raise ValueError(f"pairs of {first} and {second} are of shape {list(values.shape)}")
+        return cls(parts, facts["method"], facts["options"], facts["target"], flow, pairs)
 
     def _with(self, parts: dict[str, ModalityRelevance]) -> "Relevance":
         return replace(self, modalities={**self.modalities, **parts})
 
 
-TENSORS = ("scores", "mask", "special", "boxes")
 FACTS: dict[str, Any] = {"method": str, "options": dict, "target": str | None, "conservation": dict | None}
-FACTS |= {"grids": dict, "words": dict, "modalities": list}
-
-
-def _rows(part: ModalityRelevance, index: list[int]) -> ModalityRelevance:
-    tensors: dict[str, Any] = {n: t[index] for n in TENSORS if (t := getattr(part, n)) is not None}
-    words = None if part.words is None else tuple(part.words[i] for i in index)
-    return replace(part, **tensors, words=words)
-
-
-def _lengths(mask: Tensor) -> list[int]:
-    """Returns how far the tokens of each sample reach."""
-    positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-    return (positions * mask).amax(dim=1).tolist()
+FACTS |= {"grids": dict, "words": dict, "modalities": list, "pairs": list | None}

@@ -23,7 +23,7 @@ from xai.metrics.protocols import Protocol
 from xai.recording.axis import index_of
 from xai.recording.recording import Recording
 from xai.results.captions import CaptionRelevance, average
-from xai.results.relevance import ModalityRelevance
+from xai.results.modality import ModalityRelevance
 
 QUESTION = "{question}"  # in a prompt, where the question goes
 PLAIN = "Question: {question} Answer:"  # the prompt of models without a chat template (BLIP-2)

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xai import Target, record
+from xai import Target, adapter_for, record
 from xai.adapters.derived import derived
 from xai.recording.hidden import Hidden
 from xai.recording.recording import Recording
 
 from ..adapters.stock import SEEING, STOCK
-from ..conftest import Family
+from ..conftest import Family, build
 
 NAMES = [
     "GPT-2",
@@ -170,6 +170,35 @@ def test_a_query_without_keys_does_not_read_what_comes_later() -> None:
     with torch.no_grad(), hidden.except_for("text", keep):
         output = target(model(ids))
         torch.testing.assert_close(output, model.head(model.embedding(ids))[:, 1, 0])  # only its own skip connection
+
+
+def test_a_picture_without_patches_is_any_picture_without_patches() -> None:
+    """SigLIP pools its patches by an attention; where it has no key left, it says the same of all pictures, and a number."""
+    family = model_of("SigLIP")
+    hidden, recording = recorded(family)
+    nothing = torch.zeros(2, recording.mask[:, recording.modalities["image"]].shape[1], dtype=torch.bool)
+    nothing[1, 0] = True
+    with hidden.except_for("image", nothing), torch.no_grad():
+        found = family.model(**family.inputs).image_embeds
+        other = family.model(**{**family.inputs, "pixel_values": family.inputs["pixel_values"].flip(0)}).image_embeds
+    assert found.isfinite().all()
+    torch.testing.assert_close(other[0], found[0])
+    assert not torch.allclose(other[1], found[1])
+
+
+@pytest.mark.parametrize("name", ["clip", "SigLIP", "bert"])
+def test_tokens_are_hidden_in_every_call_of_the_body(name: str) -> None:
+    family = model_of(name) if name in STOCK else build(name)
+    adapter = adapter_for(family.model, family.inputs)
+    with record(family.model, adapter) as recorder:
+        family.model(**family.inputs)
+    hidden = Hidden(family.model, adapter, recorder.recording, family.target)
+    modality = "text" if name == "bert" else "image"
+    keep = recorder.recording.special[:, recorder.recording.modalities[modality]].clone()
+    whole = family.target(family.model(**family.inputs)).detach()
+    with hidden.except_for(modality, keep), torch.no_grad():
+        first, second = (family.target(family.model(**family.inputs)) for _ in range(2))
+    assert torch.equal(second, first) and not torch.allclose(first, whole)
 
 
 def test_a_query_of_torch_s_own_attention_without_keys_reads_nothing() -> None:

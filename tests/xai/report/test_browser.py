@@ -15,7 +15,8 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 from xai.figures.geometry import Geometry
 from xai.figures.render import overlay
 from xai.report.build import write_report
-from xai.results.relevance import ModalityRelevance, Relevance
+from xai.results.modality import ModalityRelevance
+from xai.results.relevance import Relevance
 
 from .values import GAINS, HOSTILE, PATCHES, SAMPLES, captioned_report, picture, small_report
 

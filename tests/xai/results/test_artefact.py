@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xai import Relevance, explain, given
 from xai.lrp.conservation import Conservation, LayerFlow
-from xai.results.relevance import ModalityRelevance
+from xai.results.modality import ModalityRelevance
 
 from ..conftest import build
 
