@@ -19,7 +19,7 @@ from xai.lrp.mode import PropagationError
 from xai.lrp.modified_gradient import with_gamma
 from xai.recording.adapter import Adapter
 from xai.recording.assemble import RecordingError
-from xai.recording.checks import unwrapped
+from xai.recording.checks import beyond, plain, unwrapped
 from xai.recording.record import record
 from xai.recording.recording import Recording, Score
 from xai.results.modality import ModalityRelevance
@@ -86,7 +86,7 @@ def explain(
         >>> relevance.map("image").shape
         torch.Size([1, 4, 4])
     """
-    model, inputs = unwrapped(model), _plain(inputs)
+    model, inputs = unwrapped(model), plain(inputs)
     if dtype is not None:
         model, inputs = deepcopy(model).to(dtype), tree_map(lambda value: _cast(value, dtype), inputs)
 
@@ -101,7 +101,7 @@ def explain(
     try:
         known, recording = recorded_by(method, options, run)
     except (IndexError, RuntimeError) as error:  # what torch says of a position or a token that is not there
-        if reason := _beyond(model, inputs):
+        if reason := beyond(model, inputs):
             raise ValueError(f"inputs: {reason}") from error
         raise
     return explain_recording(recording, known, target, check, **options)
@@ -259,27 +259,6 @@ def _log_once(name: str, error: Exception) -> None:
     if key not in _logged:
         _logged.add(key)
         log.warning("method %s failed: %s", name, error, exc_info=error)
-
-
-def _plain(value: Any) -> Any:
-    """Turns mappings of any type, nested ones too, into dicts: PyTorch looks into no others."""
-    if isinstance(value, Mapping):
-        return {name: _plain(part) for name, part in value.items()}
-    return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
-
-
-def _beyond(model: nn.Module, inputs: Any) -> str | None:
-    """Returns which tokens a model that failed has no row for; None where it has all."""
-    ids = inputs.get("input_ids") if isinstance(inputs, dict) else None
-    if ids is None:
-        return None
-    rows = getattr(getattr(model, "config", None), "vocab_size", None)
-    if rows is not None and int(ids.max()) >= rows:
-        return f"input_ids has token {int(ids.max())} of a model of {rows}: take the tokenizer that was saved with it"
-    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    if positions is not None and ids.shape[-1] > positions:
-        return f"{ids.shape[-1]} tokens, of which the model has places for {positions}: tokenizer(..., truncation=True)"
-    return None
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

@@ -52,3 +52,24 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
             raise TypeError(f'inputs: {name} is a {type(value).__name__}; give tensors: return_tensors="pt"')
         if name == "input_ids" and (value is not None and (value.ndim < 2 or not value.numel())):
             raise ValueError(f"inputs: {name} has shape {[*value.shape]}; give [samples, tokens], at least one of each")
+
+
+def plain(value: Any) -> Any:
+    """Turns mappings of any type, nested ones too, into dicts: PyTorch looks into no others."""
+    if isinstance(value, Mapping):
+        return {name: plain(part) for name, part in value.items()}
+    return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
+
+
+def beyond(model: nn.Module, inputs: Any) -> str | None:
+    """Returns which tokens a model that failed has no row for; None where it has all."""
+    ids = inputs.get("input_ids") if isinstance(inputs, dict) else None
+    if ids is None:
+        return None
+    rows = getattr(getattr(model, "config", None), "vocab_size", None)
+    if rows is not None and int(ids.max()) >= rows:
+        return f"input_ids has token {int(ids.max())} of a model of {rows}: take the tokenizer that was saved with it"
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if positions is not None and ids.shape[-1] > positions:
+        return f"{ids.shape[-1]} tokens, of which the model has places for {positions}: tokenizer(..., truncation=True)"
+    return None
