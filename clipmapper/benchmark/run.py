@@ -96,12 +96,14 @@ def run(task: Task, config: BenchmarkConfig, output: Path, world: World | None =
 def method_names(config: BenchmarkConfig) -> tuple[str, ...]:
     """Returns the methods of the settings, each once; raises ValueError for an unknown one.
 
-    "all" are the registered methods that score tokens of any model; random maps are always measured, so never among them.
+    "all" are the registered methods that score tokens of any model from a recorded pass and gradients, "removal" those that run
+    it without some of its tokens; random maps are always measured, so never among them.
     """
     names: list[str] = []
     for name in config.names:
-        if name == "all":
-            names += [n for n, method in METHODS.items() if method.start != "pixels" and not method.models]
+        if name in ("all", "removal"):
+            of_tokens = {n: method for n, method in METHODS.items() if method.start != "pixels" and not method.models}
+            names += [n for n, method in of_tokens.items() if method.removes == (name == "removal")]
         else:
             names += PAPERS if name == "papers" else [method_named(name).name]
     chosen = tuple(dict.fromkeys(name for name in names if name != RANDOM))

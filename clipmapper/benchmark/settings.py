@@ -13,8 +13,9 @@ class BenchmarkConfig:
     """The comparison of explainers.
 
     Attributes:
-        methods: "all", "papers" (those that the papers compare), or names with commas between; a name may be
-            module:function for an explainer of your own.
+        methods: "all" (of one recorded pass and gradients), "removal" (those that run the model without some tokens, hundreds of
+            times), "papers" (those that the papers compare), or names with commas between; a name may be module:function
+            for an explainer of your own.
         protocol: which tokens are removed, and how: that of a paper, or the recommended one.
         removal: whether tokens are removed at all; without, only location is measured.
         samples: how many samples, spread over the data; null for all.
@@ -58,9 +59,11 @@ class BenchmarkConfig:
         ):
             require(getattr(self, name) >= least, f"benchmark.{name}", getattr(self, name), f"at least {least}")
         if not self.names:
-            raise ValueError("benchmark.methods names no method; give all, papers, or names with commas between")
+            raise ValueError(
+                "benchmark.methods names no method; give all, removal, papers, or names with commas between"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names as given, each once; "all" and "papers" stand for themselves."""
+        """The names as given, each once; "all", "removal" and "papers" stand for themselves."""
         return tuple(dict.fromkeys(name for part in self.methods.split(",") if (name := part.strip())))

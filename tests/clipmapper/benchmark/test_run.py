@@ -166,7 +166,10 @@ def test_an_error_that_is_no_methods_own_stops_the_run_and_keeps_what_was_measur
 def test_names_of_methods() -> None:
     assert method_names(BenchmarkConfig(methods="wra, genatt,wra,random")) == ("wra", "genatt")
     everything = method_names(BenchmarkConfig(methods="all"))
-    assert {"wra", "attn_lrp", "smoothgrad"} <= set(everything) and not {"random", "pixel_lrp"} & set(everything)
+    assert {"wra", "attn_lrp", "smoothgrad"} <= set(everything)
+    assert not {"random", "pixel_lrp", "shapley", "maskclip"} & set(everything)
+    removal = method_names(BenchmarkConfig(methods="removal"))
+    assert {"shapley", "occlusion", "consensus_game"} <= set(removal) and not set(removal) & set(everything)
     assert method_names(BenchmarkConfig(methods="papers,wra"))[-1] == "wra"
     with pytest.raises(ValueError, match="unknown method 'genat'; did you mean 'genatt'"):
         method_names(BenchmarkConfig(methods="genat"))
