@@ -84,6 +84,7 @@ def _jointly(
     masks = {
         sample: every(count) if exact(count) else independent(count, budget, p, seed)
         for sample, count in enumerate(players.counts)
+        if count > 0
     }
     for sample, values in played(game, players, masks):
         side, count = _sides(game.recording, players, sample).cpu(), players.counts[sample]
@@ -99,6 +100,8 @@ def _by_towers(
     """Yields each sample's interactions from masks of one tower's players and of the other's, each with each."""
     names = list(game.recording.inputs)
     for sample, count in enumerate(players.counts):
+        if count == 0:
+            continue
         of_side = _sides(game.recording, players, sample)
         masks, keep, order, drawn = [], [], [], []
         for number, side in enumerate(towers):

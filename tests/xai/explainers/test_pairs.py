@@ -98,3 +98,21 @@ def test_samples_do_not_see_each_other() -> None:
 
 def test_the_facts_of_methods_of_pairs() -> None:
     assert {name for name, method in METHODS.items() if method.pairs} == {"interaction", "fixlip", "exclip"}
+
+
+@pytest.mark.parametrize("name", ["clip", "bert"])
+def test_a_text_of_one_word_and_one_of_none(name: str) -> None:
+    """Whoever has no partner has no pairs; a sample without any content has no scores at all."""
+    family = build(name)
+    ids = family.inputs["input_ids"]
+    ids[1, 1:] = 0
+    ids[1, 1] = 39 if name == "clip" else 5
+    if name == "bert":
+        family.inputs["attention_mask"] = (ids > 0).long()
+    relevance = explain(family.model, family.inputs, "fixlip", family.target, budget=64)
+    pairs = relevance.between("text", "image" if name == "clip" else "text")
+    assert pairs.isfinite().all() and pairs[0].any()
+    if name == "clip":
+        assert not pairs[1].any() and relevance.scores["image"][1].any()
+    else:
+        assert int((pairs[1] != 0).sum()) <= 4
