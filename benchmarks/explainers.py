@@ -30,6 +30,7 @@ TOGETHER: list[tuple[str, dict[str, Any]]] = [  # one backward pass serves them 
     ("attcat", {}),
 ]
 PASSES: dict[str, dict[str, Any]] = {"integrated_gradients": {"steps": 4}, "smoothgrad": {"samples": 4}}
+RUNS = 16  # of methods that take tokens away
 Batch = tuple[Tensor, Tensor]
 
 
@@ -63,17 +64,27 @@ def explain_all(model: nn.Module, batch: Batch) -> None:
 
 def _alone(quick: bool) -> list[Entry]:
     model, pixels = vit(quick, batch=2)
+    # One needs no model; pairs and MM-SHAP are of two modalities; those without a count run the model for each of 196 patches.
+    needless = {"random", "mm_shap"}
     methods = [
-        name for name in METHODS if name not in ("random", "interaction")
-    ]  # one needs no model, one two modalities
+        name
+        for name, known in METHODS.items()
+        if name not in needless and known.pairs is None and not known.models and (known.counted or not known.removes)
+    ]
     runs: dict[str, Run] = {"both passes": lambda: forward_backward(model, pixels)}
     for name in methods:
-        runs[name] = lambda name=name: explain(model, pixels, name, given(0), **PASSES.get(name, {}))  # type: ignore[misc]
+        runs[name] = lambda name=name: explain(model, pixels, name, given(0), **_few(name))  # type: ignore[misc]
     times = in_turn(runs, 1 if quick else 3)
     return [cost(f"{name} / forward + backward, ViT", times, name, "both passes", note=_kind(name)) for name in methods]
 
 
+def _few(method: str) -> dict[str, Any]:
+    return {"budget": RUNS} if METHODS[method].removes else PASSES.get(method, {})
+
+
 def _kind(method: str) -> str:
+    if METHODS[method].removes:
+        return f"{RUNS} runs without some patches"
     if METHODS[method].passes == "many":
         return "4 further passes each way"
     return "recorded with rules" if lrp_of(method) else ""
