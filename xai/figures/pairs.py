@@ -45,7 +45,10 @@ def save_pairs(
         words = words_of(relevance, sample, first, second)
         figures.append(drawing(words, image, geometry, second))
         shown = None if image is None else [image]
-        figures += [compare(words[i : i + ACROSS], shown, geometry) for i in range(0, len(words), ACROSS)]
+        titled = [
+            replace(word, method=word.target or "", options={}, target=None) for word in words
+        ]  # by the word alone
+        figures += [compare(titled[i : i + ACROSS], shown, geometry) for i in range(0, len(titled), ACROSS)]
     write_stacked(figures, path)
 
 
