@@ -43,7 +43,7 @@ def banzhaf(
     Source:
         Li & Yao 2023 for the weighted value; Hammer & Holzman 1992 for least squares.
     """
-    count = each_game(recording, budget, together)
+    count = each_game(recording, target, budget, together)
 
     def exact(players: int) -> bool:
         return players <= MOST and 2**players <= count

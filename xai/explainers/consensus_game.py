@@ -36,7 +36,7 @@ def consensus_game(
     Source:
         This project; docs/consensus.md.
     """
-    count = each_game(recording, budget, least=4)
+    count = each_game(recording, target, budget, least=4)
 
     def draw(players: int) -> Tensor:
         if players == 1 or (players <= MOST and 2**players <= count):

@@ -48,7 +48,7 @@ def greedy(
     Source:
         Chen et al. 2026 (EAGLE), whose scores have the same order.
     """
-    runs = each_game(recording, budget)
+    runs = each_game(recording, target, budget)
 
     def solve(game: Game, players: Players) -> Iterator[tuple[int, Tensor]]:
         searches = {

@@ -40,7 +40,7 @@ def rise(
     Source:
         Petsiuk et al. 2018, eq. 6.
     """
-    count = each_game(recording, budget)
+    count = each_game(recording, target, budget)
 
     def credit(masks: Tensor, values: Tensor, prior: Tensor) -> Tensor:
         return (mean_errors if errors else mean_credits)(masks, values)

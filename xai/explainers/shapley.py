@@ -41,7 +41,7 @@ def shapley(
     Source:
         Lundberg & Lee 2017, eq. 8; masks with their complements: Covert & Lee 2021.
     """
-    count = each_game(recording, budget, together, least=4)
+    count = each_game(recording, target, budget, together, least=4)
 
     def exact(players: int) -> bool:
         return players <= MOST and 2**players <= count

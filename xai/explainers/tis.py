@@ -44,7 +44,7 @@ def tis(
     """
     if not 0 < share < 1:
         raise ValueError(f"share is {share}; give one between 0 and 1")
-    count = each_game(recording, budget)
+    count = each_game(recording, target, budget)
 
     def solve(game: Game, players: Players) -> Iterator[tuple[int, Tensor]]:
         masks = {

@@ -91,19 +91,15 @@ def players_of(recording: Recording, target: Score, together: bool = False, bloc
         parts = [_joined(parts)]
     games = [Players(of, (of.amax(dim=1) + 1).tolist()) for of in parts if (of >= 0).any()]
     if not games:
-        raise ValueError("no token can be taken away: the target reads all content itself, past attention")
+        raise ValueError(
+            "no token can be taken away: none is content, or the target reads all of it itself, past attention"
+        )
     return games
 
 
-def each_game(recording: Recording, budget: int, together: bool = False, least: int = 1) -> int:
-    """Returns the runs of each game of a sample; raises ValueError if they are fewer than `least`.
-
-    A modality without content, such as a decoder's queries, plays no game.
-    """
-    content = recording.mask & ~recording.special
-    games = 1 if together else sum(bool(content[:, where].any()) for where in recording.inputs.values())
-    if not games:
-        raise ValueError("no token can be taken away: none is content")
+def each_game(recording: Recording, target: Score, budget: int, together: bool = False, least: int = 1) -> int:
+    """Returns the runs of each game of a sample; raises ValueError if they are fewer than `least`, or nobody plays."""
+    games = len(players_of(recording, target, together))
     if budget < least * games:
         raise ValueError(f"budget is {budget}; give at least {least * games}, {least} for each of {games} games")
     return budget // games

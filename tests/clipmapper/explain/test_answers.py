@@ -21,6 +21,7 @@ from clipmapper.explain.answers import (
 from clipmapper.models.clip import SHAPES_CLIP, image_tokens, text_tokens
 from clipmapper.models.clip_mapper import CLIPMapper
 from xai import EXPLAINERS, METHODS, explain, explain_recording, given
+from xai.explanation import RECOMMENDED
 from xai.figures.geometry import upsample
 from xai.recording.recording import Recording
 
@@ -176,7 +177,7 @@ def pictures(tmp_path: Path) -> list[Any]:
 def test_a_batch_of_questions_is_explained_as_each_alone(pictures: list[Any]) -> None:
     model = make()
     both = explain_answer(model, pictures, QUESTIONS, answer=["red", "2"])
-    assert both.target == "red, 2" and both.method == "wra"
+    assert both.target == "red, 2" and both.method == RECOMMENDED
     for i, (picture, question, answer) in enumerate(zip(pictures, QUESTIONS, ["red", "2"], strict=True)):
         one = explain_answer(model, picture, question, answer=answer)
         assert one.target == answer and not one.scores["image"].requires_grad

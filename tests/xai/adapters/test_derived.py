@@ -172,7 +172,11 @@ def test_every_method_or_a_refusal_that_names_the_module(name: str) -> None:
             with pytest.raises(ValueError, match="module '"):
                 explain_recording(recording, method, family.target)
             continue
-        relevance = explain_recording(recording, method, family.target, **few_passes(method))
+        try:
+            relevance = explain_recording(recording, method, family.target, **few_passes(method))
+        except ValueError as error:  # no other tokens stand in for those that attention cannot be turned away from
+            assert method == "atman" and re.match("module '|tokens of '", str(error)), method
+            continue
         scores = torch.cat(list(relevance.scores.values()), dim=1)
         mask = torch.cat([part.mask for part in relevance.modalities.values()], dim=1)
         assert scores.isfinite().all() and not scores[~mask].any(), method

@@ -116,13 +116,13 @@ def test_a_sample_s_scores_do_not_depend_on_its_batch(method: Any) -> None:
 
 
 def test_the_budget_is_shared_by_games() -> None:
-    assert each_game(two(), 9) == 4 and each_game(two(), 9, together=True) == 9
+    assert each_game(two(), itself, 9) == 4 and each_game(two(), itself, 9, together=True) == 9
     with pytest.raises(ValueError, match="budget is 7; give at least 8, 4 for each of 2 games"):
-        each_game(two(), 7, least=4)
+        each_game(two(), itself, 7, least=4)
     queries = Handmade(rough(0, 3), [[1, 1, 1]], [[0, 0, 1]], {"image": slice(0, 2), "queries": slice(2, 3)}).recording
-    assert each_game(queries, 9) == 9  # queries are no content
+    assert each_game(queries, itself, 9) == 9  # queries are no content
     with pytest.raises(ValueError, match="no token can be taken away: none is content"):
-        each_game(Handmade(rough(0, 1), [[1]], [[1]]).recording, 9)
+        each_game(Handmade(rough(0, 1), [[1]], [[1]]).recording, itself, 9)
 
 
 def test_a_recording_that_cannot_run_its_model() -> None:
