@@ -136,7 +136,7 @@ def _draw(
         axes.set(title=PANELS[panel] + ", %", xscale="log", xlabel="runs of the model")
         axes.set_xticks(runs, [str(count) for count in runs], minor=False)
         axes.minorticks_off()
-    panels[0].legend(fontsize=7)
+    panels[2].legend(fontsize=7, loc="center left")
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     plt.close(figure)
