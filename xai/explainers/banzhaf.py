@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from xai.games.credits import banzhaf_credits, banzhaf_errors
-from xai.games.masks import MOST, every, independent
+from xai.games.masks import every, fits, independent
 from xai.games.players import Block, each_game, play
 from xai.recording.recording import Recording, Score
 
@@ -45,14 +45,11 @@ def banzhaf(
     """
     count = each_game(recording, target, budget, together)
 
-    def exact(players: int) -> bool:
-        return players <= MOST and 2**players <= count
-
     def draw(players: int) -> Tensor:
-        return every(players) if exact(players) else independent(players, count, p, seed)
+        return every(players) if fits(players, count) else independent(players, count, p, seed)
 
     def credit(masks: Tensor, values: Tensor, prior: Tensor) -> Tensor:
-        known = exact(masks.shape[1])
+        known = fits(masks.shape[1], count)
         if not errors:
             return banzhaf_credits(masks, values, p, drawn=not known)
         return torch.zeros_like(prior) if known else banzhaf_errors(masks, values)

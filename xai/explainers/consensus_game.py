@@ -6,7 +6,7 @@ from torch import Tensor
 
 from xai.explainers.consensus import consensus
 from xai.games.credits import ridge
-from xai.games.masks import MOST, every, paired, with_ends
+from xai.games.masks import every, fits, paired, with_ends
 from xai.games.players import Block, each_game, play
 from xai.recording.recording import Recording, Score
 
@@ -39,7 +39,7 @@ def consensus_game(
     count = each_game(recording, target, budget, least=4)
 
     def draw(players: int) -> Tensor:
-        if players == 1 or (players <= MOST and 2**players <= count):
+        if fits(players, count):
             return every(players)
         return with_ends(paired(players, count - 2, seed))
 

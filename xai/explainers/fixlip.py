@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xai.games.game import Game, game_of
 from xai.games.interactions import Interactions, banzhaf_pairs, crossed_pairs
-from xai.games.masks import MOST, every, independent
+from xai.games.masks import every, fits, independent
 from xai.games.players import Block, Players, played, players_of
 from xai.games.towers import each_with_each, towers_of
 from xai.recording.axis import index_of
@@ -78,11 +78,8 @@ def _jointly(
 ) -> Iterator[tuple[int, Interactions]]:
     """Yields each sample's interactions from masks of all players."""
 
-    def exact(count: int) -> bool:
-        return count <= MOST and 2**count <= budget
-
     masks = {
-        sample: every(count) if exact(count) else independent(count, budget, p, seed)
+        sample: every(count) if fits(count, budget) else independent(count, budget, p, seed)
         for sample, count in enumerate(players.counts)
         if count > 0
     }
@@ -91,7 +88,7 @@ def _jointly(
         pairs = torch.combinations(torch.arange(count))
         if not within and len(side.unique()) > 1:
             pairs = pairs[side[pairs[:, 0]] != side[pairs[:, 1]]]
-        yield sample, banzhaf_pairs(masks[sample], values.cpu(), pairs, p, drawn=not exact(count))
+        yield sample, banzhaf_pairs(masks[sample], values.cpu(), pairs, p, drawn=not fits(count, budget))
 
 
 def _by_towers(
@@ -108,7 +105,7 @@ def _by_towers(
             own = torch.isin(of_side, torch.tensor([names.index(name) for name in side], device=of_side.device))
             order.append(own.nonzero()[:, 0])
             size = len(order[-1])
-            drawn.append(size > MOST or 2**size > budget)
+            drawn.append(not fits(size, budget))
             masks.append((independent(size, budget, p, seed + number) if drawn[-1] else every(size)).to(own.device))
             all_players = masks[-1].new_ones(len(masks[-1]), count)
             all_players[:, own] = masks[-1]

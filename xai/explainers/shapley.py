@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from xai.games.credits import shapley_credits, shapley_errors
-from xai.games.masks import MOST, every, shapley_paired, with_ends
+from xai.games.masks import every, fits, shapley_paired, with_ends
 from xai.games.players import Block, each_game, play
 from xai.recording.recording import Recording, Score
 
@@ -43,14 +43,11 @@ def shapley(
     """
     count = each_game(recording, target, budget, together, least=4)
 
-    def exact(players: int) -> bool:
-        return players <= MOST and 2**players <= count
-
     def draw(players: int) -> Tensor:
-        return every(players) if exact(players) else with_ends(shapley_paired(players, count - 2, seed))
+        return every(players) if fits(players, count) else with_ends(shapley_paired(players, count - 2, seed))
 
     def credit(masks: Tensor, values: Tensor, prior: Tensor) -> Tensor:
-        known = exact(masks.shape[1])
+        known = fits(masks.shape[1], count)
         if not errors:
             return shapley_credits(masks, values, sampled=not known)
         return torch.zeros_like(prior) if known else shapley_errors(masks, values)

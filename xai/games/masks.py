@@ -14,6 +14,11 @@ def every(players: int) -> Bool[Tensor, "masks n"]:
     return (torch.arange(2**players)[:, None] >> torch.arange(players) & 1).bool()
 
 
+def fits(players: int, runs: int) -> bool:
+    """Returns whether some runs are enough for every mask of some players."""
+    return players <= MOST and 2**players <= runs
+
+
 def one_out(players: int) -> Bool[Tensor, "n n"]:
     """Returns masks in each of which one player is left out."""
     return ~torch.eye(players, dtype=torch.bool)
