@@ -58,7 +58,7 @@ def shapley(
 def mm_shap(recording: Recording, target: Score, budget: int = 512, seed: int = 0) -> Float[Tensor, "B T"]:
     """Computes Shapley values of words and about as many squares of patches in one game.
 
-    The share of a modality in them is Σ |φ| of its tokens over that of all, `Relevance.shares(absolute=True)`.
+    The paper's share of a modality is Σ |φ| of its tokens over that of all; `Relevance.shares` counts positive φ alone.
 
     Args:
         recording: one forward pass of a model with image and text.

@@ -44,7 +44,7 @@ class Game:
         self.run = recording.without(recording, target)
         self.rows = _rows_of_samples(recording)
         self.runs = 0
-        self.known: dict[bytes, Tensor] = {}
+        self.known: dict[tuple[int, bytes], Tensor] = {}
         self.whole = self._rows(self._value(recording.output))
         self._check()
 
@@ -67,7 +67,7 @@ class Game:
         return self.rows[sample][self.rows[sample] >= 0]
 
     def _of(self, batch: Perturbed) -> Tensor:
-        names = [bytes(row) for row in torch.cat([batch.rows[:, None], batch.keep], dim=1).cpu().numpy()]
+        names = list(zip(batch.rows.tolist(), map(bytes, batch.keep.cpu().numpy()), strict=True))
         new = [place for place, name in enumerate(names) if name not in self.known]
         if new:
             index = torch.tensor(new, device=batch.keep.device)

@@ -70,9 +70,7 @@ def players_of(recording: Recording, target: Score, together: bool = False, bloc
     """
     if block != "words" and block < 1:
         raise ValueError(f"block is {block}; give at least 1, or 'words'")
-    content = recording.mask & ~recording.special
-    if recording.turns is not None:
-        content = recording.turns.any(content) & ~recording.turns.any(recording.rows_of(target))
+    content = recording.removable(target)
     parts = []
     totals = torch.stack([content[:, where].sum(dim=1) for where in recording.inputs.values()]).sum(dim=0).tolist()
     for name, where in recording.inputs.items():

@@ -179,6 +179,14 @@ class Recording:
         """Zeros of the shape that `backward` gives for a tensor."""
         return tensor.new_zeros((*(() if self.turns is None else (self.turns.count,)), *tensor.shape))
 
+    def removable(self, target: Score) -> Tensor:
+        """The content [samples, T] that can be taken away. Of rows that share a pass, what a target reads itself stays.
+
+        No hiding from attention takes that away, as the words of a text for the next one.
+        """
+        content = self.mask & ~self.special
+        return content if self.turns is None else self.turns.any(content) & ~self.turns.any(self.rows_of(target))
+
     def _rows_with_gradient(self, target: Score) -> Tensor:
         rows = torch.zeros_like(self.mask)
         last = self._last_events()

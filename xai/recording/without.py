@@ -30,12 +30,10 @@ def without(
         target: what is looked at.
         factor: by which tokens are suppressed in the place of being hidden, as of `Hidden`; None hides them.
     """
-    suppressing = factor is not None
-    hidden = (
-        Hidden(call.model, adapter, recording, target, factor)
-        if suppressing
-        else _hidden(call, adapter, recording, target)
-    )
+    if factor is None:
+        hidden = _hidden(call, adapter, recording, target)
+    else:
+        hidden = Hidden(call.model, adapter, recording, target, factor)
     embeddings = {} if hidden is not None else _embeddings(whole)
 
     @torch.no_grad()
@@ -54,12 +52,10 @@ def without(
 def _hidden(call: Call, adapter: Adapter, recording: Recording, target: Score) -> Hidden | None:
     """What hides tokens of the recorded call; None where hiding does not take all content away."""
     hidden = Hidden(call.model, adapter, recording, target)
-    content = recording.mask & ~recording.special
-    if recording.turns is not None:  # tokens of the written text stay
-        content = recording.turns.any(content) & ~hidden.read.to(content.device)
+    content = recording.removable(target)
     try:
-        for name in recording.inputs:
-            hidden.require(name, content[:, recording.modalities[name]])
+        for name, where in recording.inputs.items():
+            hidden.require(name, content[:, where])
     except ValueError:
         return None
     return hidden
