@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from xai.games.masks import weights_of
+
 MORE = "give a larger budget, or squares of patches (block) that are fewer"
 
 
@@ -90,13 +92,8 @@ def banzhaf_credits(
     Returns:
         [n, W]; the Banzhaf values themselves if every mask is there once.
     """
-    count = masks.shape[1]
-    weights = torch.ones(len(masks), dtype=torch.float64, device=masks.device)
-    if not drawn:
-        size = masks.sum(dim=1).double()
-        weights = p**size * (1 - p) ** (count - size)
-    design = torch.cat([torch.ones_like(weights)[:, None], masks.double()], dim=1)
-    root = weights.sqrt()[:, None]
+    root = weights_of(masks, p, drawn).sqrt()[:, None]
+    design = torch.cat([torch.ones_like(root), masks.double()], dim=1)
     return torch.linalg.lstsq(design * root, values * root, driver="gelsd").solution[1:]
 
 

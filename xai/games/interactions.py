@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from xai.games.masks import weights_of
+
 STRENGTHS = 30  # of ridge regression that are tried, in units of the largest squared singular value
 STRONGEST, WEAKEST = 1e2, 1e-6
 
@@ -38,7 +40,7 @@ def banzhaf_pairs(
         drawn: whether the masks were drawn. Ridge regression then holds the noise down, its strength by generalised
             cross-validation; it is needed where there are fewer masks than pairs. If not, the fit is exact.
     """
-    x, weights = _standard(masks, p), _weights(masks, p, drawn)
+    x, weights = _standard(masks, p), weights_of(masks, p, drawn)
     design = torch.cat([torch.ones_like(weights)[:, None], x, x[:, pairs[:, 0]] * x[:, pairs[:, 1]]], dim=1)
     design, mean = design * weights.sqrt()[:, None], (weights[:, None] * values).sum(dim=0)
     aim = (values - mean) * weights.sqrt()[:, None]
@@ -71,7 +73,7 @@ def crossed_pairs(
     """
     sides = []
     for masks, by_chance in zip((first, second), drawn, strict=True):
-        weights = _weights(masks, p, by_chance)
+        weights = weights_of(masks, p, by_chance)
         sides.append((torch.cat([torch.ones_like(weights)[:, None], _standard(masks, p)], dim=1), weights))
     (U, u), (V, v) = sides
     aim = (values - u @ values @ v) * u.sqrt()[:, None] * v.sqrt()
@@ -92,14 +94,6 @@ def crossed_pairs(
 
 def _standard(masks: Tensor, p: float) -> Float[Tensor, "K n"]:
     return (masks.double() - p) / (p * (1 - p)) ** 0.5
-
-
-def _weights(masks: Tensor, p: float, drawn: bool) -> Float[Tensor, " K"]:
-    """How much each mask counts, sum 1."""
-    if drawn:
-        return torch.full((len(masks),), 1 / len(masks), dtype=torch.float64, device=masks.device)
-    size = masks.sum(dim=1).double()
-    return p**size * (1 - p) ** (masks.shape[1] - size)
 
 
 def _shrunk(

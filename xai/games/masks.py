@@ -51,6 +51,14 @@ def independent(players: int, count: int, p: float, seed: int) -> Bool[Tensor, "
     return torch.rand(count, players, generator=_generator(players, seed), dtype=torch.float64) < p
 
 
+def weights_of(masks: Bool[Tensor, "K n"], p: float, drawn: bool) -> Float[Tensor, " K"]:
+    """Returns how much each mask counts, sum 1: alike if drawn as by `independent`, by its probability if each is there once."""
+    if drawn:
+        return torch.full((len(masks),), 1 / len(masks), dtype=torch.float64, device=masks.device)
+    size = masks.sum(dim=1).double()
+    return p**size * (1 - p) ** (masks.shape[1] - size)
+
+
 def paired(players: int, count: int, seed: int) -> Bool[Tensor, "count n"]:
     """Draws masks whose sizes run evenly from 1 to n - 1, each followed by its complement.
 
