@@ -18,6 +18,8 @@ def lower_bounds() -> dict[str, set[Version]]:
     lines = [*project["dependencies"], *(line for some in extras.values() for line in some)]
     bounds: dict[str, set[Version]] = {}
     for requirement in map(Requirement, lines):
+        if requirement.name == project["name"]:  # an extra that holds others
+            continue
         bounds.setdefault(canonicalize_name(requirement.name), set()).update(
             Version(part.version) for part in requirement.specifier if part.operator == ">="
         )
