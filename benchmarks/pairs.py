@@ -41,6 +41,7 @@ from xai.metrics.perturbation import Perturbed, perturb
 from xai.metrics.protocols import Protocol, area
 from xai.metrics.ranking import random_relevance
 from xai.metrics.statistics import mean_interval
+from xai.recording.reads import EVERYTHING
 
 BATCH = 25
 CAPTIONS = "annotations/captions_val2014.json"
@@ -113,7 +114,7 @@ def measured(
     figures: dict[str, list[Tensor]] = {}
     for start in range(0, len(rows), BATCH):
         prepared = prepare_questions(model, questions, rows[start : start + BATCH])
-        recorded = model.record(prepared.inputs, None)
+        recorded = model.record(prepared.inputs, EVERYTHING)
         recording, ids = recorded.recording, torch.tensor(prepared.records["question_id"])
         found = {name: method(recorded) for name, method in maps(budgets).items()}
         _point(figures, found, recorded, root, prepared.records["image_id"])

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from inspect import signature
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from xai.lrp.modified_gradient import with_gamma
 from xai.recording.adapter import Adapter
 from xai.recording.assemble import RecordingError
 from xai.recording.checks import beyond, plain, unwrapped
+from xai.recording.reads import EVERYTHING, Lrp, Reads, together
 from xai.recording.record import record
 from xai.recording.recording import Recording, Score
 from xai.results.modality import ModalityRelevance
@@ -27,7 +28,6 @@ from xai.results.relevance import Relevance
 from xai.targets import predicted
 
 T = TypeVar("T")
-Lrp = Literal["tokens", "pixels"] | None  # the rules for relevance with which a pass is recorded
 Named = str | Method | Callable[..., Tensor]  # how a method may be given
 RAISED = (ValueError, TypeError, RuntimeError, ArithmeticError, PropagationError, RecordingError)  # by methods
 
@@ -90,8 +90,9 @@ def explain(
     if dtype is not None:
         model, inputs = deepcopy(model).to(dtype), tree_map(lambda value: _cast(value, dtype), inputs)
 
-    def run(lrp: Lrp) -> Recording:
-        with record(model, adapter or adapter_for(model, inputs), lrp) as recorder:
+    def run(reads: Reads) -> Recording:
+        needed = reads if check is False else replace(reads, once=False)  # the check has a backward pass of its own
+        with record(model, adapter or adapter_for(model, inputs), needed) as recorder:
             if isinstance(inputs, dict):
                 model(**inputs)
             else:
@@ -205,14 +206,14 @@ def explain_each(
 
 
 def recorded_by(
-    method: Named | None, options: Mapping[str, Any], run: Callable[[Lrp], Recording]
+    method: Named | None, options: Mapping[str, Any], run: Callable[[Reads], Recording]
 ) -> tuple[Method, Recording]:
     """Records one pass for a method.
 
     Args:
         method: as of `explain`; None for the recommended one.
         options: of the method.
-        run: records for an `lrp`.
+        run: records what is read.
 
     Returns:
         The method, and the recording. The method is `WITHOUT_RULES` where none was given and the model has operations without
@@ -225,24 +226,26 @@ def recorded_by(
         if method is not None:
             raise
         log.warning("explained by %s in the place of %s: %s", WITHOUT_RULES, RECOMMENDED, error)
-        return as_method(WITHOUT_RULES), run(None)
+        fallback = as_method(WITHOUT_RULES)
+        return fallback, run(fallback.needs())
 
 
-def record_for(methods: Sequence[Named], run: Callable[[Lrp], T]) -> T:
+def record_for(methods: Sequence[Named], run: Callable[[Reads], T]) -> T:
     """Records one pass for several methods.
 
     Args:
         methods: as of `explain`.
-        run: records for an `lrp`.
+        run: records what is read.
 
     Returns:
         What `run` returns for the rules that the methods need; without rules, where the model has operations that
         have none. Methods that need rules then fail by themselves.
     """
+    reads = together(as_method(method).needs() for method in methods) if methods else EVERYTHING
     try:
-        return run(lrp_of(*methods))
+        return run(reads)
     except PropagationError:
-        return run(None)
+        return run(replace(reads, lrp=None))
 
 
 def lrp_of(*methods: Named) -> Lrp:

@@ -7,7 +7,7 @@ from math import inf
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from xai.explainers.registry import SHORTER
+from xai.explainers.method import SHORTER
 from xai.metrics.perturbation import Perturbed, Predict
 
 

@@ -13,6 +13,7 @@ from clipmapper.benchmark.task import Batch, Recorded, Task
 from xai.explainers.registry import method_named
 from xai.explanation import explain_each, record_for
 from xai.metrics.sanity import noisy_output, randomisation
+from xai.recording.reads import EVERYTHING
 from xai.recording.recording import Score
 
 NOISE = 0.05  # of the range of a sample's embeddings
@@ -38,7 +39,7 @@ def sanity(task: Task, batch: Batch, methods: Sequence[str], draws: int, progres
     Source: Adebayo et al. 2018; Hedström et al. 2024.
     """
     groups, embeddings = task.parameter_groups(), embedding_modules(task.module)
-    own, names = task.record(batch, None), [method_named(name).name for name in methods]
+    own, names = task.record(batch, EVERYTHING), [method_named(name).name for name in methods]
 
     def explain(draw: int) -> Tensor:
         with ExitStack() as stack:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from clipmapper.benchmark.progress import Progress
 from clipmapper.benchmark.published import Published
 from clipmapper.benchmark.settings import BenchmarkConfig
-from xai.explanation import Lrp, explain_each
+from xai.explanation import explain_each
 from xai.metrics import protocols
+from xai.recording.reads import Needs
 from xai.recording.recording import Recording, Score
 from xai.report.data import Column, Explanation, Sample
 from xai.results.relevance import Relevance
@@ -167,7 +168,7 @@ class Task(ABC):
         """Returns some samples; those that cannot be read are left out. Raises BadImage if none can."""
 
     @abstractmethod
-    def record(self, batch: Batch, lrp: Lrp) -> Recorded:
+    def record(self, batch: Batch, reads: Needs) -> Recorded:
         """Records one pass; raises PropagationError if `lrp` is asked for and an operation has no rule."""
 
     @abstractmethod

@@ -13,7 +13,9 @@ from clipmapper.benchmark.sanity import sanity_passes
 from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.benchmark.task import Batch, Task
 from clipmapper.images import BadImage
-from xai.explainers.registry import SHORTER, method_named
+from xai.explainers.method import SHORTER
+from xai.explainers.registry import method_named
+from xai.recording.reads import EVERYTHING
 
 PART = 2e12  # passes times weights times tokens of a part: about a minute of a busy core
 # of all samples' passes, that cost and sanity may add: theirs, with all rules of LRP, take about twice as long
@@ -70,7 +72,7 @@ def part_size(task: Task, work: Work) -> int:
     if parameters[0].device.type == "cuda":
         return task.batch_size
     first = next(first_batches(task, 1, 1))
-    tokens = task.record(first, None).recording.mask.shape[1]
+    tokens = task.record(first, EVERYTHING).recording.mask.shape[1]
     weights = sum(parameter.numel() for parameter in parameters if parameter.dim() > 1)
     return max(1, min(task.batch_size, int(PART / (work.passes() * weights * tokens))))
 

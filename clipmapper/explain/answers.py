@@ -21,10 +21,11 @@ from xai import Adapter, Layout, Relevance, Site, Target, explain_recording, giv
 from xai.adapters.clip import open_clip
 from xai.adapters.common import before_grid, text_ends
 from xai.explainers.registry import as_method
-from xai.explanation import RECOMMENDED, Lrp
+from xai.explanation import RECOMMENDED
 from xai.figures.geometry import Geometry, Size, longest, shortest, squash
 from xai.recording.adapter import Stream, at
 from xai.recording.head import Head, as_logits
+from xai.recording.reads import Needs
 from xai.recording.recording import Recording
 
 IMAGE: Stream = ("image",)
@@ -81,11 +82,17 @@ def explain_answer(
 
 
 def record_answer(
-    model: CLIPMapper, pixels: Tensor, ids: Tensor, mask: Tensor, lrp: Lrp = None, whole: FromPixels | None = None
+    model: CLIPMapper,
+    pixels: Tensor,
+    ids: Tensor,
+    mask: Tensor,
+    lrp: Needs = None,
+    whole: FromPixels | None = None,
 ) -> Recording:
     """One recorded pass over preprocessed pixels [B, 3, H, W] and questions [B, T], which all methods can share.
 
-    LRP methods need `lrp="tokens"`; the others take such a recording too. `whole` is FromPixels(model), if the caller has one.
+    LRP methods need `lrp="tokens"`, which is as of `record`; the others take such a recording too. `whole` is FromPixels(model),
+    if the caller has one.
     """
     if len(pixels) != len(ids):
         raise ValueError(
@@ -100,7 +107,12 @@ def record_answer(
 
 
 def record_pass(
-    model: CLIPMapper, pixels: Tensor, ids: Tensor, mask: Tensor, lrp: Lrp = None, whole: FromPixels | None = None
+    model: CLIPMapper,
+    pixels: Tensor,
+    ids: Tensor,
+    mask: Tensor,
+    lrp: Needs = None,
+    whole: FromPixels | None = None,
 ) -> Recording:
     """Records answers or captions as `record_answer` does: the recording of FromPixels(model)."""
     weight = model.clip.model.visual.conv1.weight

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clipmapper.config import DecodingConfig
-from clipmapper.explain.answers import FromPixels, Lrp, record_pass, words
+from clipmapper.explain.answers import FromPixels, record_pass, words
 from clipmapper.explain.weights import Weights, caption_weights
 from clipmapper.images import ImageSource, load_image
 from clipmapper.models.clip_mapper import UNKNOWN, CLIPMapper, evaluating
@@ -16,7 +16,8 @@ from clipmapper.models.decoding import write
 from xai import Relevance, Target, explain_recording
 from xai.explainers.registry import as_method
 from xai.explanation import RECOMMENDED
-from xai.generation.steps import Steps, require_order
+from xai.generation.steps import Steps, of_words, require_order
+from xai.recording.reads import Needs, as_reads
 from xai.recording.recording import Recording
 from xai.results.captions import CaptionRelevance, average
 
@@ -110,10 +111,10 @@ def steps_of(model: CLIPMapper, tokens: Tokens) -> Written:
 
 
 def record_steps(
-    model: CLIPMapper, pixels: Tensor, captions: Written, lrp: Lrp = None, whole: FromPixels | None = None
+    model: CLIPMapper, pixels: Tensor, captions: Written, lrp: Needs = None, whole: FromPixels | None = None
 ) -> Recording:
     """One recorded pass over captions of pixels [B, 3, H, W], with a row for each of their steps, as `record_answer`."""
-    recording = record_pass(model, pixels, captions.ids, captions.mask, lrp, whole)
+    recording = record_pass(model, pixels, captions.ids, captions.mask, of_words(as_reads(lrp)), whole)
     text = recording.modalities["text"]
     assert isinstance(text, slice)
     require_order(recording, text, 0)

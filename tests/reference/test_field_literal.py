@@ -16,7 +16,7 @@ from xai.explainers.legrad import legrad
 from xai.explainers.similarity import similarity
 from xai.explainers.smoothgrad import smoothgrad
 from xai.explainers.tokentm import tokentm
-from xai.recording.event import Event
+from xai.recording.event import Event, InGraph
 from xai.recording.recording import Recording
 
 from .conftest import ORDERS
@@ -251,7 +251,7 @@ def test_states_of_different_widths_are_not_compared(make_tape: Any, target: Any
 
     def narrowed(event: Event) -> Event:
         """Those of the encoder."""
-        parts = event.in_graph._replace(Y=event.Y[..., :3], Y_out=event.Y_out[..., :3])
+        parts = InGraph(event.in_graph.A, event.Y[..., :3], event.Y_out[..., :3])
         return replace(event, in_graph=parts) if event.queries.start else event
 
     layers = tuple((narrowed(event),) for event in recording.events)

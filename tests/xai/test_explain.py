@@ -31,8 +31,9 @@ from xai import (
 from xai.adapters import ADAPTERS
 from xai.explainers import METHODS
 from xai.explainers.algebra import readout_weights
-from xai.explanation import RECOMMENDED, WITHOUT_RULES, Lrp, explain_each, record_for, recorded_by
+from xai.explanation import RECOMMENDED, WITHOUT_RULES, explain_each, record_for, recorded_by
 from xai.lrp.mode import PropagationError
+from xai.recording.reads import Reads
 from xai.recording.recording import Recording
 
 from .conftest import Family, build
@@ -71,8 +72,8 @@ def test_without_a_name_the_recommended_method_explains_where_there_are_rules(be
         bert.model(**bert.inputs)
     assert explain_recording(recorder.recording).method == WITHOUT_RULES
 
-    def run(lrp: Lrp) -> Recording:
-        if lrp is not None:
+    def run(reads: Reads) -> Recording:
+        if reads.lrp is not None:
             raise PropagationError("no rule")
         return recorder.recording
 
@@ -127,9 +128,9 @@ def test_a_failing_method_costs_the_others_nothing(bert: Family, monkeypatch: py
 def test_without_rules_where_the_model_has_none() -> None:
     asked = []
 
-    def recorded(lrp: str | None) -> str:
-        asked.append(lrp)
-        if lrp:
+    def recorded(reads: Reads) -> str:
+        asked.append(reads.lrp)
+        if reads.lrp:
             raise PropagationError("no rule for this")
         return "recorded"
 

@@ -17,7 +17,7 @@ Change = Callable[[Tensor, Event], Tensor]  # (R, event) to what is added to the
 def identity(recording: Recording) -> Map:
     """Returns the map in which every token holds itself."""
     batch, tokens = recording.mask.shape
-    like = recording.layers[0][0].A
+    like = recording.readout
     return torch.eye(tokens, device=like.device, dtype=like.dtype).repeat(batch, 1, 1)
 
 

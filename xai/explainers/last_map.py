@@ -16,7 +16,7 @@ def last_map(recording: Recording, show: Callable[[Event], Tensor], count: int =
     if count < 1:
         raise ValueError(f"last is {count}; give at least 1")
     batch, tokens = recording.mask.shape
-    like = recording.layers[0][0].A
+    like = recording.readout
     R = torch.zeros(batch, tokens, tokens, device=like.device, dtype=like.dtype)
     counts = torch.zeros(tokens, tokens, dtype=torch.long)  # how many events each entry shows already
     for event in reversed(recording.events):

@@ -9,7 +9,7 @@ from torch import nn
 
 from xai.adapters import adapter_for
 from xai.explainers.registry import as_method
-from xai.explanation import Lrp, Named, explain_recording, recorded_by
+from xai.explanation import Named, explain_recording, recorded_by
 from xai.generation.goals import each_token, parting, together, tokens_of
 from xai.generation.inputs import (
     Messages,
@@ -23,11 +23,12 @@ from xai.generation.inputs import (
 )
 from xai.generation.pictures import pictures_of
 from xai.generation.pieces import pieces_of
-from xai.generation.steps import Figure, require_order, text_stream
+from xai.generation.steps import Figure, of_words, require_order, text_stream
 from xai.generation.tokens import image_tokens_alone
 from xai.recording.adapter import Adapter
 from xai.recording.axis import index_of
 from xai.recording.checks import unwrapped
+from xai.recording.reads import Reads
 from xai.recording.record import record
 from xai.recording.recording import Recording
 from xai.results.captions import CaptionRelevance, average
@@ -128,8 +129,8 @@ def explain_generated(
         )
     arguments = without_cache(model, whole.inputs)
 
-    def run(lrp: Lrp) -> Recording:
-        with record(model, adapter or adapter_for(model, arguments), lrp) as recorder:
+    def run(reads: Reads) -> Recording:
+        with record(model, adapter or adapter_for(model, arguments), of_words(reads)) as recorder:
             model(**arguments)
         return recorder.recording
 
@@ -150,8 +151,8 @@ def explain_generated(
 
 def _served(recording: Recording) -> int:
     """How many tokens one backward pass may serve: gradients of all attentions are there at once for each."""
-    kept = (tensor for event in recording.events for tensor in (event.A, event.Y, event.Y_out))
-    return max(1, GRADIENTS // sum(tensor.numel() * tensor.element_size() for tensor in kept))
+    parts = (part for event in recording.events for kept in event.in_graph.kept.values() for part in kept)
+    return max(1, GRADIENTS // sum(part.numel() * part.element_size() for part in parts))
 
 
 def _joined(parts: Sequence[Relevance]) -> Relevance:

@@ -1,12 +1,13 @@
 """The steps at which texts were written, all in one pass over the whole texts (teacher forcing), as targets of their own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from xai.recording.reads import Reads
 from xai.recording.recording import Recording
 from xai.recording.rows import by_rows
 from xai.targets import Target, logits
@@ -86,6 +87,11 @@ def text_stream(recording: Recording, name: str, length: int) -> slice:
             f"text cannot be explained word by word. It has {', '.join(recording.modalities)}"
         )
     return event.queries
+
+
+def of_words(wanted: Reads) -> Reads:
+    """Returns what is read of a pass whose rows are words: also the maps, by which `require_order` checks it."""
+    return replace(wanted, tensors=wanted.tensors | {"A"}, last=None, once=False)
 
 
 def require_order(recording: Recording, text: slice, first: int | Int[Tensor, " B"]) -> None:

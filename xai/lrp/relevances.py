@@ -38,10 +38,10 @@ def propagate(
     """The relevances, the start relevance [B] and, with `audit`, the flow of every operation."""
     if audit and recording.turns is not None:
         raise ValueError("the flow of relevance can be checked of one target at a time; explain one step alone")
-    entries = _entries(recording)
+    entries, events = _entries(recording), recording.events if "A" in recording.reads.gradients else ()
     wanted, tree = tree_flatten(
         (
-            [event.in_graph.A for event in recording.events],
+            [event.in_graph.A for event in events],
             [event.in_graph.Y for event, _ in entries],
             [] if recording.pixels is None else [recording.pixels],
         )
@@ -58,7 +58,7 @@ def propagate(
         assert rows is not None
         tokens[:, where] = event.state(relevance)[:, rows].sum(dim=-1).to(tokens.dtype)
     start = rules.relevance(score, torch.ones_like(score)).detach()
-    by_event = {event: event.maps(parts) for event, parts in zip(recording.events, maps, strict=True)}
+    by_event = {event: event.maps(parts) for event, parts in zip(events, maps, strict=True)}
     images = [values if recording.turns is None else recording.turns.rows(values.flatten(0, 1)) for values in pixels]
     return Relevances(by_event, tokens, images[0].sum(dim=1) if images else None), start, ledger
 

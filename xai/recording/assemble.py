@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from xai.recording.adapter import Adapter, Layout, Site, Stream
 from xai.recording.axis import Positions
 from xai.recording.event import QKV, Event, InGraph
+from xai.recording.reads import Plan, Reads
 from xai.recording.recording import Recording
 
 
@@ -31,21 +32,23 @@ class Captured(NamedTuple):
 Caught = tuple[list[tuple[Tensor, QKV | None]], Tensor, Tensor]  # of each call of an attention, and of its states
 
 
-def assemble(adapter: Adapter, tensors: list[Caught], inputs: Mapping[str, Any], output: Any) -> Recording:
+def assemble(
+    adapter: Adapter, tensors: list[Caught], inputs: Mapping[str, Any], output: Any, reads: Reads, plan: Plan
+) -> Recording:
     """The recording of one forward pass; raises RecordingError, naming the module that does not fit the adapter."""
     layout = adapter.layout(inputs, _sizes(adapter, tensors))
     spans = _slices(layout.lengths)
     (first, _), batch = tensors[0][0][0], _batch(adapter.sites[0], tensors[0])
-    layers, taken, dtype = [], iter(tensors), _finest(tensors)
+    layers, taken, dtype = [], iter(enumerate(tensors)), _finest(tensors)
     for layer in adapter.layers:
-        layers.append(tuple(_event(site, next(taken), spans, batch, dtype) for site in layer))
+        layers.append(tuple(_event(site, next(taken), spans, batch, dtype, plan) for site in layer))
     _check_grids(layout)
     modalities = _positions(adapter, layout, spans, first.device)
     readout, mask, special, learned = _axis(layout, modalities, batch, first.to(dtype))
     if adapter.see_padding:
         mask = mask & (_attended(layers, mask) | learned)
     links = {name: replace(link, weights=link.weights.to(first.device, dtype)) for name, link in layout.links.items()}
-    return Recording(tuple(layers), modalities, readout, mask, special, layout.grids, output, links=links)
+    return Recording(tuple(layers), modalities, readout, mask, special, layout.grids, output, links=links, reads=reads)
 
 
 def _check_calls(adapter: Adapter, captured: Captured) -> None:
@@ -124,21 +127,30 @@ def _finest(tensors: list[Caught]) -> torch.dtype:
     return reduce(torch.promote_types, (A.dtype for calls, *_ in tensors for A, _ in calls))
 
 
-def _event(site: Site, caught: Caught, spans: dict[str, slice], batch: int, dtype: torch.dtype) -> Event:
-    calls, Y, Y_out = caught
+def _event(
+    site: Site,
+    numbered: tuple[int, Caught],
+    spans: dict[str, slice],
+    batch: int,
+    dtype: torch.dtype,
+    plan: Plan,
+) -> Event:
+    number, (calls, Y, Y_out) = numbered
     queries, keys = _span(site, site.queries, spans), _span(site, site.keys, spans)
     _check_calls_of(site, calls, (batch, queries.stop - queries.start, keys.stop - keys.start), len(spans))
     states, length = 1 if site.windows is None else site.windows.states, queries.stop - queries.start
-    for role, module, tensor in (("residual", site.residual, Y), ("output", site.output, Y_out)):
+    kept = {kind: number in numbers for kind, numbers in plan.kept.items()}
+    for role, module, tensor, kind in (("residual", site.residual, Y, "Y"), ("output", site.output, Y_out, "Y_out")):
         if tensor.dim() < 3 or len(tensor) != batch * states or tensor.shape[:-1].numel() != batch * length:
             raise RecordingError(
                 f"module {module!r} ({role}): shape {list(tensor.shape)}, expected {[batch, length, 'D']}"
             )
-        if not tensor.requires_grad:
+        if kept[kind] and number in plan.begins and not tensor.requires_grad:
             raise RecordingError(f"module {module!r} ({role}) is off the graph; does the model detach it?")
-    if not all(A.requires_grad for A, _ in calls):
+    if kept["A"] and number in plan.begins and not all(A.requires_grad for A, _ in calls):
         raise RecordingError(f"module {site.module!r}: attention is off the graph; does the model detach its inputs?")
-    parts = InGraph(tuple(A for A, _ in calls), Y, Y_out)
+    maps = tuple(A for A, _ in calls)
+    parts = InGraph(maps if kept["A"] else None, Y if kept["Y"] else None, Y_out if kept["Y_out"] else None)
     qkv = _qkv(site, [qkv for _, qkv in calls])
     return Event(site.module, queries, keys, parts, qkv, site.windows, dtype=dtype)
 

@@ -35,8 +35,7 @@ def scaled_dot_product(
 
     Raises ValueError on dropout.
     """
-    if dropout_p:
-        raise ValueError(f"attention dropout is {dropout_p} in evaluation mode; switch it off to explain the model")
+    _refuse_dropout(dropout_p)
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
         key, value = (t.repeat_interleave(groups, dim=-3) for t in (key, value))
@@ -83,6 +82,38 @@ def multi_head(see: See, *args: Any, change: Change | None = None, **kwargs: Any
     if not call["need_weights"]:
         return out, None
     return out, seen[0].mean(1) if call["average_attn_weights"] else seen[0]
+
+
+def shape_of_scaled_dot_product(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    *_: Any,
+    **__: Any,
+) -> Tensor:
+    """The probabilities of F.scaled_dot_product_attention, of which only the shape [B, H, q, k] is said; raises as ours."""
+    _refuse_dropout(dropout_p)
+    dtype = torch.promote_types(query.dtype, torch.float32)  # that of `softmax`
+    return torch.empty((), dtype=dtype, device=query.device).expand(*query.shape[:-1], key.shape[-2])
+
+
+def shape_of_multi_head(*args: Any, **kwargs: Any) -> Tensor:
+    """The probabilities of F.multi_head_attention_forward, of which only the shape is said; raises as `multi_head`."""
+    bound = _MULTI_HEAD.bind(*args, **kwargs)
+    bound.apply_defaults()
+    call = bound.arguments
+    _refuse(call)
+    query, key = call["query"], call["key"]  # [q, B, D]
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    shape = (query.shape[1], call["num_heads"], query.shape[0], key.shape[0])
+    return torch.empty((), dtype=dtype, device=query.device).expand(shape)
+
+
+def _refuse_dropout(probability: float) -> None:
+    if probability:
+        raise ValueError(f"attention dropout is {probability} in evaluation mode; switch it off to explain the model")
 
 
 def _refuse(call: dict[str, Any]) -> None:

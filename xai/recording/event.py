@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,12 +23,37 @@ class QKV:
     bias: Tensor | None = None  # [D], of that projection
 
 
-class InGraph(NamedTuple):
-    """Of the tensors of one attention as the model has them: A of each call, Y and Y_out of any axes before the last."""
+class InGraph:
+    """The tensors of one attention as the model has them: A of each call, Y and Y_out of any axes before the last.
 
-    A: tuple[Tensor, ...]
-    Y: Tensor
-    Y_out: Tensor
+    One that was not kept is refused by name.
+    """
+
+    def __init__(
+        self, A: tuple[Tensor, ...] | None = None, Y: Tensor | None = None, Y_out: Tensor | None = None
+    ) -> None:
+        tensors = {"A": A, "Y": None if Y is None else (Y,), "Y_out": None if Y_out is None else (Y_out,)}
+        self.kept = {kind: parts for kind, parts in tensors.items() if parts is not None}
+
+    @property
+    def A(self) -> tuple[Tensor, ...]:
+        return self._parts("A")
+
+    @property
+    def Y(self) -> Tensor:
+        return self._parts("Y")[0]
+
+    @property
+    def Y_out(self) -> Tensor:
+        return self._parts("Y_out")[0]
+
+    def _parts(self, kind: str) -> tuple[Tensor, ...]:
+        if kind not in self.kept:
+            raise ValueError(
+                f"{kind} was not kept: the pass was recorded for methods that do not read it. Record without `reads`, or with "
+                "what your method reads"
+            )
+        return self.kept[kind]
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 import inspect
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from xai.lrp.operations import name_of
 from xai.recording.checks import check_arguments
+from xai.recording.hooks import shape_of
+from xai.recording.reads import Plan
 
 ARGUMENT = "argument"  # the function of a place that is an argument of the model itself, named by `module`
 
@@ -117,8 +119,17 @@ class Placed:
     connection gets one that carries zeros.
     """
 
-    def __init__(self, states: Iterable[Place], outputs: Iterable[Place], bare: Iterable[Place]) -> None:
+    def __init__(
+        self,
+        states: Iterable[Place],
+        outputs: Iterable[Place],
+        bare: Iterable[Place],
+        begins: frozenset[Place]
+        | None = None,  # the states where a graph begins, and outputs without one; None for all
+        kept: frozenset[Place] | None = None,  # those of which more than the shape is kept; None for all
+    ) -> None:
         self.states, self.bare = frozenset(states), frozenset(bare)
+        self.begins, self.kept = begins, kept
         self.parts: defaultdict[Place, list[Place]] = defaultdict(list)  # of each call, its results that are wanted
         for place in dict.fromkeys((*states, *outputs)):
             self.parts[place._replace(part=0)].append(place)
@@ -135,12 +146,11 @@ class Placed:
         for place in self.parts.get(call, ()):
             found = result if isinstance(result, Tensor) else result[place.part]
             if place in self.states:
-                self.tensors[place] = self.state(place, found)
+                found = self.state(place, found)
             elif place in self.bare:
                 self.tensors[place], self.zeros[place] = found, self.state(place, torch.zeros_like(found))
                 return found + self.zeros[place]
-            else:
-                self.tensors[place] = found
+            self.tensors[place] = found if self.kept is None or place in self.kept else shape_of(found)
         return result
 
     def see_arguments(self, inputs: Mapping[str, Any]) -> None:
@@ -150,7 +160,8 @@ class Placed:
 
     def state(self, place: Place, tensor: Tensor) -> Tensor:
         """A residual state, to be changed before anything reads it. In a pass of another course it may be something else."""
-        return tensor.requires_grad_() if tensor.is_floating_point() and not tensor.requires_grad else tensor
+        begins = tensor.is_floating_point() and (self.begins is None or place in self.begins)
+        return tensor.requires_grad_() if begins and not tensor.requires_grad else tensor
 
     def of(self, places: Places) -> tuple[Tensor, Tensor]:
         """Residual state and output of one attention, whose call has happened."""
@@ -159,8 +170,11 @@ class Placed:
         return self.tensors[places.residual], self.tensors[places.output]
 
 
-def placed_of(all_places: Iterable[Places]) -> Placed:
-    """What is needed of all attentions of an adapter."""
+def placed_of(all_places: Sequence[Places], plan: Plan) -> Placed:
+    """What is needed of all attentions of an adapter, in the order of its sites."""
     states = [places.residual for places in all_places if places.residual is not None]
     bare = [places.output for places in all_places if places.residual is None]
-    return Placed(states, [places.output for places in all_places], bare)
+    begins = frozenset(all_places[number].residual or all_places[number].output for number in plan.begins)
+    kept = {all_places[number].output for number in plan.kept["Y_out"]}
+    kept |= {place for number in plan.kept["Y"] if (place := all_places[number].residual) is not None}
+    return Placed(states, [places.output for places in all_places], bare, begins, frozenset(kept))

@@ -1,11 +1,11 @@
 """Recording: one forward pass of a stock model, with every attention that its adapter names laid on a recording."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,9 @@ from xai.recording.checks import check_model
 from xai.recording.deformable import deformable_shown
 from xai.recording.event import QKV
 from xai.recording.head import Seen
-from xai.recording.hooks import output_into, residual_into
+from xai.recording.hooks import output_into, residual_into, shape_of
 from xai.recording.places import Calls, Place, arguments_of, placed_of, samples_of
+from xai.recording.reads import Needs, Reads, as_reads, plan
 from xai.recording.recording import Recording
 from xai.recording.rerun import Call, autocast_of, rerun
 from xai.recording.unchanged import evaluation, same_random_numbers
@@ -58,7 +59,7 @@ class Recorder:
 
 
 @contextmanager
-def record(model: nn.Module, adapter: Adapter, lrp: Literal["tokens", "pixels"] | None = None) -> Iterator[Recorder]:
+def record(model: nn.Module, adapter: Adapter, lrp: Needs = None) -> Iterator[Recorder]:
     """Records the one call of `model` in its body; afterwards the model is as it was, also after an exception.
 
     Inside, the model is in evaluation mode with its parameters frozen; the graph starts at the first attention's
@@ -68,7 +69,8 @@ def record(model: nn.Module, adapter: Adapter, lrp: Literal["tokens", "pixels"] 
         model: an attention model as its library has it.
         adapter: where its attentions are; `adapter_for(model)` has it for known families.
         lrp: makes the graph carry relevance too, from the target to the "tokens" or on to the "pixels"; every operation must
-            have a rule then. None for methods without rules.
+            have a rule then. None for methods without rules. In its place what is read of the recording, `METHODS[name].needs()`,
+            which says that too: then it keeps no more, where else it serves all methods.
 
     Yields:
         A recorder, whose `recording` is there after the call.
@@ -97,7 +99,7 @@ def record(model: nn.Module, adapter: Adapter, lrp: Literal["tokens", "pixels"] 
         stack.enter_context(same_random_numbers(model))
         stack.enter_context(evaluation(model))
         kind = _PlacedPass if adapter.places else _Pass
-        run = stack.enter_context(kind(model, adapter, recorder, lrp))
+        run = stack.enter_context(kind(model, adapter, recorder, as_reads(lrp)))
         for handle in run.hooks():
             stack.callback(handle.remove)
         yield recorder
@@ -106,9 +108,12 @@ def record(model: nn.Module, adapter: Adapter, lrp: Literal["tokens", "pixels"] 
 class _Pass(ExitStack):
     """The hooks of one recording. It is itself the stack of contexts that hold while the model runs."""
 
-    def __init__(self, model: nn.Module, adapter: Adapter, recorder: Recorder, lrp: str | None) -> None:
+    def __init__(self, model: nn.Module, adapter: Adapter, recorder: Recorder, reads: Reads) -> None:
         super().__init__()
-        self.ruling = None if lrp is None else Ruling(Propagation(), "pixels" if lrp == "pixels" else "blocks")
+        self.reads, self.plan = reads, plan(adapter, reads)
+        self.ruling = (
+            None if reads.lrp is None else Ruling(Propagation(), "pixels" if reads.lrp == "pixels" else "blocks")
+        )
         self.pixels: Tensor | None = None
         self.model, self.adapter, self.recorder = model, adapter, recorder
         self.captured = Captured(defaultdict(list), defaultdict(list), defaultdict(list))
@@ -134,11 +139,20 @@ class _Pass(ExitStack):
                 lambda m, args, name=name: self.inside.append((name, []))
             )
             yield self._module(name).register_forward_hook(self._left)
-        for name in dict.fromkeys(site.residual for site in self.adapter.sites):
-            take = residual_into(self.captured.residual[name])
+        for name, sites in self._sites("residual").items():
+            begins, kept = (self.plan.of_calls(kind, sites) for kind in ("begins", "Y"))
+            take = residual_into(self.captured.residual[name], begins, kept)
             yield self._module(name).register_forward_pre_hook(take, with_kwargs=True)
-        for name in dict.fromkeys(site.output for site in self.adapter.sites):
-            yield self._module(name).register_forward_hook(output_into(self.captured.output[name]))
+        for name, sites in self._sites("output").items():
+            give = output_into(self.captured.output[name], self.plan.of_calls("Y_out", sites))
+            yield self._module(name).register_forward_hook(give)
+
+    def _sites(self, role: str) -> dict[str, list[int]]:
+        """The numbers of the sites that name a module, by module."""
+        found: defaultdict[str, list[int]] = defaultdict(list)
+        for number, site in enumerate(self.adapter.sites):
+            found[getattr(site, role)].append(number)
+        return found
 
     def calling(self, func: Any) -> None:
         """A torch function is about to be called."""
@@ -200,11 +214,17 @@ class _Pass(ExitStack):
             if self.ruling.stage == "pixels":
                 self.pixels = pixels_of(self.inputs).requires_grad_()
             self.enter_context(self.ruling)  # below the watch, whose written-out attention it rules
-        self.enter_context(Watch(self))
+        self.enter_context(Watch(self, self.plan.written))
         return args, kwargs
 
     def started(self) -> None:
         """The model's arguments are known."""
+
+    def kept(self, seen: tuple[Tensor, QKV | None], sites: Sequence[int]) -> tuple[Tensor, QKV | None]:
+        """What is kept of an attention, which is that of a site; of a map that nobody reads its shape."""
+        A, qkv = seen
+        keep, show = (any(self.plan.of_calls(kind, sites)) for kind in ("A", "qkv"))
+        return A if keep else shape_of(A), qkv if show else None
 
     def caught(self) -> list[Caught]:
         """What was caught of each site."""
@@ -217,12 +237,14 @@ class _Pass(ExitStack):
                 f"module {name!r} computed {len(seen)} attentions in one call and must compute one; name the innermost "
                 "module around it, with an attention that torch or a softmax computes"
             )
-        self.captured.attention[name].append(seen[0])
+        calls = self.captured.attention[name]
+        sites = [number for number, site in enumerate(self.adapter.sites) if site.module == name]
+        calls.append(self.kept(seen[0], sites[len(calls) : len(calls) + 1]))
 
     def _finish(self, model: nn.Module, args: tuple, output: Any) -> None:
         self.close()
         if output is not None and self.call is not None:  # None: the model raised
-            recording = assemble(self.adapter, self.caught(), self.inputs, output)
+            recording = assemble(self.adapter, self.caught(), self.inputs, output, self.reads, self.plan)
             self.seen_head.finish(recording.events, output)
             again = partial(rerun, self.call, self.adapter, recording.modalities)
             propagation = None if self.ruling is None else self.ruling.propagation
@@ -235,14 +257,16 @@ class _Pass(ExitStack):
 class _PlacedPass(_Pass):
     """Of an adapter whose sites have places."""
 
-    def __init__(self, model: nn.Module, adapter: Adapter, recorder: Recorder, lrp: str | None) -> None:
-        super().__init__(model, adapter, recorder, lrp)
-        self.calls, self.placed, self.place = Calls(), placed_of(adapter.places), Place("", "", 0)
-        self.windows = {
-            place: 1 if site.windows is None else site.windows.count(call)
-            for site in adapter.sites
+    def __init__(self, model: nn.Module, adapter: Adapter, recorder: Recorder, reads: Reads) -> None:
+        super().__init__(model, adapter, recorder, reads)
+        self.calls, self.placed, self.place = Calls(), placed_of(adapter.places, self.plan), Place("", "", 0)
+        attentions = [
+            (place, number, 1 if site.windows is None else site.windows.count(call))
+            for number, site in enumerate(adapter.sites)
             for call, place in enumerate(site.places.attentions if site.places else ())
-        }  # of each attention, how many of a sample
+        ]
+        self.windows = {place: count for place, _, count in attentions}  # of each attention, how many of a sample
+        self.numbers = {place: number for place, number, _ in attentions}  # and of which site it is
         self.seen: dict[Place, tuple[Tensor, QKV | None]] = {}
 
     def hooks_on_parts(self) -> Iterator[Any]:
@@ -264,7 +288,7 @@ class _PlacedPass(_Pass):
         return self.place in self.windows and func not in ATTENTION
 
     def see(self, probabilities: Tensor, qkv: QKV | None = None) -> None:
-        self.seen[self.place] = probabilities, qkv
+        self.seen[self.place] = self.kept((probabilities, qkv), [self.numbers[self.place]])
         self.qkv, self.mixed = qkv, None
 
     def see_softmax(self, probabilities: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from xai.lrp.mode import PropagationError
 from xai.lrp.modified_gradient import Backward, rules_of
@@ -20,6 +19,7 @@ from xai.lrp.ruling import Ruling
 from xai.recording.axis import Link, Positions, count_of, within
 from xai.recording.event import Event, Gradient, Gradients, InGraph
 from xai.recording.head import Head
+from xai.recording.reads import EVERYTHING, Reads, first_layer
 from xai.recording.rerun import RunAgain
 from xai.recording.turns import Turns
 
@@ -53,6 +53,7 @@ class Recording:
     without: Callable[["Recording", Score], Without] | None = field(default=None, repr=False)
     find_heads: Callable[[], tuple[Head, ...]] = field(default=tuple, repr=False)
     suppressed: Callable[["Recording", Score, float], Without] | None = field(default=None, repr=False)
+    reads: Reads = EVERYTHING  # what it keeps
     relevances: dict[Any, Any] = field(default_factory=dict, repr=False)  # found so far, for xai.lrp.relevances
     games: dict[Any, Any] = field(default_factory=dict, repr=False)  # played so far, for xai.games
     _gradients: dict[tuple[Score, Backward], Gradients] = field(default_factory=dict, repr=False)
@@ -83,6 +84,10 @@ class Recording:
         """The first event whose queries these tokens are."""
         return next((event for event in self.events if event.rows(tokens) is not None), None)
 
+    @cached_property
+    def _firsts(self) -> frozenset[Event | None]:
+        return frozenset(self.first_event(tokens) for tokens in self.modalities.values())
+
     def last(self, count: int | None) -> tuple[tuple[Event, ...], ...]:
         """The last `count` layers, all if None; raises ValueError if there are not so many.
 
@@ -97,7 +102,7 @@ class Recording:
         return self.layers[-count:]
 
     def gradients(self, target: Score, backward: Backward = "autograd") -> Gradients:
-        """The gradients of `target` by all tensors of all events, from one backward pass; kept for the next caller.
+        """The gradients of `target` by the tensors of events, from one backward pass; kept for the next caller.
 
         The targets of a batch are summed, which leaves each sample its own gradient.
 
@@ -147,16 +152,18 @@ class Recording:
             )
         return score
 
-    def backward(self, score: Tensor, tensors: list[Tensor]) -> tuple[Tensor | None, ...]:
-        """The gradients of the rows' scores [B] by tensors of the graph, from one backward pass.
+    def backward(self, score: Tensor, tensors: list[Tensor], last: bool = False) -> tuple[Tensor | None, ...]:
+        """The gradients of the rows' scores [B] by tensors of the graph, from one backward pass; after the `last` it is gone.
 
         The scores of samples are summed, which leaves each its own; rows that share samples have theirs by turns
         [turns, ...], which `Event.maps` and `Event.state` sort out. None for a tensor that is on no way to the scores.
         """
         if self.turns is None:
-            return torch.autograd.grad(score.sum(), tensors, retain_graph=True, allow_unused=True)
+            return torch.autograd.grad(score.sum(), tensors, retain_graph=not last, allow_unused=True)
         turns = self.turns.weights(score)
-        return torch.autograd.grad(score, tensors, turns, retain_graph=True, allow_unused=True, is_grads_batched=True)
+        return torch.autograd.grad(
+            score, tensors, turns, retain_graph=not last, allow_unused=True, is_grads_batched=True
+        )
 
     def backward_by(
         self, rules: Rules, target: Score, tensors: list[Tensor], audit: bool = False
@@ -167,13 +174,20 @@ class Recording:
                 "the recording was recorded without rules: record with lrp='tokens' (or 'pixels') for LRP methods, and "
                 "for gradients with another backward than 'autograd'"
             )
+        last = self.is_last(target)
         with torch.inference_mode(False), torch.enable_grad():
             with Ruling(self.propagation, "target"):
                 score = target(self.output)
             if not score.requires_grad:
                 raise PropagationError("the target has no relevance to pass on: it must come from the model's outputs")
             with self.propagation.by(rules, audit) as ledger:
-                return score, self.backward(score, tensors), ledger
+                return score, self.backward(score, tensors, last), ledger
+
+    def is_last(self, target: Score) -> bool:
+        """Whether the next backward pass is the last. The rows that the target reads need the graph too, and are found first."""
+        if self.reads.once:
+            self.rows_of(target)
+        return self.reads.once
 
     def nothing(self, tensor: Tensor) -> Tensor:
         """Zeros of the shape that `backward` gives for a tensor."""
@@ -190,18 +204,17 @@ class Recording:
     def _rows_with_gradient(self, target: Score) -> Tensor:
         rows = torch.zeros_like(self.mask)
         last = self._last_events()
-        if (target, "autograd") in self._gradients:
-            gradients = tuple(self._gradients[target, "autograd"][event].Y_out for event in last.values())
+        known = self._gradients.get((target, "autograd"), {})
+        if all(event in known and "Y_out" in known[event].in_graph.kept for event in last.values()):
+            gradients = [known[event].Y_out for event in last.values()]
         else:  # as far as the last layers only
-            score = self.score(target)
+            score, ends = self.score(target), [event.in_graph.Y_out for event in last.values()]
             if not score.requires_grad:
                 return rows
-            gradients = tuple(
-                event.state(self.nothing(event.in_graph.Y_out) if gradient is None else gradient)
-                for event, gradient in zip(
-                    last.values(), self.backward(score, [event.in_graph.Y_out for event in last.values()]), strict=True
-                )
-            )
+            gradients = [
+                event.state(self.nothing(end) if gradient is None else gradient)
+                for event, end, gradient in zip(last.values(), ends, self.backward(score, ends), strict=True)
+            ]
         for (name, event), gradient in zip(last.items(), gradients, strict=True):
             where = self.modalities[name]
             rows[:, where] = (gradient[:, event.rows(where)] != 0).any(dim=-1) & ~self._goes_on(name)
@@ -231,11 +244,35 @@ class Recording:
             raise ValueError(
                 "the target has no gradient: it must be computed from the model's outputs without detaching them"
             )
-        leaves, tree = tree_flatten([tuple(event.in_graph) for event in self.events])
-        gradients = self.backward(score, leaves) if rules is None else self.backward_by(rules, target, leaves)[1]
-        reached = tree_unflatten([gradient is not None for gradient in gradients], tree)
-        filled = (self.nothing(x) if g is None else g for x, g in zip(leaves, gradients, strict=True))
+        wanted = [
+            (event, kind, part)
+            for number, layer in enumerate(self.layers)
+            for event in (layer if number >= first_layer(len(self.layers), self.reads) else ())
+            for kind, parts in event.in_graph.kept.items()
+            if self.reads.differentiates(kind, event in self._firsts)
+            for part in parts
+        ]
+        if not wanted:
+            raise ValueError("the pass was recorded for methods without gradients; record without `reads`")
+        if rules is None:  # in the same pass, by what the rows are told that the target reads
+            kept = {(event, kind) for event, kind, _ in wanted}
+            ends = (event for event in self._last_events().values() if (event, "Y_out") not in kept)
+            wanted += [(event, "Y_out", event.in_graph.Y_out) for event in dict.fromkeys(ends)]
+        leaves, once = [part for *_, part in wanted], self.reads.once
+        slopes = self.backward(score, leaves, once) if rules is None else self.backward_by(rules, target, leaves)[1]
+        found: dict[Event, dict[str, list[Tensor]]] = {}
+        reached: set[Event] = set()
+        for (event, kind, part), slope in zip(wanted, slopes, strict=True):
+            found.setdefault(event, {}).setdefault(kind, []).append(self.nothing(part) if slope is None else slope)
+            reached |= {event} if kind == "A" and slope is not None else set()
         return {
-            event: Gradient(event, InGraph(*tensors), any(there[0]))
-            for event, tensors, there in zip(self.events, tree_unflatten(filled, tree), reached, strict=True)
+            event: Gradient(
+                event,
+                InGraph(
+                    tuple(kinds["A"]) if "A" in kinds else None,
+                    *(kinds.get(kind, [None])[0] for kind in ("Y", "Y_out")),
+                ),
+                event in reached,
+            )
+            for event, kinds in found.items()
         }

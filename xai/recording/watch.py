@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from xai.recording.attention import multi_head, scaled_dot_product
+from xai.recording.attention import multi_head, scaled_dot_product, shape_of_multi_head, shape_of_scaled_dot_product
 from xai.recording.deformable import deformable_attention, written_out
 from xai.recording.places import drawn_in_order
 
@@ -18,14 +18,18 @@ ATTENTION = (  # softmax and mixing of values
     F.multi_head_attention_forward,
     deformable_attention,
 )
+SHAPES = {
+    F.scaled_dot_product_attention: shape_of_scaled_dot_product,
+    F.multi_head_attention_forward: shape_of_multi_head,
+}
 
 
 class Watch(TorchFunctionMode):
-    """Replaces attention by attention written out, and shows `run` its probabilities."""
+    """Replaces attention by attention written out, and shows `run` its probabilities; or only their shape, which costs less."""
 
-    def __init__(self, run: Any) -> None:
+    def __init__(self, run: Any, written: bool = True) -> None:
         super().__init__()
-        self.run = run
+        self.run, self.written = run, written
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
@@ -37,6 +41,9 @@ class Watch(TorchFunctionMode):
     def _call(self, func: Any, args: tuple, kwargs: dict) -> Any:
         if func in ATTENTION and not self.run.is_attention(func):  # nothing reads it: off the graph it needs no rules
             args, kwargs = tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, (args, kwargs))
+            return func(*args, **kwargs)
+        if func in SHAPES and not self.written:
+            self.run.see(SHAPES[func](*args, **kwargs))
             return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             mixed = scaled_dot_product(self.run.see, *args, **kwargs)

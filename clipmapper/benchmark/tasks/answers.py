@@ -20,10 +20,11 @@ from clipmapper.data.vqa import Questions
 from clipmapper.explain.models.base import VQAModel, prepare_questions
 from clipmapper.images import BadImage, load_image, png
 from clipmapper.models.fingerprint import weights_fingerprint
-from xai.explanation import Lrp, explain_recording
+from xai.explanation import explain_recording
 from xai.figures.render import compare
 from xai.metrics.protocols import Protocol
 from xai.metrics.ranking import random_relevance
+from xai.recording.reads import Needs
 from xai.report.data import Column, Explanation, Sample
 from xai.results.relevance import Relevance
 
@@ -88,8 +89,8 @@ class AnswersTask(Task):
         records = {**prepared.records, "row": [place[r] for r in data_rows], "data_row": data_rows}
         return Batch(records["question_id"], prepared, records)
 
-    def record(self, batch: Batch, lrp: Lrp) -> Recorded:
-        return self.model.record(batch.inputs.inputs, lrp)
+    def record(self, batch: Batch, reads: Needs) -> Recorded:
+        return self.model.record(batch.inputs.inputs, reads)
 
     def samples(self, batch: Batch, explained: Explained) -> Records:
         labels = explained.recorded.labels  # type: ignore[attr-defined]

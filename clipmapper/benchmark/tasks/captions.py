@@ -27,10 +27,10 @@ from clipmapper.metrics.caption_truth import KINDS, claims, scenes_of
 from clipmapper.models.clip import FrozenCLIP
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.models.fingerprint import weights_fingerprint
-from xai.explanation import Lrp
 from xai.figures.filmstrip import strips
 from xai.figures.render import compare
 from xai.metrics.protocols import Protocol
+from xai.recording.reads import Needs
 from xai.report.data import Column, Explanation, Sample
 from xai.results.captions import CaptionRelevance
 
@@ -134,8 +134,8 @@ class CaptionsTask(Task):
         }
         return Batch(records["image_id"], CaptionBatch(inputs, list(tokens.values())), records)
 
-    def record(self, batch: Batch, lrp: Lrp) -> RecordedCaptions:
-        return self.model.record(batch.inputs, lrp)
+    def record(self, batch: Batch, reads: Needs) -> RecordedCaptions:
+        return self.model.record(batch.inputs, reads)
 
     def samples(self, batch: Batch, explained: Explained) -> Records:
         if self.scenes is None:

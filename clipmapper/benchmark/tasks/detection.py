@@ -28,7 +28,6 @@ from clipmapper.errors import unknown
 from clipmapper.images import load_image, png
 from clipmapper.models.fingerprint import weights_fingerprint
 from clipmapper.models.pretrained import from_transformers
-from xai.explanation import Lrp
 from xai.metrics.coco import image_finder
 from xai.metrics.detection import coco_matches, coco_summary
 from xai.metrics.detection_resampling import resampled_figures
@@ -36,6 +35,7 @@ from xai.metrics.instances import read_instances
 from xai.metrics.masks import require_fit
 from xai.metrics.panoptic import panoptic_instances
 from xai.metrics.resampling import resampled_counts
+from xai.recording.reads import Needs
 from xai.recording.record import record
 from xai.report.data import Column, Explanation, Sample
 
@@ -123,8 +123,8 @@ class DetectionTask(Task):
         }
         return Batch([self.ids[row] for row in rows], self.detector.inputs(images), records)
 
-    def record(self, batch: Batch, lrp: Lrp) -> Pass:
-        with record(self.module, self.detector.adapter, lrp) as recorder:
+    def record(self, batch: Batch, reads: Needs) -> Pass:
+        with record(self.module, self.detector.adapter, reads) as recorder:
             self.module(**batch.inputs)
         return Pass(recorder.recording, self.detected(batch, recorder.recording).target())
 

@@ -13,7 +13,7 @@ from clipmapper.benchmark.tasks.source import PaperSettings
 from clipmapper.benchmark.tasks.vision import Vision, load_classifier
 from clipmapper.images import png
 from clipmapper.models.fingerprint import weights_fingerprint
-from xai.explanation import Lrp
+from xai.recording.reads import Needs
 from xai.recording.record import record
 from xai.recording.recording import Recording
 from xai.report.data import Explanation, Sample
@@ -37,8 +37,8 @@ class ClassifiedImages(Task):
     def key(self) -> dict[str, Any]:
         return {"task": self.name, **self.settings.key(), "weights": weights_fingerprint(self.module)}
 
-    def record(self, batch: Batch, lrp: Lrp) -> Pass:
-        with record(self.module, self.vision.adapter, lrp) as recorder:
+    def record(self, batch: Batch, reads: Needs) -> Pass:
+        with record(self.module, self.vision.adapter, reads) as recorder:
             self.module(**self.vision.inputs(batch.inputs))
         return Pass(recorder.recording, predicted())
 

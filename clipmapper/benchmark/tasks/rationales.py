@@ -19,8 +19,8 @@ from clipmapper.images import png
 from clipmapper.models.fingerprint import weights_fingerprint
 from clipmapper.models.pretrained import from_transformers
 from xai import Adapter, given, predicted
-from xai.explanation import Lrp
 from xai.metrics.rationales import TOP, Review, read_eraser, token_f1, word_relevance
+from xai.recording.reads import Needs
 from xai.recording.record import record
 from xai.report.data import Column, Explanation, Sample
 
@@ -119,9 +119,9 @@ class RationalesTask(Task):
         }
         return Batch([self.rows[row] for row in rows], (inputs, word_of, reviews), records)
 
-    def record(self, batch: Batch, lrp: Lrp) -> Pass:
+    def record(self, batch: Batch, reads: Needs) -> Pass:
         inputs, word_of, reviews = batch.inputs
-        with record(self.module, self.reader.adapter, lrp) as recorder:
+        with record(self.module, self.reader.adapter, reads) as recorder:
             self.module(**inputs)
         labels = torch.tensor([self.reader.labels[review.label] for review in reviews], device=word_of.device)
         return Pass(recorder.recording, predicted() if self.settings.explained == "predicted" else given(labels))

@@ -20,10 +20,10 @@ from clipmapper.data.vqa import Questions
 from clipmapper.explain.ground_truth import of_answers
 from clipmapper.images import BadImage, readable
 from xai import Relevance, Target, given
-from xai.explanation import Lrp
 from xai.figures.geometry import Geometry, Size, squash
 from xai.metrics import protocols
 from xai.metrics.perturbation import Predict
+from xai.recording.reads import Needs
 from xai.recording.recording import Recording
 
 COLUMNS = ("question_id", "image_id", "question_type", "answer_type", "question", "answer")
@@ -130,7 +130,7 @@ class VQAModel(Explainable, ABC):
         """Returns the soft accuracy of answers, 0 to 1."""
 
     @abstractmethod
-    def record(self, inputs: Any, lrp: Lrp) -> Recorded:
+    def record(self, inputs: Any, reads: Needs) -> Recorded:
         """Records one pass; raises PropagationError if LRP is asked for and the model has an operation without rule."""
 
     @abstractmethod

@@ -15,10 +15,10 @@ from clipmapper.explain.captions import caption_relevance, pieces_of, record_ste
 from clipmapper.explain.models.base import Explainable
 from clipmapper.models.clip_mapper import CLIPMapper
 from xai import Relevance, Target
-from xai.explanation import Lrp
 from xai.figures.geometry import Geometry, Size
 from xai.metrics.perturbation import Predict
 from xai.metrics.protocols import Protocol
+from xai.recording.reads import Needs
 from xai.recording.recording import Recording
 from xai.results.captions import CaptionRelevance
 from xai.results.words import merge_pieces
@@ -68,7 +68,7 @@ class Captioner(Explainable, ABC):
         return [[word for word, _ in merge_pieces(self.pieces(caption))] for caption in tokens]
 
     @abstractmethod
-    def record(self, captions: CaptionBatch, lrp: Lrp) -> RecordedCaptions:
+    def record(self, captions: CaptionBatch, reads: Needs) -> RecordedCaptions:
         """Records one pass over captions."""
 
     @abstractmethod
@@ -118,9 +118,9 @@ class MapperCaptioner(Captioner):
     def pieces(self, tokens: Sequence[int]) -> list[str]:
         return pieces_of(self.model, [tokens])[0]
 
-    def record(self, captions: CaptionBatch, lrp: Lrp) -> RecordedCaptions:
+    def record(self, captions: CaptionBatch, reads: Needs) -> RecordedCaptions:
         steps = steps_of(self.model, captions.tokens)
-        return RecordedCaptions(record_steps(self.model, captions.inputs, steps, lrp, self.module), steps.target)
+        return RecordedCaptions(record_steps(self.model, captions.inputs, steps, reads, self.module), steps.target)
 
     def relevance(self, captions: CaptionBatch, relevance: Relevance) -> CaptionRelevance:
         return caption_relevance(self.model, steps_of(self.model, captions.tokens), relevance)

@@ -12,10 +12,10 @@ from clipmapper.explain.models.base import Classifier, QuestionBatch, Recorded, 
 from clipmapper.explain.models.stock import Pass, RecordedStock, Stock
 from clipmapper.explain.removal import figures
 from xai import predicted
-from xai.explanation import Lrp
 from xai.generation.inputs import moved
 from xai.metrics.perturbation import Perturbed, Predict
 from xai.metrics.protocols import Protocol
+from xai.recording.reads import EVERYTHING, Needs
 from xai.targets import logits
 
 
@@ -43,15 +43,15 @@ class TransformersClassifier(Stock, Classifier):
         self.description = f"{self.description}, {len(answers)} answers"
 
     def probe(self) -> Pass:
-        return self.recorded(self._arguments([Image.new("RGB", (64, 64))], ["what?"]), predicted(), None)
+        return self.recorded(self._arguments([Image.new("RGB", (64, 64))], ["what?"]), predicted(), EVERYTHING)
 
     def prepare(self, batch: QuestionBatch) -> ClassifierInputs:
         arguments = self._arguments(batch.images, batch.records["question"])
         words = [self.pieces(ids) for ids in arguments["input_ids"].tolist()]
         return ClassifierInputs(arguments, words, batch.scores(self.answers).to(self.device))
 
-    def record(self, inputs: ClassifierInputs, lrp: Lrp) -> RecordedStock:
-        whole = self.recorded(inputs.arguments, predicted(), lrp)
+    def record(self, inputs: ClassifierInputs, reads: Needs) -> RecordedStock:
+        whole = self.recorded(inputs.arguments, predicted(), reads)
         labels = logits(whole.recording.output).detach().argmax(dim=1)
         return RecordedStock(whole.recording, answer_logit(labels, self.answers), labels, inputs.words, whole)
 

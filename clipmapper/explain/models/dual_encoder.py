@@ -16,9 +16,9 @@ from clipmapper.explain.models.base import Classifier, QuestionBatch, Recorded
 from clipmapper.explain.models.stock import Pass, RecordedStock, Stock, differing, questions_alone
 from clipmapper.explain.removal import figures
 from xai import similarity
-from xai.explanation import Lrp
 from xai.metrics.perturbation import Perturbed, Predict
 from xai.metrics.protocols import Protocol
+from xai.recording.reads import EVERYTHING, Needs
 
 TEXTS = 256  # prompts that are encoded at once
 
@@ -59,7 +59,7 @@ class DualEncoder(Stock, Classifier):
 
     def probe(self) -> Pass:
         arguments = {**self._images([Image.new("RGB", (64, 64))]), "input_ids": self._ids(["what?"])}
-        return self.recorded(arguments, similarity(), None)
+        return self.recorded(arguments, similarity(), EVERYTHING)
 
     @torch.no_grad()
     def prepare(self, batch: QuestionBatch) -> Prompted:
@@ -77,11 +77,11 @@ class DualEncoder(Stock, Classifier):
         features = torch.stack([torch.cat([self._text(part) for part in prompts.split(TEXTS)]) for prompts in ids])
         return Prompted(self._images(batch.images), ids, spans, features, batch.scores(self.answers).to(ids.device))
 
-    def record(self, inputs: Prompted, lrp: Lrp) -> RecordedStock:
+    def record(self, inputs: Prompted, reads: Needs) -> RecordedStock:
         labels = self.logits(inputs).argmax(dim=1)
         chosen = inputs.ids[torch.arange(len(labels), device=labels.device), labels]
         target = replace(similarity(), name=", ".join(self.texts(labels)))
-        whole = self.recorded({**inputs.images, "input_ids": chosen}, target, lrp)
+        whole = self.recorded({**inputs.images, "input_ids": chosen}, target, reads)
         recording = questions_alone(whole.recording, inputs.spans)
         words = [self.pieces(ids) for ids in chosen.tolist()]
         return RecordedStock(recording, target, labels, words, replace(whole, recording=recording))

@@ -14,13 +14,13 @@ from clipmapper.explain.models.base import QuestionBatch, Recorded, VQAModel
 from clipmapper.explain.models.captioner import CaptionBatch, Captioner, RecordedCaptions, Tokens
 from clipmapper.explain.models.stock import Pass, RecordedStock, Stock, differing, placed, questions_alone
 from xai import Relevance, Target
-from xai.explanation import Lrp
 from xai.generation.batches import Prompts, Run, after, greedy, prompts_of
 from xai.generation.inputs import image_ids, is_encoder_decoder, special_ids
-from xai.generation.steps import Steps, require_order, text_stream
+from xai.generation.steps import Steps, of_words, require_order, text_stream
 from xai.metrics.perturbation import Perturbed, Predict
 from xai.metrics.protocols import Protocol
 from xai.recording.axis import index_of
+from xai.recording.reads import EVERYTHING, Needs, as_reads
 from xai.recording.recording import Recording
 from xai.results.captions import CaptionRelevance, average
 from xai.results.modality import ModalityRelevance
@@ -67,7 +67,7 @@ class Writer(Stock):
         text = None if self.prompt is None else self.prompt.replace(QUESTION, "what?")
         prompts = self.prompts([Image.new("RGB", (64, 64))], [text])
         target = Target("first", lambda outputs: prompts.decided(outputs)[:, 0].amax(dim=-1))
-        return self.pass_over(prompts, self.with_end(prompts, [[]]), target, None)[0]
+        return self.pass_over(prompts, self.with_end(prompts, [[]]), target, EVERYTHING)[0]
 
     def prompts(self, images: Sequence[Image.Image], texts: Sequence[str | None]) -> Prompts:
         """Returns prompts; raises ValueError where a picture is cut into tiles."""
@@ -111,9 +111,9 @@ class Writer(Stock):
             row[: len(text)] = torch.tensor(text[: self.room], device=row.device)
         return whole
 
-    def pass_over(self, prompts: Prompts, tokens: Tensor, target: Target, lrp: Lrp) -> tuple[Pass, slice]:
+    def pass_over(self, prompts: Prompts, tokens: Tensor, target: Target, reads: Needs) -> tuple[Pass, slice]:
         """Returns the recorded pass over prompts and texts [B, room], and where the texts' stream is on the joint axis."""
-        recorded = self.recorded(prompts.with_tokens(tokens), target, lrp)
+        recorded = self.recorded(prompts.with_tokens(tokens), target, of_words(as_reads(reads)))
         name = "decoder" if prompts.text == "decoder_input_ids" else "text"
         stream = text_stream(recorded.recording, name, prompts.arguments[prompts.text].shape[1])
         require_order(recorded.recording, stream, prompts.starts - 1)
@@ -179,7 +179,7 @@ class GenerativeVQA(Writer, VQAModel):
     def accuracies(self, inputs: Questions, labels: Tokens) -> list[float]:
         return right(inputs.soft, self.texts(labels))
 
-    def record(self, inputs: Questions, lrp: Lrp) -> RecordedStock:
+    def record(self, inputs: Questions, reads: Needs) -> RecordedStock:
         """The target is the sum of the logits of the answer's tokens; of an empty answer, that of the end."""
         if not inputs.answers:
             inputs.answers.extend(self.answer(inputs))
@@ -187,7 +187,7 @@ class GenerativeVQA(Writer, VQAModel):
         explained = [label or [self.end] for label in labels]
         counts, each = [len(label) for label in explained], self.steps(prompts, explained)
         target = sums(", ".join(self.texts(labels)), each, counts)
-        recorded, stream = self.pass_over(prompts, self.with_end(prompts, labels), target, lrp)
+        recorded, stream = self.pass_over(prompts, self.with_end(prompts, labels), target, reads)
         last = torch.tensor(counts).cumsum(dim=0) - 1
         rows = Steps(each.of[last], each.at[last], each.tokens[last])
         recording, words = self._of_questions(recorded.recording, inputs)
@@ -238,11 +238,11 @@ class GenerativeCaptioner(Writer, Captioner):
     def write(self, inputs: Prompts) -> list[list[int]]:
         return self.until_the_end(self.greedy(inputs)[0])
 
-    def record(self, captions: CaptionBatch, lrp: Lrp) -> RecordedTexts:
+    def record(self, captions: CaptionBatch, reads: Needs) -> RecordedTexts:
         inputs, tokens = captions.inputs, captions.tokens
         steps = self.steps(inputs, tokens)
         whole = sums("captions", steps, [len(caption) for caption in tokens])
-        recorded, stream = self.pass_over(inputs, self.with_end(inputs, tokens), whole, lrp)
+        recorded, stream = self.pass_over(inputs, self.with_end(inputs, tokens), whole, reads)
         return RecordedTexts(steps.rows(recorded.recording, stream), steps.target(), recorded)
 
     def relevance(self, captions: CaptionBatch, relevance: Relevance) -> CaptionRelevance:

@@ -9,10 +9,10 @@ from clipmapper.explain.answers import FromPixels, answer_target, mapper_adapter
 from clipmapper.explain.models.base import Classifier, QuestionBatch, Recorded
 from clipmapper.explain.removal import Inputs, predictor
 from clipmapper.models.clip_mapper import CLIPMapper
-from xai.explanation import Lrp
 from xai.figures.geometry import Geometry, Size
 from xai.metrics.perturbation import Predict
 from xai.metrics.protocols import Protocol
+from xai.recording.reads import Needs
 
 
 class MapperModel(Classifier):
@@ -49,8 +49,8 @@ class MapperModel(Classifier):
     def logits(self, inputs: Inputs) -> Tensor:
         return self.module(inputs.pixels, inputs.ids, inputs.mask)
 
-    def record(self, inputs: Inputs, lrp: Lrp) -> Recorded:
-        recording = record_answer(self.model, inputs.pixels, inputs.ids, inputs.mask, lrp, self.module)
+    def record(self, inputs: Inputs, reads: Needs) -> Recorded:
+        recording = record_answer(self.model, inputs.pixels, inputs.ids, inputs.mask, reads, self.module)
         strings = words(self.model.clip, inputs.ids, inputs.mask)
         labels = recording.output.detach().argmax(dim=1)
         return Recorded(recording, answer_target(self.model, recording), labels, strings)

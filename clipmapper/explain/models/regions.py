@@ -18,12 +18,12 @@ from clipmapper.explain.removal import figures
 from xai import Adapter, Relevance, record
 from xai.adapters import adapter_for
 from xai.adapters.regions import Regions, lxmert_inputs, visualbert_inputs
-from xai.explanation import Lrp
 from xai.generation.inputs import moved
 from xai.metrics.perturbation import Perturbed, Predict
 from xai.metrics.protocols import Protocol, Removal
 from xai.metrics.removal import drop
 from xai.recording.adapter import Layout, Stream
+from xai.recording.reads import Needs
 from xai.targets import logits
 
 REGIONS: tuple[Removal, ...] = ("drop", "mean", "zero")
@@ -103,8 +103,8 @@ class RegionModel(Classifier):
         boxes = lxmert_inputs(regions)["visual_pos"].clamp(0, 1)
         return RegionInputs(there, boxes, texts["offset_mapping"], words, batch.scores(self.answers).to(like.device))
 
-    def record(self, inputs: RegionInputs, lrp: Lrp) -> Recorded:
-        with record(self.module, self.adapter, lrp) as recorder:
+    def record(self, inputs: RegionInputs, reads: Needs) -> Recorded:
+        with record(self.module, self.adapter, reads) as recorder:
             self.module(**inputs.arguments)
         labels = logits(recorder.recording.output).detach().argmax(dim=1)
         return Recorded(recorder.recording, answer_logit(labels, self.answers), labels, inputs.words)

@@ -15,13 +15,13 @@ from clipmapper.explain.models.base import Explainable, Recorded
 from clipmapper.explain.models.covering import PIXELS, covering
 from xai import Target, record
 from xai.adapters import observed
-from xai.explanation import Lrp
 from xai.figures.geometry import Geometry, Size, processor_geometry
 from xai.generation.inputs import tokenizer_of
 from xai.generation.pieces import pieces_of
 from xai.metrics.perturbation import Perturbed
 from xai.metrics.protocols import Protocol, Removal, named
 from xai.recording.hidden import Hidden
+from xai.recording.reads import Needs
 from xai.recording.recording import Recording
 
 HIDDEN: tuple[Removal, ...] = ("drop", "attention_mask")
@@ -87,10 +87,10 @@ class Stock(Explainable, ABC):
         cropped = getattr(self.images, "do_center_crop", False)
         return processor_geometry(self.images, size) if cropped else super().geometry(size)
 
-    def recorded(self, arguments: Mapping[str, Any], target: Target, lrp: Lrp) -> Pass:
+    def recorded(self, arguments: Mapping[str, Any], target: Target, reads: Needs) -> Pass:
         """Records a pass over arguments by name."""
         adapter = observed(self.module, arguments)
-        with record(self.module, adapter, lrp) as recorder:
+        with record(self.module, adapter, reads) as recorder:
             self.module(**arguments)
         recording = recorder.recording
         if "image" not in recording.modalities:

@@ -19,11 +19,11 @@ from clipmapper.explain.removal import SHORTER, figures, image_states, word_stat
 from clipmapper.models.clip import FrozenCLIP, text_tower
 from xai import Adapter, record
 from xai.adapters.clip import open_clip
-from xai.explanation import Lrp
 from xai.figures.geometry import Geometry, Size
 from xai.metrics.perturbation import Perturbed, Predict
 from xai.metrics.protocols import Protocol, Removal
 from xai.recording.adapter import Layout, Stream
+from xai.recording.reads import Needs
 from xai.targets import similarity
 
 TEXTS = 1024  # prompts that are encoded at once
@@ -62,13 +62,13 @@ class ZeroShotModel(Classifier):
         pixels = torch.stack([self.clip.pixels(image) for image in batch.images]).to(weight)
         return ZeroShotInputs(pixels, ids, lengths, prompts, batch.scores(self.answers).to(weight.device))
 
-    def record(self, inputs: ZeroShotInputs, lrp: Lrp) -> Recorded:
+    def record(self, inputs: ZeroShotInputs, reads: Needs) -> Recorded:
         with torch.no_grad():
             image = F.normalize(self.clip.model.encode_image(inputs.pixels), dim=-1)
         labels = self._logits(image, inputs.prompts).argmax(dim=1)
         chosen = inputs.ids[torch.arange(len(labels), device=labels.device), labels]
         text = F.pad(chosen, (0, self.context - chosen.shape[1]))  # open_clip takes whole contexts only
-        with record(self.clip.model, _asked_alone(self.adapter, inputs.lengths), lrp) as recorder:
+        with record(self.clip.model, _asked_alone(self.adapter, inputs.lengths), reads) as recorder:
             self.clip.model(inputs.pixels, text)
         target = replace(similarity(), name=", ".join(self.answers[label] for label in labels.tolist()))
         return Recorded(recorder.recording, target, labels, words(self.clip, chosen, _real(chosen)))

@@ -27,7 +27,7 @@ from clipmapper.models.clip_mapper import CLIPMapper
 from xai import METHODS as EXPLAINER_METHODS
 from xai import Target, explain_recording
 from xai.explainers.lens import layers_of
-from xai.explainers.registry import WRITERS
+from xai.explainers.table import WRITERS
 from xai.recording.recording import Recording
 
 WORDS = "a small red hexagon left of two stars , and . dog"

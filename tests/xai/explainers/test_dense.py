@@ -12,7 +12,7 @@ from xai.adapters import observed
 from xai.adapters.clip import open_clip as open_clip_adapter
 from xai.explainers.dense import direction, embedding, towers
 from xai.explainers.head_contributions import contributions
-from xai.explainers.registry import CLIPS
+from xai.explainers.table import CLIPS
 from xai.explainers.text_span import text_span
 from xai.recording.recording import Recording
 from xai.recording.rows import by_rows

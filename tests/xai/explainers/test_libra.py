@@ -77,9 +77,9 @@ def test_rows_have_libra_s_gradient_of_their_own(method: str) -> None:
 
 def test_what_a_pass_must_be_recorded_with() -> None:
     genatt, rollout = method_named("genatt"), method_named("rollout")
-    assert genatt.needs() is None and genatt.needs({"backward": "autograd"}) is None
-    assert genatt.needs({"backward": "libra"}) == "tokens" and rollout.needs({"backward": "libra"}) is None
-    assert method_named("pixel_lrp").needs() == "pixels" and method_named("cp_lrp").needs() == "tokens"
+    assert genatt.needs().lrp is None and genatt.needs({"backward": "autograd"}).lrp is None
+    assert genatt.needs({"backward": "libra"}).lrp == "tokens" and rollout.needs({"backward": "libra"}).lrp is None
+    assert method_named("pixel_lrp").needs().lrp == "pixels" and method_named("cp_lrp").needs().lrp == "tokens"
     family = build("vit")
     with pytest.raises(TypeError, match="backward"):
         explain(family.model, family.inputs, "rollout", family.target, backward="libra")
