@@ -125,13 +125,13 @@ def picture_of(path: str | None) -> Image.Image:
     name = Path(path).name
     try:
         with Image.open(path) as opened:  # reads the head alone
-            width, height = opened.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        width = height = 0  # what is wrong is told below
-    if width * height > PIXELS:
-        raise BadImage(
-            f"{name} has {width} x {height} pixels, above the {PIXELS // 10**6} million that are read here; make it smaller"
-        )
+            large = opened.width * opened.height > PIXELS
+    except Image.DecompressionBombError:
+        large = True
+    except (OSError, ValueError, SyntaxError):
+        large = False  # what is wrong is told below
+    if large:
+        raise BadImage(f"{name} has more than the {PIXELS // 10**6} million pixels that are read here; make it smaller")
     try:
         return load_image(path)
     except BadImage as error:

@@ -13,7 +13,7 @@ function drawView() {
   else showAnswer(root, values);
 }
 
-function showAnswer(root, { sample, asks, target, answers, errors, heat: table }) {
+function showAnswer(root, { sample, asks, cut, target, answers, errors, heat: table }) {
   const heat = heatScale(table);
   const methods = Object.keys(sample.explanations);
   const shows = [];
@@ -30,6 +30,7 @@ function showAnswer(root, { sample, asks, target, answers, errors, heat: table }
     answers.length ? html("ul", { class: "bars", "aria-label": "likeliest answers" }, answers.map(answerBar)) : "",
     asks ? html("p", { class: "soft hint" }, "Why “", html("b", {}, target), "”: the patches and words that matter to it.")
       : html("p", { class: "soft hint" }, "Point at a word to see what of the picture it rests on, and on which words before it."),
+    cut ? html("p", { class: "notice" }, "The model reads no more than the beginning of so long a question: the words below.") : "",
     html("div", { class: "controls" }, keptOpacity(root), scale),
     html("div", { class: "cards" }, plain, cards, Object.entries(errors).map(failure)));
 }

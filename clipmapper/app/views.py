@@ -62,13 +62,19 @@ def answer_view(request: Request, found: Explained, geometry: Callable[[Size], G
     values = {
         "sample": shown(sample),
         "asks": bool(request.question),
-        "model": request.model,
+        "cut": is_cut(request.question, found),
         "target": found.target,
         "answers": found.answers,
         "errors": found.errors,
         "heat": heat(),
     }
     return as_json(values)
+
+
+def is_cut(question: str, found: Explained) -> bool:
+    """Returns whether a model read a part of the question alone: its words have fewer letters, by more than cleaning takes."""
+    read = [sum(len(word) for word, _ in shown.words) for shown in found.explanations.values()]
+    return bool(read) and max(read) < 0.8 * len(question.replace(" ", ""))
 
 
 def removal_view(

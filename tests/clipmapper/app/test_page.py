@@ -50,6 +50,14 @@ def test_text_of_others_is_no_markup(models: Models) -> None:
     assert "innerHTML" not in script() and ":root" not in style()
 
 
+def test_a_question_that_is_read_in_part_alone_is_told(models: Models) -> None:
+    model, told = models["shapes-b-vqa"], []
+    for question in ("What color is the cross?", "Is it red? " * 27, "赤い 十字 は 何色 ？"):
+        request = Request("shapes-b-vqa", IMAGE, question)
+        told.append(json.loads(answer_view(request, explained(model, request, ["wra"]), model.geometry))["cut"])
+    assert told == [False, True, False]
+
+
 def test_removal_is_shown_as_far_as_it_went(models: Models) -> None:
     model, request = models["shapes-b-vqa"], Request("shapes-b-vqa", IMAGE, "How many crosses are there?")
     found = explained(model, request, ["wra", "rollout"])
