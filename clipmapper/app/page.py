@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -25,7 +26,7 @@ UPLOAD = "20mb"  # of a file at most
 HOUR = 3600  # seconds after which uploaded files are removed
 OWN, NOBODY = "(the model's own answer)", "(nothing: why at all)"
 VIEW = '<div class="view" hidden></div>'
-LOCAL = ("127.0.0.1", "localhost", "::1")
+LOCAL = ("127.0.0.1", "localhost")
 
 
 def path_of(payload: ImageData | None) -> str | None:
@@ -267,24 +268,39 @@ def serve(models: Models, first: str, host: str, port: int | None) -> None:
         host: address to listen on; if others can reach it, they choose among the listed models alone.
         port: None for the first free one from 7860.
     """
+    require_free(host, port)
+    for variable in ("NO_PROXY", "no_proxy"):  # gradio asks its own server whether it is there
+        os.environ[variable] = ",".join(filter(None, (os.environ.get(variable), *LOCAL, host)))
     with tempfile.TemporaryDirectory(prefix="clipmapper-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # of uploads; parts of the page read it when they are made
         blocks = build(models, first, free=host in LOCAL)
         blocks.queue(max_size=20)
+        _, address, _ = blocks.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            max_file_size=UPLOAD,
+            footer_links=[],
+            ssr_mode=False,
+            css=style(),
+            theme=theme(),
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+        print(f"the page is at {address} until Ctrl-C", flush=True)
+        blocks.block_thread()
+
+
+def require_free(host: str, port: int | None) -> None:
+    """Raises ValueError for an address that is none of this machine, and for a port that is in use or none."""
+    if port is not None and not 0 < port < 2**16:
+        raise ValueError(f"--port is {port}; give one of 1 to 65535, or none for the first free one from 7860")
+    for number, remedy in ((0, f"--host {host} is no address of this machine; leave it out, or"), (port or 0, "")):
         try:
-            blocks.launch(
-                server_name=host,
-                server_port=port,
-                share=False,
-                max_file_size=UPLOAD,
-                footer_links=[],
-                ssr_mode=False,
-                css=style(),
-                theme=theme(),
-            )
+            socket.create_server((host, number)).close()
         except OSError as error:
-            taken = "no port from 7860 on is free" if port is None else f"--port {port}: it is in use"
-            raise ValueError(f"{taken}, or --host {host} is no address of this machine; give another one") from error
+            told = remedy or f"--port {port} cannot be listened on;"
+            raise ValueError(f"{told} give another one ({error.strerror or error})") from error
 
 
 def theme() -> gr.Theme:

@@ -32,7 +32,7 @@ def address(tmp_path: Path) -> Iterator[str]:
     with log.open("wb") as stream:
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=stream, stderr=stream)
     try:
-        while "Running on" not in log.read_text():
+        while "the page is at http" not in log.read_text():
             assert process.poll() is None, log.read_text()
             time.sleep(0.1)
         yield f"http://127.0.0.1:{port}"

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from clipmapper.app.asked import Request, explained, stages
 from clipmapper.app.models import Models
-from clipmapper.app.page import Page, build, offered, sentence
+from clipmapper.app.page import Page, build, offered, require_free, sentence
 from clipmapper.app.scenes import examples
 from clipmapper.app.views import (
     answer_view,
@@ -101,6 +102,19 @@ def test_errors_are_sentences(caplog: pytest.LogCaptureFixture, page: Page) -> N
     with caplog.at_level(logging.ERROR, "clipmapper"):
         assert "(KeyError)" in sentence(KeyError("secret")) and "secret" not in sentence(KeyError("secret"))
     assert caplog.records
+
+
+def test_where_the_page_cannot_be_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for host, number, said in (
+            ("127.0.0.1", port, f"--port {port} cannot be listened on; give another one"),
+            ("127.0.0.1", 99_999, "--port is 99999; give one of 1 to 65535"),
+            ("203.0.113.7", None, "--host 203.0.113.7 is no address of this machine"),  # of no machine: for documents
+        ):
+            with pytest.raises(ValueError, match=said):
+                require_free(host, number)
+    require_free("127.0.0.1", None)
 
 
 def test_asking_tells_what_is_wrong_and_hides_what_is_not_there(page: Page, tmp_path: Path, file: str) -> None:
