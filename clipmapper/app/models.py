@@ -20,6 +20,7 @@ from xai.explanation import RECOMMENDED
 
 Model = VQAModel | Captioner
 KEPT = 2  # models in memory
+NAME = 1000  # letters at most, with all that is said of a model
 
 
 class Models:
@@ -55,6 +56,8 @@ def usable(name: str) -> Model:
     """Loads a model that can be asked about a picture alone."""
     if not name.strip():
         raise ValueError("no model is named; choose one of the list, or name a folder, a hub id or MODEL:WEIGHTS")
+    if len(name) > NAME:
+        raise ValueError(f"a model's name of {len(name)} letters is none; give one of at most {NAME}")
     model = load_model(ModelSource.parse(name.strip()))
     if isinstance(model, RegionModel):
         raise ValueError(

@@ -205,6 +205,7 @@ def test_few_models_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_models_that_cannot_be_asked_are_told(monkeypatch: pytest.MonkeyPatch, vqa: MapperModel) -> None:
     for name, said in (
         ("", "no model is named"),
+        ("x" * 5000, "a model's name of 5000 letters is none"),
         ("shapes-b-vqaa", "did you mean 'shapes-b-vqa'"),
         ("{nam: x}", "did you mean 'name'"),
         ("{name: shapes-b-vqa, prompt: x}", "prompt is no option"),
