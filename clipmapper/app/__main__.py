@@ -6,10 +6,13 @@ if __name__ == "__main__":  # ahead of what takes seconds to import, in which Ct
     run_module("clipmapper.app.__main__")
 
 import os
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from jsonargparse import auto_cli
+from packaging.version import Version
+
+OLDEST = Version("6.17.3")  # of gradio, that shows a page without asking other machines for parts of it
 
 
 def app(
@@ -26,8 +29,7 @@ def app(
         port: to listen on; null for the first free one from 7860.
         accelerator: where models compute.
     """
-    if find_spec("gradio") is None:
-        raise ImportError("the page needs gradio: pip install 'clipmapper[app]', or 'gradio>=6'")
+    require_gradio()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     import torch
 
@@ -36,6 +38,16 @@ def app(
     from clipmapper.evaluation.run import device_of
 
     serve(Models(torch.device(device_of(accelerator))), model, host, port)
+
+
+def require_gradio() -> None:
+    """Raises ImportError, with the remedy, if gradio is missing or too old."""
+    try:
+        there = Version(version("gradio")) >= OLDEST
+    except PackageNotFoundError:
+        there = False
+    if not there:
+        raise ImportError(f"the page needs gradio {OLDEST} or newer: pip install 'clipmapper[app]'")
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import socket
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from clipmapper.app import __main__ as command
 from clipmapper.app.asked import Request, explained, stages
 from clipmapper.app.models import Models
 from clipmapper.app.page import Page, build, offered, require_free, sentence
@@ -115,6 +117,18 @@ def test_where_the_page_cannot_be_is_told() -> None:
             with pytest.raises(ValueError, match=said):
                 require_free(host, number)
     require_free("127.0.0.1", None)
+
+
+@pytest.mark.parametrize("there", [None, "5.49.1", "6.16.0"])
+def test_a_missing_or_old_gradio_is_told(monkeypatch: pytest.MonkeyPatch, there: str | None) -> None:
+    def version(name: str) -> str:
+        if there is None:
+            raise PackageNotFoundError(name)
+        return there
+
+    monkeypatch.setattr(command, "version", version)
+    with pytest.raises(ImportError, match=r"gradio 6\.17\.3 or newer: pip install 'clipmapper\[app\]'"):
+        command.app()
 
 
 def test_asking_tells_what_is_wrong_and_hides_what_is_not_there(page: Page, tmp_path: Path, file: str) -> None:
