@@ -48,6 +48,7 @@ def evaluate(arguments: Sequence[str], program: str = "clipmapper evaluate") -> 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "evaluate": evaluate}
 MODULES = {  # commands that are modules: `python -m` starts them too
+    "app": ("clipmapper.app.__main__", "Shows a web page to ask models about pictures and see why they answer so"),
     "truth": ("clipmapper.truth", "Compares explainers by location alone, on Shapes"),
     "shapes": ("clipmapper.data.shapes.__main__", "Writes Shapes, the embedded data set"),
     "download": ("clipmapper.download", "Fetches VQAv2 and COCO"),

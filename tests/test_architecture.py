@@ -59,7 +59,18 @@ PACKAGES = [
     "logs",
     "explain",
 ]
-PACKAGES += ["benchmark", "training", "evaluation", "commands", "published", "truth", "export", "pretrain", "__main__"]
+PACKAGES += [
+    "benchmark",
+    "training",
+    "evaluation",
+    "app",
+    "commands",
+    "published",
+    "truth",
+    "export",
+    "pretrain",
+    "__main__",
+]
 
 
 def test_no_package_imports_one_above_it() -> None:

@@ -124,7 +124,7 @@ class ModelSource:
         """Reads a name, or a YAML mapping such as {name: DIR, regions: regions.tsv}.
 
         Raises:
-            ValueError: a mapping without a name, or with another option.
+            ValueError: a mapping without a name, with another option, or with a value of another type.
         """
         if not text.lstrip().startswith("{"):
             return cls(text)
@@ -132,10 +132,13 @@ class ModelSource:
             values = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ValueError(f"--model {text}: no YAML mapping ({error})") from error
-        for name in values:
+        for name, value in values.items():
             if name not in (known := [f.name for f in fields(cls)]):
-                raise ValueError(f"--model {text}: {unknown('option', name, known)}")
-        if "name" not in values:
+                raise ValueError(f"--model {text}: {unknown('option', str(name), known)}")
+            kind, said = (int, "a whole number") if name == "candidates" else (str, "text; put it in quotes")
+            if type(value) is not kind and (value is not None or kind is int):
+                raise ValueError(f"--model {text}: {name} is {value!r} and must be {said}")
+        if values.get("name") is None:
             raise ValueError(f"--model {text} has no name; give a folder, a hub id, a shipped name or MODEL:WEIGHTS")
         return cls(**values)
 

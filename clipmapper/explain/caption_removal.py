@@ -18,6 +18,8 @@ from xai.metrics.protocols import Protocol, named
 
 LIKELIHOOD = "log_probability"
 FIGURES = ("RefCLIPScore", "CIDEr", LIKELIHOOD)
+# from captions and the numbers of their images to the first of FIGURES, [figures, N]
+Scores = Callable[[Sequence[str], Sequence[int]], Tensor]
 
 
 def dropping(protocol: str) -> Protocol:
@@ -55,7 +57,7 @@ class CaptionScorer:
 
 @torch.no_grad()
 def predictor(
-    model: CLIPMapper, pixels: Tensor, tokens: Sequence[Sequence[int]], scorer: CaptionScorer, images: Sequence[int]
+    model: CLIPMapper, pixels: Tensor, tokens: Sequence[Sequence[int]], scorer: Scores, images: Sequence[int]
 ) -> Predict:
     """Returns `predict` for `xai.metrics.perturbation.perturb`: FIGURES of images [B, 3, H, W] with patches dropped.
 
@@ -81,7 +83,7 @@ def predictor(
     return predict
 
 
-def scores_once(scorer: CaptionScorer, images: Sequence[int]) -> Callable[[Sequence[str], Tensor], dict[str, Tensor]]:
+def scores_once(scorer: Scores, images: Sequence[int]) -> Callable[[Sequence[str], Tensor], dict[str, Tensor]]:
     """Returns what scores captions [N] of images `images[row]` by the first FIGURES, each caption of an image once."""
     known: dict[tuple[str, int], tuple[float, ...]] = {}
 

@@ -3,7 +3,7 @@
 Axes of its results: [methods, directions, samples, steps], directions in the order of `protocols.DIRECTIONS`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,6 +26,7 @@ def perturb(
     mask: Bool[Tensor, "B T"] | None = None,
     batch_size: int = 256,
     seed: int = 0,
+    steps: Sequence[int] | None = None,
 ) -> dict[str, Float[Tensor, "methods directions B steps"]]:
     """Measures how the figures of a model fall while the tokens of one modality are removed.
 
@@ -39,6 +40,7 @@ def perturb(
         mask: [B, T], False at padding; None without padding.
         batch_size: inputs that `predict` gets at once, at most.
         seed: of the order of equal relevance.
+        steps: numbers of the protocol's shares that are measured, for who shows them one by one; None for all.
 
     Returns:
         By figure of `predict` a curve [methods, directions, B, steps]; directions as in `protocols.DIRECTIONS`.
@@ -75,6 +77,8 @@ def perturb(
     keep = keep_masks(
         relevance.nan_to_num(), removable, protocol, token_noise(samples.to(relevance.device), removable.shape[1], seed)
     )
+    if steps is not None:
+        keep = keep[:, :, :, list(steps)]
     keep = keep | undefined[:, None, :, None, None]  # their figures are not read: let them share a run
     if mask is not None:
         keep = keep & mask[:, None]

@@ -43,8 +43,13 @@ def write_report(report: Report, path: Path) -> None:
 
 def page(report: Report) -> str:
     """Returns the HTML of a report."""
-    gallery = [{**vars(_rounded(sample)), "image": _encoded(sample.image)} for sample in report.gallery]
+    gallery = [shown(sample) for sample in report.gallery]
     return assembled("Report", "tables and pictures", BODY, SCRIPTS, {**vars(report), "gallery": gallery})
+
+
+def shown(sample: Sample) -> dict[str, Any]:
+    """Returns a sample's values as the scripts take them: scores rounded, the image as a data URL."""
+    return {**vars(_rounded(sample)), "image": _encoded(sample.image)}
 
 
 def assembled(title: str, drawn: str, body: str, scripts: Sequence[str], values: Mapping[str, Any]) -> str:
@@ -60,13 +65,14 @@ def assembled(title: str, drawn: str, body: str, scripts: Sequence[str], values:
     Raises:
         ValueError: a value is NaN or infinite.
     """
-    style, script = _asset("report.css"), "\n".join(_asset(name) for name in scripts)
-    data = _json({**values, "heat": _heat()})
+    style, script = asset("report.css"), "\n".join(asset(name) for name in scripts)
+    data = as_json({**values, "heat": heat()})
     parts = {"style": style, "style_hash": _hash(style), "script": script, "script_hash": _hash(script), "data": data}
-    return Template(_asset("page.html")).substitute(parts, title=title, drawn=drawn, body=body)
+    return Template(asset("page.html")).substitute(parts, title=title, drawn=drawn, body=body)
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Returns the text of a script or style beside this file."""
     return files("xai.report").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -75,7 +81,8 @@ def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _json(values: Mapping[str, Any]) -> str:
+def as_json(values: Mapping[str, Any]) -> str:
+    """Returns values as JSON without "<", so that no text in it is markup; raises ValueError for NaN and infinity."""
     try:
         text = json.dumps(values, default=_plain, allow_nan=False, separators=(",", ":"))
     except ValueError as error:
@@ -88,7 +95,7 @@ def _plain(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else vars(value)
 
 
-def _heat() -> dict[str, Any]:
+def heat() -> dict[str, Any]:
     """Returns what the page draws relevance with, as `xai.figures.render` does: colours of shares -1 to 1, their cover."""
     table = (255 * colours(np.linspace(-1, 1, 129))).round().astype(int).tolist()
     return {"colours": table, "light": LIGHT, "cover": HEAT_COVER}

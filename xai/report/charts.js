@@ -108,7 +108,7 @@ function scales(chart, values, { x, y, width }) {
     svg("text", { x: MARGIN.left - 6, y: y(value) + 3.5, "text-anchor": "end" }, numeral(value, decimals))));
   const columns = ticks(Math.min(...chart.shares), Math.max(...chart.shares), 5).map((share) =>
     svg("text", { x: x(share), y: bottom + 14, "text-anchor": "middle" }, `${Math.round(100 * share)}`));
-  const name = svg("text", { x: width - MARGIN.right, y: bottom + 29, "text-anchor": "end" }, "tokens removed, %");
+  const name = svg("text", { x: width - MARGIN.right, y: bottom + 29, "text-anchor": "end" }, chart.axis ?? "tokens removed, %");
   return svg("g", { class: "axes" }, rows, columns, name);
 }
 

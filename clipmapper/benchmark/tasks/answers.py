@@ -182,11 +182,23 @@ class AnswersTask(Task):
         return self.model.ground_truth(self.truth, batch.inputs, frame)
 
     def _explanation(self, relevance: Relevance, place: int, batch: Batch) -> Explanation:
-        share = relevance.shares().get("image")
-        image = None if share is None or not share[place].isfinite() else float(share[place])
-        words = tuple((word, finite(score)) for word, score in relevance.by_word("text")[place])
-        patches = self.model.patches(relevance, batch.inputs.inputs)[place].nan_to_num().tolist()
-        return Explanation(tuple(map(tuple, patches)), words, image)
+        return answer_explanation(self.model, relevance, batch.inputs.inputs, place)
+
+
+def answer_explanation(model: VQAModel, relevance: Relevance, inputs: Any, place: int) -> Explanation:
+    """Returns what the report shows of one question, 0 where relevance is undefined.
+
+    Args:
+        model: that answers.
+        relevance: of a batch, with its words.
+        inputs: of the batch, as the model takes them.
+        place: of the question in it.
+    """
+    share = relevance.shares().get("image")
+    image = None if share is None or not share[place].isfinite() else float(share[place])
+    words = tuple((word, finite(score)) for word, score in relevance.by_word("text")[place])
+    patches = model.patches(relevance, inputs)[place].nan_to_num().tolist()
+    return Explanation(tuple(map(tuple, patches)), words, image)
 
 
 def with_scores(frame: Relevance, scores: Mapping[str, Tensor]) -> Relevance:

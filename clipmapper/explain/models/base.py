@@ -173,6 +173,10 @@ class Classifier(VQAModel):
     def logits(self, inputs: Any) -> Tensor:
         """Returns the logits of all answers, [B, answers], without a record."""
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Returns the probabilities of answers [N, answers]: sigmoids, as the soft labels of VQA are trained."""
+        return logits.sigmoid()
+
     def answer(self, inputs: Any) -> Tensor:
         return self.logits(inputs).argmax(dim=1)
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipmapper.explain.answers import FromPixels, preprocessing
-from clipmapper.explain.caption_removal import CaptionScorer, predictor
+from clipmapper.explain.caption_removal import Scores, predictor
 from clipmapper.explain.captions import caption_relevance, pieces_of, record_steps, require_captioner, steps_of, written
 from clipmapper.explain.models.base import Explainable
 from clipmapper.models.clip_mapper import CLIPMapper
@@ -81,7 +81,7 @@ class Captioner(Explainable, ABC):
         captions: CaptionBatch,
         recorded: RecordedCaptions,
         protocol: Protocol,
-        scorer: CaptionScorer,
+        scorer: Scores,
         images: Sequence[int],
     ) -> Predict:
         """Returns the metrics of captions without some patches, as `clipmapper.explain.caption_removal.predictor`."""
@@ -130,7 +130,7 @@ class MapperCaptioner(Captioner):
         captions: CaptionBatch,
         recorded: RecordedCaptions,
         protocol: Protocol,
-        scorer: CaptionScorer,
+        scorer: Scores,
         images: Sequence[int],
     ) -> Predict:
         return predictor(self.model, captions.inputs, captions.tokens, scorer, images)

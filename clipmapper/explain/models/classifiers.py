@@ -67,7 +67,7 @@ class TransformersClassifier(Stock, Classifier):
         def predict(batch: Perturbed) -> Mapping[str, Tensor]:
             rows = {name: value[batch.rows] for name, value in inputs.arguments.items()}
             found = logits(run(batch, rows, self.module))
-            return figures(found, found.sigmoid(), inputs.scores[batch.rows], labels[batch.rows])
+            return figures(found, self.probabilities(found), inputs.scores[batch.rows], labels[batch.rows])
 
         return predict
 

@@ -90,6 +90,10 @@ class DualEncoder(Stock, Classifier):
     def logits(self, inputs: Prompted) -> Tensor:
         return self._logits(self._image(**inputs.images), inputs.features)
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Returns the softmax over the answers."""
+        return logits.softmax(dim=1)
+
     @torch.no_grad()
     def predictor(self, inputs: Prompted, recorded: Recorded, protocol: Protocol) -> Predict:
         """The probability is the softmax over the answers. What stays whole is encoded once."""
@@ -110,7 +114,7 @@ class DualEncoder(Stock, Classifier):
         @torch.no_grad()
         def predict(batch: Perturbed) -> Mapping[str, Tensor]:
             found = answers(batch)
-            return figures(found, found.softmax(dim=1), inputs.scores[batch.rows], labels[batch.rows])
+            return figures(found, self.probabilities(found), inputs.scores[batch.rows], labels[batch.rows])
 
         return predict
 

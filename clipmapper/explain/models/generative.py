@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipmapper.data.answers import normalise
-from clipmapper.explain.caption_removal import LIKELIHOOD, CaptionScorer, scores_once
+from clipmapper.explain.caption_removal import LIKELIHOOD, Scores, scores_once
 from clipmapper.explain.models.base import QuestionBatch, Recorded, VQAModel
 from clipmapper.explain.models.captioner import CaptionBatch, Captioner, RecordedCaptions, Tokens
 from clipmapper.explain.models.stock import Pass, RecordedStock, Stock, differing, placed, questions_alone
@@ -268,7 +268,7 @@ class GenerativeCaptioner(Writer, Captioner):
         captions: CaptionBatch,
         recorded: RecordedCaptions,
         protocol: Protocol,
-        scorer: CaptionScorer,
+        scorer: Scores,
         images: Sequence[int],
     ) -> Predict:
         assert isinstance(recorded, RecordedTexts)

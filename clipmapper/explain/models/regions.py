@@ -113,6 +113,9 @@ class RegionModel(Classifier):
     def logits(self, inputs: RegionInputs) -> Tensor:
         return logits(self.module(**inputs.arguments))
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return self.family.probabilities(logits)
+
     @torch.no_grad()
     def predictor(self, inputs: RegionInputs, recorded: Recorded, protocol: Protocol) -> Predict:
         """Regions that are dropped take their boxes along, words close up; other removals put a filler in their place."""
@@ -126,7 +129,7 @@ class RegionModel(Classifier):
             whole = {name: tensor[batch.rows] for name, tensor in inputs.arguments.items()}
             with _Empty() if not batch.length else nullcontext():
                 outputs = logits(self.module(**{**whole, **changed(whole, batch, protocol.removal)}))
-            return figures(outputs, self.family.probabilities(outputs), inputs.scores[batch.rows], labels[batch.rows])
+            return figures(outputs, self.probabilities(outputs), inputs.scores[batch.rows], labels[batch.rows])
 
         return predict
 

@@ -78,6 +78,10 @@ class ZeroShotModel(Classifier):
         image = F.normalize(self.clip.model.encode_image(inputs.pixels), dim=-1)
         return self._logits(image, inputs.prompts)
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Returns the softmax over the answers."""
+        return logits.softmax(dim=1)
+
     def geometry(self, size: Size) -> Geometry:
         return preprocessing(self.clip)(size)
 
@@ -99,7 +103,7 @@ class ZeroShotModel(Classifier):
 
         def predict(batch: Perturbed) -> dict[str, Tensor]:
             logits = answers(batch)
-            return figures(logits, logits.softmax(dim=1), inputs.scores[batch.rows], labels[batch.rows])
+            return figures(logits, self.probabilities(logits), inputs.scores[batch.rows], labels[batch.rows])
 
         return predict
 

@@ -137,6 +137,15 @@ def test_a_samples_curves_do_not_depend_on_its_batch() -> None:
     assert torch.equal(padded["probability"], together)
 
 
+def test_steps_one_by_one_are_those_of_all_at_once() -> None:
+    truth = deciding(2, 9, 3)
+    relevance = torch.rand(2, 2, 9, generator=torch.Generator().manual_seed(1)).round(decimals=1)  # with ties
+    given = relevance, everything(2, 9), torch.tensor([4, 7]), needs(truth), GENATT
+    whole = perturb(*given)["probability"]
+    assert torch.equal(torch.cat([perturb(*given, steps=[i])["probability"] for i in range(9)], dim=-1), whole)
+    assert torch.equal(perturb(*given, steps=[8, 0])["probability"], whole[..., [8, 0]])
+
+
 def test_equal_relevance_is_no_better_than_random() -> None:
     """The deciding token comes first: breaking ties by position would remove it first."""
     truth = torch.zeros(400, 10, dtype=torch.bool)

@@ -57,6 +57,16 @@ def test_a_model_on_the_command_line() -> None:
         ModelSource.parse("{name: a, region: r.tsv}")
     with pytest.raises(ValueError, match="has no name"):
         ModelSource.parse("{regions: r.tsv}")
+    for text, said in (
+        ("{name: 3}", "name is 3 and must be text; put it in quotes"),
+        ("{name: a, prompt: {question}}", "prompt is {'question': None} and must be text"),
+        ("{name: a, candidates: x}", "candidates is 'x' and must be a whole number"),
+        ("{name: a, candidates: null}", "candidates is None and must be"),
+        ("{3: a}", "unknown option '3'"),
+        ("{name: null}", "has no name"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ModelSource.parse(text)
 
 
 def test_captioners_and_blind_models_are_loaded_as_they_are() -> None:
