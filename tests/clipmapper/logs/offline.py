@@ -1,6 +1,7 @@
 """What W&B has written offline, read back."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,16 @@ BLOCK, HEADER = 32768, 7  # of the file's log format (LevelDB's): blocks of chun
 FIRST = 7  # bytes of the file's own header
 
 
-def records(folder: Path) -> list[Record]:
-    """All records of the one run in a folder `offline-run-...`."""
+def records(folder: Path, patience: float = 60) -> list[Record]:
+    """All records of the one run in a folder `offline-run-...`, once it has ended: W&B writes on after `finish` returns."""
     (path,) = folder.glob("*.wandb")
-    return [Record.FromString(part) for part in _parts(path.read_bytes())]
+    deadline = time.monotonic() + patience
+    while True:
+        found = [Record.FromString(part) for part in _parts(path.read_bytes())]
+        if any(record.HasField("exit") for record in found):
+            return found
+        assert time.monotonic() < deadline, f"{path}: no end of the run after {patience} s"
+        time.sleep(0.05)
 
 
 def _parts(content: bytes) -> Iterator[bytes]:
@@ -24,6 +31,8 @@ def _parts(content: bytes) -> Iterator[bytes]:
             place += BLOCK - place % BLOCK
             continue
         length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        if place + HEADER + length > len(content):
+            return  # still being written
         whole += content[place + HEADER : place + HEADER + length]
         place += HEADER + length
         if kind in (1, 4):  # a whole record, or the last chunk of one
