@@ -31,8 +31,8 @@ CARD = """---
 
 # Shapes
 
-Rendered scenes with questions of eight families and captions, written by CLIPmapper. For every question of `train` and `validation`
-the truth says which objects and which words decide the answer, so that explanations can be checked against it.
+Rendered scenes with questions of eight families and captions, written by CLIPmapper. For every question of `train` and
+`validation` the truth says which objects and which words decide the answer, so that explanations can be checked against it.
 
 | column | what it holds |
 | --- | --- |
