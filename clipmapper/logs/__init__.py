@@ -107,7 +107,7 @@ def _go_on(logger: CSVLogger, step: int) -> None:
     path = Path(logger.log_dir, "metrics.csv")
     if not path.is_file():
         return
-    rows = [row for row in _logged(path) if int(row["step"]) <= step]
+    rows = [row for row in _logged(path) if int(row["step"]) < step]  # steps count from 0: this one is done again
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it throws them away
         logger.experiment.metrics.extend({name: value for name, value in row.items() if value} for row in rows)

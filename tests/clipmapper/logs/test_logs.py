@@ -182,7 +182,7 @@ def test_a_run_that_goes_on_keeps_its_rows_up_to_its_step(csv_logger: CSVLogger,
     for step in (1, 2, 3):
         csv_logger.log_metrics({"loss": step, "seen": 2 * step} if step == 2 else {"loss": step}, step)
     csv_logger.finalize("success")
-    (again,) = make_loggers(["csv"], tmp_path, "toys", "run/../1", {}, resume_step=2)
+    (again,) = make_loggers(["csv"], tmp_path, "toys", "run/../1", {}, resume_step=3)
     assert again.log_dir == csv_logger.log_dir
     again.log_metrics({"loss": 7.0, "new": 1}, 3)
     again.finalize("success")

@@ -1,5 +1,6 @@
 """Runs that are logged offline, read back: charts, best values, artifacts, and what is logged once a run goes on."""
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +145,8 @@ def test_a_run_that_goes_on_is_the_same_and_logs_nothing_twice(
         steps = [step for step, _ in offline.values(folders, name)]
         assert steps == sorted({*steps}), name
     assert [step for step, _ in offline.values(folders, "train/loss")] == list(range(2 * EPOCH))
+    with open(*(tmp_path / "run" / "csv").rglob("metrics.csv")) as file:
+        assert [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]] == list(range(2 * EPOCH))
 
 
 def test_a_run_that_goes_on_with_wandb_only_now(settings: MakeSettings, tmp_path: Path) -> None:
