@@ -15,16 +15,17 @@ from PIL import Image
 from pytorch_lightning.callbacks import Callback
 
 from clipmapper.benchmark import plots
+from clipmapper.benchmark.curves import Point, of_values
 from clipmapper.benchmark.measure import RANDOM, BatchResult, explain_batch, joined, measure
 from clipmapper.benchmark.run import method_names, plan
 from clipmapper.benchmark.settings import BenchmarkConfig
-from clipmapper.benchmark.store import Results
+from clipmapper.benchmark.store import Results, long_table
 from clipmapper.benchmark.summary import numbers
 from clipmapper.benchmark.task import Task
 from clipmapper.benchmark.tasks.held_out import held_out_task
 from clipmapper.config import ExplainConfig, ModelSource
 from clipmapper.images import BadImage
-from clipmapper.logs import log_examples, log_table
+from clipmapper.logs import log_curves, log_examples, log_table
 from clipmapper.processes import World, all_gathered
 
 TRAINED = "trained"  # the name of the model in training beside the reference models
@@ -38,11 +39,13 @@ class Explanations:
         task: the model on the samples.
         results: the values of each sample; None where no sample could be measured.
         seconds: that it took.
+        curves: the points of the curves.
     """
 
     task: Task
     results: Results | None
     seconds: float
+    curves: list[Point]
 
     def metrics(self) -> dict[str, float]:
         """Returns means over samples by "metric/method", how many samples there are, and the seconds."""
@@ -109,9 +112,12 @@ class ExplainabilityCallback(Callback):
             for reference in self.config.references:
                 explanations = self._reference(trainer, module, reference)
                 self.references[reference.label] = explanations.metrics()
-                if trainer.is_global_zero and (picture := self._picture_of(explanations)):
-                    self.curves[reference.label] = picture
-                    self._log_pictures(trainer, explanations.task, f"explain/reference/{reference.label}/pictures")
+                if trainer.is_global_zero:
+                    if picture := self._picture_of(explanations):
+                        self.curves[reference.label] = picture
+                    name = f"explain/reference/{reference.label}"
+                    log_curves(trainer.loggers, f"{name}/curves", explanations.curves, trainer.global_step)
+                    self._log_pictures(trainer, explanations.task, f"{name}/pictures")
         for name, metrics in self.references.items():
             for logger in trainer.loggers if trainer.is_global_zero else []:
                 logger.log_metrics(
@@ -160,15 +166,15 @@ class ExplainabilityCallback(Callback):
                 break
             with suppress(BadImage):
                 parts.append(measure(task, rows, self.methods, self.benchmark))
-        results = self._results(task, [part for share in all_gathered(parts) for part in share])
-        return Explanations(task, results, time.monotonic() - start)
+        return self._explanations(task, [part for share in all_gathered(parts) for part in share], start)
 
-    def _results(self, task: Task, parts: Sequence[BatchResult]) -> Results | None:
+    def _explanations(self, task: Task, parts: Sequence[BatchResult], start: float) -> Explanations:
         if not parts:
-            return None
-        whole = joined(parts)
-        rows = (*task.names(self.methods), RANDOM)
-        return Results(rows, {"sample": whole.ids, **whole.samples}, whole.values, whole.errors)
+            return Explanations(task, None, time.monotonic() - start, [])
+        whole, rows = joined(parts), (*task.names(self.methods), RANDOM)
+        results = Results(rows, {"sample": whole.ids, **whole.samples}, whole.values, whole.errors)
+        steps = {name: protocol.shares for name, protocol in task.protocols().items()}
+        return Explanations(task, results, time.monotonic() - start, of_values(long_table(whole, rows, steps)))
 
     def _log_table(self, trainer: pl.Trainer, own: Mapping[str, float]) -> None:
         """Logs methods of the trained model and of the reference models side by side."""
@@ -186,6 +192,7 @@ class ExplainabilityCallback(Callback):
         pictures = {**({TRAINED: picture} if picture else {}), **self.curves}
         captions = [f"removal curves: {model}" for model in pictures]
         log_examples(trainer.loggers, "explain/curves", list(pictures.values()), captions, trainer.global_step)
+        log_curves(trainer.loggers, "explain/curves", explanations.curves, trainer.global_step)
 
     def _picture_of(self, explanations: Explanations) -> Image.Image | None:
         if explanations.results is None:

@@ -15,11 +15,12 @@ from clipmapper.config.model import (
     Task,
 )
 from clipmapper.config.trainer import TrainerConfig
-from clipmapper.config.training import ExplainConfig, OptimizerConfig, ProtocolName, RunConfig
+from clipmapper.config.training import LOGGERS, ExplainConfig, OptimizerConfig, ProtocolName, RunConfig
 
 ReferenceConfig = ModelSource  # its name as a reference model in training
 
 __all__ = [
+    "LOGGERS",
     "MOST_SCENES",
     "SHIPPED",
     "SHIPPED_STOCK",

@@ -8,6 +8,7 @@ from clipmapper.config.checks import require
 from clipmapper.config.model import ModelSource
 from clipmapper.errors import unknown
 
+LOGGERS = ("wandb", "csv", "tensorboard")
 ProtocolName = Literal["recommended", "wra", "genatt", "transatt"]
 
 
@@ -81,8 +82,9 @@ class RunConfig:
         require(self.checkpoint_every > 0, "run.checkpoint_every", self.checkpoint_every, "above 0")
         require(self.captioned > 0, "run.captioned", self.captioned, "above 0")
         for name in self.loggers:
-            if name not in ("wandb", "csv", "tensorboard"):
-                raise unknown("logger", name, ("wandb", "csv", "tensorboard"))
+            if name not in LOGGERS:
+                raise unknown("logger", name, LOGGERS)
+        require(len({*self.loggers}) == len(self.loggers), "run.loggers", self.loggers, "each logger once")
 
 
 @dataclass

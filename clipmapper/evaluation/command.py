@@ -1,6 +1,6 @@
 """The command line of `evaluate.py`: only what acts, and a word on where the rest belongs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -10,8 +10,8 @@ import yaml
 
 from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.cli import Parser, config_path, named, renamed
-from clipmapper.config import SHIPPED, SHIPPED_STOCK, DataConfig, DecodingConfig, ModelConfig, ModelSource
-from clipmapper.config.checks import restored
+from clipmapper.config import LOGGERS, SHIPPED, SHIPPED_STOCK, DataConfig, DecodingConfig, ModelConfig, ModelSource
+from clipmapper.config.checks import require, restored
 from clipmapper.errors import unknown
 
 DESCRIPTION = """Evaluates models on a data set: answers or captions, and with --benchmark.methods the explainers of them. The
@@ -27,6 +27,7 @@ ELSEWHERE = {  # options of training that have another name here
     "--trainer.accelerator": "--accelerator",
     "--run.seed": "--benchmark.seed",
     "--run.dir": "--output",
+    "--run.loggers": "--loggers",
     "--explain.methods": "--benchmark.methods",
     "--explain.protocol": "--benchmark.protocol",
     "--explain.samples": "--benchmark.samples",
@@ -51,6 +52,7 @@ class EvaluationSettings:
         decoding: how captions are written.
         judge: another CLIP that scores captions, None for the model's own.
         benchmark: how explainers are compared; None for not at all.
+        loggers: where the results are logged beside the files.
         given: the options on the command line, by name.
     """
 
@@ -63,6 +65,7 @@ class EvaluationSettings:
     decoding: DecodingConfig
     judge: str | None
     benchmark: BenchmarkConfig | None
+    loggers: list[str]
     given: frozenset[str]
 
 
@@ -76,6 +79,12 @@ def evaluation_parser(program: str = "python evaluate.py") -> Parser:
     parser.add_argument("--output", type=Path, help="folder for the results")
     parser.add_argument("--split", type=Literal["val", "train", "test", "test-dev"], default="val")
     parser.add_argument("--accelerator", type=Literal["auto", "cpu", "gpu"], default="auto", help="where to compute")
+    parser.add_argument(
+        "--loggers",
+        type=list[str],
+        default=[],
+        help="where the results are logged beside the files: wandb, csv, tensorboard; '[wandb]'",
+    )
     parser.add_argument("--judge", type=str, help="another CLIP that scores captions: open_clip's MODEL:WEIGHTS")
     parser.add_class_arguments(DataConfig, "data")
     parser.add_class_arguments(DecodingConfig, "decoding")
@@ -122,11 +131,33 @@ def parse_evaluation(
             data=merged(configuration.get("data") or {}, explicit.get("data", {})),
             decoding=DecodingConfig(**parsed.decoding.as_dict()),
             judge=parsed.judge,
+            loggers=loggers_of(parsed.loggers, given, parsed.split),
             benchmark=BenchmarkConfig(**parsed.benchmark.as_dict()) if settings else None,
             given=given,
         )
     except (ValueError, TypeError) as error:
         parser.error(str(error))
+
+
+def loggers_of(names: list[str], given: Collection[str], split: str = "val") -> list[str]:
+    """Returns the loggers; raises ValueError for an unknown one, one given twice, and where there is nothing to log.
+
+    Args:
+        names: of --loggers.
+        given: the options on the command line, by name.
+        split: of the data.
+    """
+    for name in names:
+        if name not in LOGGERS:
+            raise unknown("logger", name, LOGGERS)
+    require(len({*names}) == len(names), "loggers", names, "each logger once")
+    if "--loggers" in given and split.startswith("test"):
+        raise ValueError(
+            f"--loggers does nothing here: --split {split} has no answers, so nothing is scored; leave it out"
+        )
+    if "--loggers" in given and not names:
+        raise ValueError("--loggers names none: name one, such as '[wandb]', or leave it out")
+    return names
 
 
 def refuse(settings: EvaluationSettings, prefixes: tuple[str, ...], why: str) -> None:

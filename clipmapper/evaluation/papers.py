@@ -15,7 +15,10 @@ from clipmapper.benchmark.tasks.segmentation import SegmentationSettings, Segmen
 from clipmapper.benchmark.tasks.source import PaperSettings
 from clipmapper.cli import Parser, renamed
 from clipmapper.errors import messages, unknown
+from clipmapper.evaluation.command import loggers_of
+from clipmapper.evaluation.logged import log_results
 from clipmapper.files import require_writable, write_json
+from clipmapper.logs import require_loggers
 from clipmapper.models.fingerprint import weights_fingerprint
 from clipmapper.processes import launched
 
@@ -37,11 +40,15 @@ ALIASES = {  # other names of options; they stay
 def main(arguments: Sequence[str], program: str = "python evaluate.py") -> None:
     """Runs the benchmark that the first word names; leaves with a message on bad input."""
     with messages():
-        settings, config, task_of = parse(arguments, program)
+        settings, config, loggers, task_of = parse(arguments, program)
+        require_loggers(loggers)
         require_writable(settings.output)
         method_names(config)  # an unknown one is told before the data are read
     with messages(settings.output):
-        run(task_of(settings, config), settings, config)
+        metrics = run(task_of(settings, config), settings, config)
+        log_results(
+            loggers, settings.output, arguments[0], Path(settings.model), metrics["settings"], {"explainers": metrics}
+        )
 
 
 def run(task: Any, settings: PaperSettings, config: BenchmarkConfig) -> dict[str, Any]:
@@ -56,8 +63,14 @@ def run(task: Any, settings: PaperSettings, config: BenchmarkConfig) -> dict[str
     return metrics
 
 
-def parse(arguments: Sequence[str], program: str = "python evaluate.py") -> tuple[PaperSettings, BenchmarkConfig, Any]:
-    """Returns the settings and the task's class; raises ValueError for an unknown benchmark and settings that do not fit."""
+def parse(
+    arguments: Sequence[str], program: str = "python evaluate.py"
+) -> tuple[PaperSettings, BenchmarkConfig, list[str], Any]:
+    """Returns the settings, the loggers and the task's class.
+
+    Raises:
+        ValueError: an unknown benchmark, or settings that do not fit.
+    """
     name = arguments[0]
     if name not in COMMANDS:
         raise unknown("benchmark", name, COMMANDS)
@@ -66,10 +79,14 @@ def parse(arguments: Sequence[str], program: str = "python evaluate.py") -> tupl
     parser = Parser(prog=f"{program} {name}", description=description, allow_abbrev=False)
     parser.add_class_arguments(kind)
     parser.add_class_arguments(BenchmarkConfig, "benchmark")
+    parser.add_argument("--loggers", type=list[str], default=[], help="as of evaluate.py: wandb, csv, tensorboard")
     parser.set_defaults({"benchmark.methods": "papers", "benchmark.samples": None})
-    values = parser.parse_args(renamed(arguments[1:], ALIASES)).as_dict()
+    words = renamed(arguments[1:], ALIASES)
+    values = parser.parse_args(words).as_dict()
+    loggers = loggers_of(values.pop("loggers"), {word.partition("=")[0] for word in words})
     return (
         kind(**{k: v for k, v in values.items() if k != "benchmark"}),
         BenchmarkConfig(**values["benchmark"]),
+        loggers,
         task_of,
     )

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from clipmapper.errors import messages
 from clipmapper.evaluation.answers import evaluate_answers
 from clipmapper.evaluation.captions import evaluate_captions
 from clipmapper.evaluation.command import EvaluationSettings, merged, refuse
+from clipmapper.evaluation.logged import log_results
 from clipmapper.evaluation.prediction import mapper_of
 from clipmapper.evaluation.side_by_side import side_by_side
 from clipmapper.explain.models.base import VQAModel
 from clipmapper.explain.models.load import load_model, needs_answers
 from clipmapper.files import write_json
-from clipmapper.logs import quiet_lightning
+from clipmapper.logs import quiet_lightning, require_loggers
 from clipmapper.models.clip_mapper import CLIPMapper
 from clipmapper.processes import launched, own_device
 
@@ -40,11 +42,15 @@ def evaluate(settings: EvaluationSettings) -> None:
     """
     if settings.benchmark is not None:
         method_names(settings.benchmark)  # an unknown one is told before the data are read
+    require_loggers(settings.loggers)
     several = len(settings.models) > 1
     metrics = {}
     for source in settings.models:
         folder = settings.output / file_name(source.label) if several else settings.output
         metrics[source.label] = evaluate_model(source, settings, folder)
+        config = {"model": asdict(source), "split": settings.split, "data": settings.data}
+        config |= {"benchmark": asdict(settings.benchmark)} if settings.benchmark else {}
+        log_results(settings.loggers, folder, source.label, Path(source.name), config, metrics[source.label])
     if several and launched().first:
         table, rows = side_by_side(metrics)
         write_json(settings.output / "side_by_side.json", rows)

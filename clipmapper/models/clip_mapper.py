@@ -18,13 +18,14 @@ from clipmapper.config import SHIPPED, DecodingConfig, ModelConfig
 from clipmapper.config.checks import restored
 from clipmapper.errors import unknown
 from clipmapper.images import ImageSource, load_image
+from clipmapper.models.card import CARD, CardFacts, model_card, save_pictures
 from clipmapper.models.checkpoints import check_clip, described, read_checkpoint
 from clipmapper.models.clip import ASSETS, FrozenCLIP, text_tower
 from clipmapper.models.decoding import captions, tidy
 from clipmapper.models.heads import AnswerHead, LanguageHead
 from clipmapper.models.mapper import DEFAULT_LAYERS, MAPPERS, DualBlock, MapperB
 from clipmapper.models.pretrained import require_finite
-from clipmapper.models.saved import CARD, CONFIG, WEIGHTS, read_description, read_weights, require_size
+from clipmapper.models.saved import CONFIG, WEIGHTS, read_description, read_weights, require_size
 from xai.files import checksum, replacing
 
 UNKNOWN = -100  # the number of a token that a caption head lacks; the loss ignores it
@@ -49,6 +50,7 @@ class CLIPMapper(
         super().__init__()
         self.config, self.answers, self.tokens = config, list(answers), list(tokens)
         self.extra: dict[str, Any] = {}  # what a checkpoint says beside
+        self.facts = CardFacts()  # what its card says beside
         self.clip = FrozenCLIP(config.clip, config.pretrained)
         embed = self.clip.embed_width
         width = config.width or embed
@@ -251,13 +253,12 @@ class CLIPMapper(
         return model.eval()
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """Under the task that hubs file it by."""
-        card = super().generate_model_card(*args, **kwargs)
-        card.data.pipeline_tag = {"vqa": "visual-question-answering", "caption": "image-to-text"}[self.config.task]  # type: ignore[attr-defined]
-        return card
+        """With `facts`: metrics, and an explained example."""
+        return model_card(self.config, self._hub_mixin_info.model_card_data, self.facts, **kwargs)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         state = {name: tensor.contiguous() for name, tensor in self.trained_state().items()}
+        save_pictures(self.facts, save_directory)
         description = self.description()
         description = {"config": description.pop("model"), **description}
         # huggingface_hub has removed the old configuration; the new one comes last, so that one stands for whole weights.

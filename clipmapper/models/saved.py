@@ -13,21 +13,6 @@ from xai.files import checksum, read_json
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 REMEDY = "save or fetch the model anew"
-CARD = """---
-{{ card_data }}
----
-
-A mapper over a frozen CLIP that answers questions about images or captions them, as `config.json` says. The weights are the
-mapper's alone; CLIP's come from open_clip.
-
-```python
-from clipmapper import CLIPMapper
-
-model = CLIPMapper.from_pretrained("{{ model_id | default("owner/name", true) }}")
-print(model.answer("image.jpg", "What color is the circle?", top=3))  # task: vqa
-print(model.caption("image.jpg"))  # task: caption
-```
-"""
 
 
 def read_weights(path: Path, expected: str | None = None) -> dict[str, Tensor]:

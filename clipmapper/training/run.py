@@ -18,7 +18,7 @@ from clipmapper.data.captions import CaptionData, seen_tokens
 from clipmapper.data.records import CaptionRecords, Records, load_captions, load_records
 from clipmapper.data.vqa import VQAData
 from clipmapper.errors import messages
-from clipmapper.logs import make_loggers, quiet_lightning
+from clipmapper.logs import finish, log_files, make_loggers, quiet_lightning
 from clipmapper.metrics.captions import check_cider
 from clipmapper.models.checkpoints import check_checkpoint, described, read_checkpoint
 from clipmapper.models.clip import clip_tokenizer
@@ -51,7 +51,7 @@ def run(settings: Settings) -> None:
         if settings.run.floors:
             for name, sees in BASELINES.items():
                 say(f"baseline: the same model, which sees {sees} only")
-                train(blind(settings, name, sees), records)
+                train(blind(settings, name, sees), records, settings.run.name or settings.run.dir.name)
 
 
 def load_dialogues(config: DataConfig) -> Dialogues:
@@ -81,8 +81,8 @@ def blind(settings: Settings, name: str, sees: Sees) -> Settings:
     return replace(settings, model=model, run=config, trainer=trainer, explain=ExplainConfig())
 
 
-def train(settings: Settings, records: Records | CaptionRecords | Dialogues) -> None:
-    """Trains one model from its first step, or from a checkpoint, to its last."""
+def train(settings: Settings, records: Records | CaptionRecords | Dialogues, group: str | None = None) -> None:
+    """Trains one model from its first step, or from a checkpoint, to its last; `group` names the run it is a baseline of."""
     config = settings.run
     resume = resume_from(config)
     pl.seed_everything(config.seed)
@@ -94,7 +94,8 @@ def train(settings: Settings, records: Records | CaptionRecords | Dialogues) -> 
         check_checkpoint(checkpoint, task.model, str(resume))
         check_recipe(checkpoint, task.extra, str(resume))
     name = config.name or config.dir.name
-    loggers = make_loggers(config.loggers, config.dir, "clipmapper", name, settings.plain, step)
+    job = "train" if group is None else "baseline"
+    loggers = make_loggers(config.loggers, config.dir, "clipmapper", name, settings.plain, step, job, group)
     trainer = pl.Trainer(
         **vars(as_launched(settings.trainer)),
         logger=loggers,
@@ -103,20 +104,50 @@ def train(settings: Settings, records: Records | CaptionRecords | Dialogues) -> 
         use_distributed_sampler=False,  # our batches know their process
         plugins=[FileCheckpointIO()],
     )
-    trainer.fit(task, data, ckpt_path=resume, weights_only=True)
+    try:
+        trainer.fit(task, data, ckpt_path=resume, weights_only=True)
+    except BaseException:  # whatever it was: a run that goes on in this process needs what W&B holds of this one
+        finish(loggers, failed=True)
+        raise
     report(data)
-    if settings.model.kind != "mapper":
-        save_best(task, config)
+    best = checkpoint_dir(config) / "best.ckpt"
+    if best.is_file():  # not after a trial run
+        facts = best_of(best, trainer.checkpoint_callbacks[0], task.monitor)
+        exported = save_best(task, best, config) if group is None else []
+        log_models(loggers, config, exported, facts)
+        finish(loggers, {f"best/{key}": value for key, value in facts.items()})
+    else:
+        finish(loggers)
+
+
+def best_of(path: Path, checkpoints: Any, monitor: str) -> dict[str, float]:
+    """The step of the best checkpoint, and the figure it was chosen by."""
+    score = checkpoints.best_model_score
+    return {"step": read_checkpoint(path)["global_step"]} | ({} if score is None else {monitor: float(score)})
 
 
 @rank_zero_only
-def save_best(task: TrainedTask, config: RunConfig) -> None:
-    """Writes the model of the best checkpoint into a folder from which transformers loads it."""
-    best, folder = checkpoint_dir(config) / "best.ckpt", config.dir / "model"
-    if best.is_file():  # not after a trial run
-        task.load_state_dict(read_checkpoint(best)["state_dict"], strict=False)  # the tower is there
-        task.model.save_pretrained(folder)
-        print(f"model: {folder}   to explain it: xai.explain_generated, see docs/word-by-word.md", flush=True)
+def log_models(loggers: list[Logger], config: RunConfig, exported: list[Path] | None, best: dict[str, float]) -> None:
+    """Logs the last and the best checkpoint as versions of one artifact, and the model for use without training."""
+    last = checkpoint_dir(config) / "last.ckpt"
+    for path, facts in (  # in this order: the newest version is the best
+        (last, {"step": read_checkpoint(last)["global_step"]}),
+        (checkpoint_dir(config) / "best.ckpt", best),
+    ):
+        log_files(loggers, "model", "model", [path], [path.stem], facts)
+    log_files(loggers, "mapper", "model", exported or [], ["best"], best)  # other processes have exported nothing
+
+
+@rank_zero_only
+def save_best(task: TrainedTask, best: Path, config: RunConfig) -> list[Path]:
+    """Writes the model of the best checkpoint into a folder, for from_pretrained: ours of a mapper, else transformers'."""
+    folder = config.dir / "model"
+    task.load_state_dict(read_checkpoint(best)["state_dict"], strict=False)  # the tower is there
+    (folder / "README.md").unlink(missing_ok=True)  # a card of the same run before it went on
+    task.model.save_pretrained(folder)
+    how = "clipmapper.CLIPMapper.from_pretrained" if isinstance(task.model, CLIPMapper) else "transformers"
+    print(f"model: {folder}   for {how}; what a stock model writes is explained by xai.explain_generated", flush=True)
+    return sorted(path for path in folder.iterdir() if path.is_file())
 
 
 def check_recipe(checkpoint: dict[str, Any], extra: dict[str, Any], source: str) -> None:

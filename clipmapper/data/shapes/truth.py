@@ -34,12 +34,16 @@ class Truth:
 
     def outlines(self, question: int) -> list[Corners]:
         """Returns the outline of each deciding object."""
+        return [self._outlines[key] for key in self.instances(question)]
+
+    def instances(self, question: int) -> list[int]:
+        """Returns the ids of the deciding objects' annotations."""
         deciding = self._of(question)["instances"]
         if not isinstance(deciding, list) or not all(type(key) is int and key in self._outlines for key in deciding):
             raise BadData(
                 f"{self.path}: the deciding objects of question {question} are {str(deciding)[:80]}; {REMEDY}"
             )
-        return [self._outlines[key] for key in deciding]
+        return deciding
 
     def region(self, question: int, size: tuple[int, int]) -> np.ndarray:
         """Returns which of `size` (height, width) pixels a deciding object covers, as bool."""

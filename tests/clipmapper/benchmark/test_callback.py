@@ -90,7 +90,7 @@ def test_training_is_the_same_and_the_values_are_those_of_the_model(settings: Ma
 
 
 def check_pictures(folder: Path) -> None:
-    (table,) = folder.rglob("tables/**/*.csv")
+    (table,) = folder.rglob("tables/explain/methods-*.csv")
     lines = [line.split(",") for line in table.read_text().splitlines()]
     assert [line[:2] for line in lines[1:]] == [["trained", name] for name in ("wra", "rollout", "random")]
     assert {"image/probability/srg", "text/mass"} < set(lines[0])
@@ -129,7 +129,7 @@ def test_one_reference_model_of_each_kind(
     references = (ModelSource(str(tmp_path / "mapper")), *saved.values(), ModelSource(str(tmp_path / "llava")))
     run(settings("run", *SHORT, "--explain.pictures=1", option(*references)))
     names = [reference.label for reference in references]
-    (table,) = (tmp_path / "run").rglob("tables/**/*.csv")
+    (table,) = (tmp_path / "run").rglob("tables/explain/methods-*.csv")
     with open(table) as file:
         _, *rows = csv.reader(file)
     assert [row[:2] for row in rows] == [[name, m] for name in ("trained", *names) for m in ("wra", "random")]

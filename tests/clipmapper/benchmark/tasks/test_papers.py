@@ -12,7 +12,9 @@ from clipmapper.evaluation.papers import main, parse
 
 def test_every_value_can_be_given_by_either_name() -> None:
     options = ["--model=m", "--output", "o", "--images", "i", "--annotations", "a", "--threshold", "0.3"]
-    settings, config, task = parse(["detr", *options, "--samples=7", "--benchmark.batch_size", "3", "--pictures", "2"])
+    settings, config, _, task = parse(
+        ["detr", *options, "--samples=7", "--benchmark.batch_size", "3", "--pictures", "2"]
+    )
     assert settings == DetectionSettings(
         model="m", output=Path("o"), images=Path("i"), annotations=Path("a"), threshold=0.3
     )
@@ -22,7 +24,7 @@ def test_every_value_can_be_given_by_either_name() -> None:
         2,
         "papers",
     ) and task is DetectionTask
-    settings, config, _ = parse(
+    settings, config, _, _ = parse(
         ["imagenet", "--model=m", "--output=o", "--data=d", "--unit=pixels", "--dtype", "float64"]
     )
     assert settings == ClassesSettings(model="m", output=Path("o"), data=Path("d"), unit="pixels", dtype="float64")

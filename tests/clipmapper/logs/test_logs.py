@@ -12,12 +12,12 @@ import wandb
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-from clipmapper import logs
-from clipmapper.logs import log_examples, log_table, make_loggers
+from clipmapper.logs import finish, log_curves, log_examples, log_files, log_table, make_loggers, weights_and_biases
+from clipmapper.logs.weights_and_biases import RunLogger
 
-from ..commands import FORKS, call, exit_functions
+from ...commands import FORKS, call, exit_functions
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 RUN = """
 import sys
 from pathlib import Path
@@ -107,7 +107,7 @@ def test_wandb_never_prompts_at_a_terminal(tmp_path: Path) -> None:
 def test_wandb_mode_is_respected(monkeypatch: pytest.MonkeyPatch, asked: str, logged_in: bool, mode: str) -> None:
     monkeypatch.setattr(wandb, "setup", lambda: SimpleNamespace(settings=SimpleNamespace(mode=asked)))
     monkeypatch.setattr(wandb, "login", lambda *, prompt, verify: logged_in and not prompt)
-    assert logs._wandb_mode() == mode
+    assert weights_and_biases.mode() == mode
 
 
 def test_wandb_that_cannot_start_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +117,7 @@ def test_wandb_that_cannot_start_is_left_out(tmp_path: Path, monkeypatch: pytest
         modes.append(mode)
         raise wandb.errors.CommError("the server is down")
 
-    monkeypatch.setattr(logs, "_wandb_mode", lambda: "online")
+    monkeypatch.setattr(weights_and_biases, "mode", lambda: "online")
     monkeypatch.setattr(wandb, "init", init)
     with pytest.warns(UserWarning, match="the server is down") as warned:
         loggers = make_loggers(["wandb", "csv"], tmp_path, "toys", None, {})
@@ -132,20 +132,31 @@ def test_wandb_that_cannot_start_is_left_out(tmp_path: Path, monkeypatch: pytest
 class BrokenRun:
     """A run whose connection went away."""
 
-    def log(self, *_: object) -> None:
+    id = "broken"
+
+    def broken(self, *_: object, **__: object) -> None:
         raise ConnectionError("broken pipe")
+
+    log = define_metric = log_artifact = finish = broken
+    config = summary = SimpleNamespace(update=broken)
 
 
 def test_wandb_errors_in_mid_run_do_not_stop_training() -> None:
-    logger = logs._SafeWandbLogger(experiment=BrokenRun())
+    logger = RunLogger(BrokenRun())
     with pytest.warns(UserWarning, match="log_metrics failed .*broken pipe"):
         logger.log_metrics({"loss": 1.0}, 0)
     with pytest.warns(UserWarning, match="broken pipe"):
         log_examples([logger], "a", [Image.new("L", (2, 2))], ["b"], 0)
     with pytest.warns(UserWarning, match="broken pipe"):
         log_table([logger], "a", ["b"], [[1]])
+    with pytest.warns(UserWarning, match="broken pipe"):
+        log_curves([logger], "a", [("b", "c", 0.5, 1.0)], 3)
     with pytest.warns(UserWarning, match="log_hyperparams failed"):
         logger.log_hyperparams({"a": 1})
+    with pytest.warns(UserWarning, match="log_files failed"):
+        log_files([logger], "model", "model", [Path(__file__)], ["best"], {})
+    with pytest.warns(UserWarning, match="finish failed"):
+        finish([logger])
 
 
 @pytest.fixture
@@ -171,7 +182,7 @@ def test_a_run_that_goes_on_keeps_its_rows_up_to_its_step(csv_logger: CSVLogger,
     for step in (1, 2, 3):
         csv_logger.log_metrics({"loss": step, "seen": 2 * step} if step == 2 else {"loss": step}, step)
     csv_logger.finalize("success")
-    (again,) = make_loggers(["csv"], tmp_path, "toys", "run/../1", {}, resume_step=2)
+    (again,) = make_loggers(["csv"], tmp_path, "toys", "run/../1", {}, resume_step=3)
     assert again.log_dir == csv_logger.log_dir
     again.log_metrics({"loss": 7.0, "new": 1}, 3)
     again.finalize("success")

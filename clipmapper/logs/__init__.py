@@ -1,9 +1,9 @@
 """Lightning loggers by name, and tables and pictures that every one of them can keep."""
 
 import csv
-import functools
 import importlib.util
 import logging
+import math
 import os
 import re
 import warnings
@@ -18,7 +18,9 @@ from PIL.PngImagePlugin import PngInfo
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from clipmapper.config import LOGGERS
 from clipmapper.errors import unknown
+from clipmapper.logs.weights_and_biases import RunLogger, start
 from xai.files import read_text, replacing
 
 # Advice of Lightning's that does not hold here: CLIP stays in eval mode, our batches do resume within an epoch.
@@ -44,6 +46,8 @@ def make_loggers(
     run_name: str | None,
     config: Mapping[str, Any],
     resume_step: int | None = None,
+    job: str = "train",
+    group: str | None = None,
 ) -> list[Logger]:
     """Starts loggers, each in its own folder of `save_dir`, and logs the settings.
 
@@ -57,23 +61,36 @@ def make_loggers(
         run_name: the run's name there.
         config: the settings.
         resume_step: of a run that goes on, the step it goes on from. It goes on in its own logs, from which what came
-            after that step is taken out.
+            after that step is taken out; W&B, where nothing can be taken out, gets nothing of it twice.
+        job: kind of the run, for W&B.
+        group: name of the run that this one stands beside, for W&B.
 
     Raises:
         ValueError: an unknown name.
         ModuleNotFoundError: tensorboard is not installed.
     """
-    makers = {"wandb": _wandb, "csv": _csv, "tensorboard": _tensorboard}
-    for name in names:
-        if name not in makers:
-            raise unknown("logger", name, makers)
+    require_loggers(names)
     save_dir = save_dir.absolute()
     save_dir.mkdir(parents=True, exist_ok=True)
-    made = [makers[name](save_dir, project, run_name, resume_step) for name in names]
+    makers: dict[str, Callable[[], Logger | None]] = {
+        "wandb": lambda: start(save_dir, project, run_name, resume_step is not None, job, group),
+        "csv": lambda: _csv(save_dir, project, run_name, resume_step),
+        "tensorboard": lambda: _tensorboard(save_dir, project, run_name, resume_step),
+    }
+    made = [makers[name]() for name in dict.fromkeys(names)]
     loggers = [logger for logger in made if logger is not None]
     for logger in loggers:
         logger.log_hyperparams(dict(config))
     return loggers
+
+
+def require_loggers(names: Sequence[str]) -> None:
+    """Raises ValueError for an unknown logger, ModuleNotFoundError for one that is not installed."""
+    for name in names:
+        if name not in LOGGERS:
+            raise unknown("logger", name, LOGGERS)
+    if "tensorboard" in names and importlib.util.find_spec("tensorboard") is None:
+        raise ModuleNotFoundError("logger 'tensorboard' needs tensorboard: pip install clipmapper[tensorboard]")
 
 
 def _csv(save_dir: Path, project: str, run_name: str | None, resume_step: int | None) -> Logger:
@@ -90,7 +107,7 @@ def _go_on(logger: CSVLogger, step: int) -> None:
     path = Path(logger.log_dir, "metrics.csv")
     if not path.is_file():
         return
-    rows = [row for row in _logged(path) if int(row["step"]) <= step]
+    rows = [row for row in _logged(path) if int(row["step"]) < step]  # steps count from 0: this one is done again
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it throws them away
         logger.experiment.metrics.extend({name: value for name, value in row.items() if value} for row in rows)
@@ -121,73 +138,9 @@ def _version(folder: Path, resume_step: int | None, records: str) -> int | None:
 
 
 def _tensorboard(save_dir: Path, project: str, run_name: str | None, resume_step: int | None) -> Logger:
-    if importlib.util.find_spec("tensorboard") is None:
-        raise ModuleNotFoundError("logger 'tensorboard' needs tensorboard: pip install clipmapper[tensorboard]")
     folder = _folder_name(project, run_name)
     version = _version(save_dir / "tensorboard" / folder, resume_step, "events*")
-    return TensorBoardLogger(save_dir / "tensorboard", folder, version, purge_step=resume_step)
-
-
-def _wandb(save_dir: Path, project: str, run_name: str | None, resume_step: int | None) -> Logger | None:
-    memory = save_dir / "wandb-id.txt"  # of the run, by which it goes on
-    identity = memory.read_text().strip() if resume_step is not None and memory.is_file() else None
-    for choose, otherwise in ((_wandb_mode, "trying offline"), (lambda: "offline", "going on without W&B")):
-        try:
-            logger = _start_wandb(save_dir, project, run_name, choose(), identity)
-            _remember(memory, logger)
-            return logger
-        except Exception as error:
-            warnings.warn(f"W&B could not start ({_summary(error)}): {otherwise}", stacklevel=3)
-    return None
-
-
-def _wandb_mode() -> str:
-    """Returns what the user set (WANDB_MODE, `wandb offline`), but offline where "online" would have to ask for a login."""
-    import wandb  # here: slow, and not needed by runs that log elsewhere
-
-    mode = wandb.setup().settings.mode
-    if mode in ("offline", "dryrun", "disabled") or wandb.login(prompt=False, verify=False):
-        return mode
-    return "offline"
-
-
-@rank_zero_only
-def _remember(memory: Path, logger: WandbLogger) -> None:
-    with replacing(memory) as temporary:
-        temporary.write_text(f"{logger.experiment.id}\n")
-
-
-def _start_wandb(save_dir: Path, project: str, run_name: str | None, mode: str, identity: str | None) -> WandbLogger:
-    resumes: dict[str, Any] = {} if identity is None else {"id": identity, "resume": "allow"}
-    logger = _SafeWandbLogger(name=run_name, save_dir=save_dir, project=project, mode=mode, **resumes)
-    _tell_if_offline(logger.experiment)  # starts the run now, where a failure is handled
-    return logger
-
-
-@rank_zero_only
-def _tell_if_offline(run: Any) -> None:
-    if run.offline:
-        print(f"W&B logs offline. To upload this run later: wandb login && wandb sync {run.settings.sync_dir}")
-
-
-def _never_fatal(method: Callable[..., Any]) -> Callable[..., None]:
-    @functools.wraps(method)
-    def guarded(*args: Any, **kwargs: Any) -> None:
-        try:
-            method(*args, **kwargs)
-        except Exception as error:
-            warnings.warn(f"W&B: {method.__name__} failed ({_summary(error)}): going on", stacklevel=2)
-
-    return guarded
-
-
-class _SafeWandbLogger(WandbLogger):
-    """Losing a point of a curve must not lose the training."""
-
-    log_metrics = _never_fatal(WandbLogger.log_metrics)
-    log_hyperparams = _never_fatal(WandbLogger.log_hyperparams)
-    log_table = _never_fatal(WandbLogger.log_table)
-    log_image = _never_fatal(WandbLogger.log_image)
+    return TensorBoardLogger(save_dir / "tensorboard", folder, version, purge_step=resume_step, default_hp_metric=False)
 
 
 @rank_zero_only
@@ -197,7 +150,7 @@ def log_table(
     """Log a table: W&B table, TensorBoard Markdown text, or `tables/NAME.csv` in the CSV logger's folder."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_table(name, columns, [list(row) for row in rows], step=step)
+            logger.log_table(name, columns, [[_finite(cell) for cell in row] for row in rows], step=step)
         elif isinstance(logger, TensorBoardLogger):
             logger.experiment.add_text(name, _markdown(columns, rows), step)
         elif isinstance(logger, CSVLogger):
@@ -205,6 +158,71 @@ def log_table(
             path = Path(logger.log_dir, "tables", f"{_path_name(name)}{suffix}.csv")
             with replacing(path) as temporary:
                 _write_csv([columns, *rows], temporary)
+
+
+@rank_zero_only
+def log_curves(loggers: Sequence[Logger], name: str, rows: Sequence[tuple[str, str, float, float]], step: int) -> None:
+    """Logs curves: charts that W&B draws, NAME/CHART; elsewhere a table of their points.
+
+    Args:
+        loggers: where to.
+        name: of all of them.
+        rows: chart, line, share removed and value of each point.
+        step: of training.
+    """
+    charts: dict[str, dict[str, dict[float, float]]] = {}
+    for chart, line, share, value in rows:
+        charts.setdefault(f"{name}/{chart}", {}).setdefault(line, {})[share] = value
+    for logger in loggers if rows else ():
+        if isinstance(logger, RunLogger):
+            logger.log_curves(charts, "share removed", step)
+        else:
+            log_table([logger], f"{name}/points", ["chart", "line", "share removed", "value"], rows, step)
+
+
+@rank_zero_only
+def log_files(
+    loggers: Sequence[Logger],
+    name: str,
+    kind: str,
+    files: Sequence[Path],
+    aliases: Sequence[str],
+    about: Mapping[str, Any],
+) -> None:
+    """Logs files as an artifact of W&B; the others need none, for the files lie beside their logs.
+
+    Args:
+        loggers: where to.
+        name: of the artifact, to which the run's id is added.
+        kind: W&B's type: model, evaluation.
+        files: those that are not there are left out.
+        aliases: names of this version, such as best.
+        about: facts that are shown with it.
+    """
+    there = [path for path in files if path.is_file()]
+    for logger in loggers if there else ():
+        if isinstance(logger, RunLogger):
+            logger.log_files(name, kind, there, aliases, about)
+
+
+@rank_zero_only
+def use_artifact(loggers: Sequence[Logger], artifact: str) -> None:
+    """Says in W&B that a run has used an artifact, such as the checkpoint it evaluates."""
+    for logger in loggers:
+        if isinstance(logger, RunLogger):
+            logger.use(artifact)
+
+
+@rank_zero_only
+def finish(loggers: Sequence[Logger], best: Mapping[str, Any] | None = None, failed: bool = False) -> None:
+    """Ends what has been logged; `best` are values that stand beside the run."""
+    for logger in loggers:
+        if isinstance(logger, RunLogger):
+            if best:
+                logger.log_summary(best)
+            logger.finish(exit_code=int(failed))
+        else:
+            logger.finalize("failed" if failed else "success")
 
 
 @rank_zero_only
@@ -244,7 +262,16 @@ def _write_csv(rows: Sequence[Sequence[Any]], path: Path) -> None:
 
 def _markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(_one_line(cell) for cell in line) + " |" for line in lines)
+
+
+def _one_line(cell: Any) -> str:
+    return " ".join(str(cell).replace("|", "\\|").split("\n"))
+
+
+def _finite(cell: Any) -> Any:
+    """W&B sorts a column by its numbers where none is NaN."""
+    return None if isinstance(cell, float) and not math.isfinite(cell) else cell
 
 
 def _file_name(name: str) -> str:
@@ -260,7 +287,3 @@ def _path_name(name: str) -> str:
 def _folder_name(project: str, run_name: str | None) -> str:
     # Lightning numbers runs below this folder, so that a repeated name does not overwrite the earlier run
     return os.path.join(*(_file_name(part) for part in (project, run_name) if part))
-
-
-def _summary(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
