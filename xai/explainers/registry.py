@@ -119,6 +119,8 @@ class Method:
 
 
 METHODS: dict[str, Method] = {}
+"""All methods that `explain` and the command line know by name."""
+
 WRITERS = "models that see an image and write"
 CLIPS = "CLIP and the target similarity()"
 TOWERS = "two towers that never read each other and the target similarity()"
