@@ -27,7 +27,11 @@ KINDS = (
     "Many runs of the model",
     "For some models alone",
 )
-RULES = {"transatt": "TransAtt", "attn_lrp": "AttnLRP", "cp_lrp": "CP-LRP"}  # whose rules a method of that name propagates by
+RULES = {
+    "transatt": "TransAtt",
+    "attn_lrp": "AttnLRP",
+    "cp_lrp": "CP-LRP",
+}  # whose rules a method of that name propagates by
 Row = Mapping[str, str]
 
 
@@ -79,12 +83,18 @@ def kind(method: Method) -> str:
 
 
 def cost(method: Method) -> str:
+    """Returns how often a method runs the model."""
     if method.passes == "one":
         return "1 recorded pass"
-    what = "forward runs on inputs without some tokens" if method.removes else "passes"
     if method.counted is None:
-        return f"1 recorded pass, and {what}, one for each token"
-    return f"1 recorded pass, and {options(method)[method.counted]} {what} (option `{method.counted}`)"
+        return "1 recorded pass, a run for each token"
+    return f"1 recorded pass, {options(method)[method.counted]} {'runs' if method.removes else 'passes'}"
+
+
+def more_of_cost(method: Method) -> str:
+    """Returns what is to be said of the runs beside the recorded pass."""
+    said = "forward alone, on inputs without some tokens or with less attention to them" if method.removes else ""
+    return "; ".join(filter(None, [method.counted and f"option `{method.counted}`", said]))
 
 
 def options(method: Method) -> dict[str, Any]:
@@ -107,7 +117,7 @@ def card(method: Method) -> str:
     shown = ", ".join(f"`{name}={default!r}`" for name, default in options(method).items()) or "none"
     facts = {
         "reads": getattr(method, "reads", ""),
-        "cost": cost(method),
+        "cost": "; ".join(filter(None, [cost(method), more_of_cost(method)])),
         "depends on the target": yes(not method.class_agnostic),
         "signed: tokens can speak against the target": yes(method.signed),
         "rules for relevance": rules(method),
@@ -184,15 +194,17 @@ def overview() -> str:
     """Returns the page of all methods."""
     by_method = {row["method"]: row for row in figures("seed-2027") if row["mapper"] == "B"}
     parts = ["# Methods", METHODS_PAGE]
+    head = ["method", "cost", "rules", "depends on the target", "signed", "SRG image", "SRG text"]
     for name in KINDS:
         body = []
         for method in (m for m in METHODS.values() if kind(m) == name):
             row = by_method.get(method.name)
-            srg = [cell(row, measure) if row else "" for measure in ("SRG image", "SRG text")]
-            facts = [cost(method), rules(method), yes(not method.class_agnostic), yes(method.signed)]
+            srg = [cell(row, measure) if row else "" for measure in head[-2:]]
+            short = cost(method).replace(" ", "\N{NO-BREAK SPACE}")
+            facts = [short, rules(method), yes(not method.class_agnostic), yes(method.signed)]
             body.append([f"[{method.name}]({method.name}.md)", *facts, *srg])
-        head = ["method", "cost", "rules", "depends on the target", "signed", "SRG image", "SRG text"]
-        parts += [f"## {name}", table(head, body)]
+        shown = len(head) if any(row[-1] for row in body) else -2
+        parts += [f"## {name}", table(head[:shown], [row[:shown] for row in body])]
     return "\n\n".join(parts)
 
 
@@ -221,9 +233,10 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Puts tables of figures where a page asks for them: <!-- figures: FILE [MAPPER] -->."""
-    return re.sub(
+    """Puts tables of figures where a page asks for them, <!-- figures: FILE [MAPPER] -->, and keeps intervals in one line."""
+    whole = re.sub(
         r"<!-- figures: ([\w-]+)(?: (\w+))? -->",
         lambda found: figures_table(found[1], found[2], page.file.src_uri),
         markdown,
     )
+    return re.sub(r"([\d.]+) (\[[-−+\d.]+,) ([-−+\d.]+\])", "\\1\N{NO-BREAK SPACE}\\2\N{NO-BREAK SPACE}\\3", whole)

@@ -99,7 +99,10 @@ def test_a_card_shows_what_the_registry_and_the_figures_say(site: Path, page: Pa
     assert facts["signed: tokens can speak against the target"] == ("yes" if known.signed else "no")
     assert facts["rules for relevance"] == {"wra": "none", "consensus_game": "CP-LRP"}[method]
     assert facts["cost"].startswith("1 recorded pass") and ("128" in facts["cost"]) == (method == "consensus_game")
-    shown = [row.locator("td").all_inner_texts() for row in tables.nth(1).locator("tbody tr").all()]
+    shown = [
+        [text.replace("\N{NO-BREAK SPACE}", " ") for text in row.locator("td").all_inner_texts()]
+        for row in tables.nth(1).locator("tbody tr").all()
+    ]
     with (DOCS / "figures" / "seed-2027.csv").open(newline="") as file:
         of_b, of_a = [row for row in csv.DictReader(file) if row["method"] == method]
     assert len(shown) == 6
@@ -137,7 +140,7 @@ def test_the_reference_has_every_public_name(site: Path, page: Page) -> None:
 
 
 def test_tables_of_figures_are_those_of_the_files(site: Path) -> None:
-    text = (site / "which-explainer-is-right.html").read_text()
+    text = (site / "which-explainer-is-right.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert "<!-- figures" not in text
     for name in ("seed-2027", "seed-77", "location-77", "budget"):
         assert (site / "figures" / f"{name}.csv").read_bytes() == (DOCS / "figures" / f"{name}.csv").read_bytes()
@@ -149,7 +152,8 @@ def test_tables_of_figures_are_those_of_the_files(site: Path) -> None:
 
 def test_no_page_is_left_out_and_no_file_asks_a_network(site: Path) -> None:
     pages = {path.relative_to(site).with_suffix("").as_posix() for path in site.rglob("*.html")}
-    assert {path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md")} <= pages
+    sources = [*DOCS.rglob("*.md"), *(DOCS / "notebooks").glob("*.ipynb")]
+    assert {path.relative_to(DOCS).with_suffix("").as_posix() for path in sources} <= pages
     assert {f"methods/{name}" for name in METHODS} <= pages
     assert not list(site.rglob("*.py"))
     for path in site.rglob("*.html"):
