@@ -215,7 +215,7 @@ seed 2027, in percent: higher is better."""
 
 def on_config(config: MkDocsConfig) -> None:
     """Adds cards and notebooks to the navigation."""
-    sections = {name: part for entry in config.nav for name, part in entry.items()}
+    sections = {name: part for entry in config.nav or [] for name, part in entry.items()}
     for name in KINDS:
         cards = [{m.name: f"methods/{m.name}.md"} for m in METHODS.values() if kind(m) == name]
         sections["Methods"].append({name: cards})
