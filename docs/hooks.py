@@ -116,7 +116,7 @@ def card(method: Method) -> str:
     of_function = f"{method.function.__module__}.{method.function.__name__}"
     shown = ", ".join(f"`{name}={default!r}`" for name, default in options(method).items()) or "none"
     facts = {
-        "reads": getattr(method, "reads", ""),
+        "reads": getattr(method, "reads", ""),  # where the record says it
         "cost": "; ".join(filter(None, [cost(method), more_of_cost(method)])),
         "depends on the target": yes(not method.class_agnostic),
         "signed: tokens can speak against the target": yes(method.signed),
