@@ -1,10 +1,11 @@
 # make demo: set up, train mapper B on the embedded data set, evaluate it, compare explainers on it.   make test: set up, lint, type check, test.
+# make site: set up, build the documentation into site/.
 # make test-oldest: tests that touch every library, with the oldest versions that pyproject.toml allows.
 PYTHON ?= python3
 BIN = .venv/bin
 unexport PYTHONDONTWRITEBYTECODE  # a process that compiles all it imports takes twenty seconds to start
 
-.PHONY: demo test test-oldest clean
+.PHONY: demo test site test-oldest clean
 
 demo: .venv/installed
 	$(BIN)/python train.py --config mapper_b_vqa_shapes --run.dir runs/demo --run.resume auto --run.floors true \
@@ -21,6 +22,12 @@ test: .venv/real
 	@$(BIN)/mypy > .venv/types 2>&1 & types=$$!; \
 	$(BIN)/python -m pytest -m "not fuzz" -n 2 --dist loadfile --no-loadscope-reorder; tests=$$?; \
 	wait $$types; types=$$?; cat .venv/types; exit $$((tests || types))
+
+site: export NO_MKDOCS_2_WARNING = 1  # a notice of the theme's authors
+
+site: .venv/installed
+	$(BIN)/python -m mkdocs build --quiet --strict
+	@echo "open site/index.html"
 
 # Not tests/xai/adapters/test_derived.py: which families are refused there, and why, is that of the newest transformers; and T5 as an older
 # one draws its random weights loses no relevance by TransAtt (with the same weights all figures are the same).
@@ -49,4 +56,4 @@ test-oldest: .venv-oldest/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest runs data/features
+	rm -rf .venv .venv-oldest runs data/features site

@@ -30,14 +30,23 @@ def build(kind: str, source: Path, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the wheel of the source distribution holds."""
+    """A folder with what the wheel of the source distribution holds; beside it `source`, what that itself holds."""
     folder = tmp_path_factory.mktemp("package")
     skipped = shutil.ignore_patterns("__pycache__")
     tree = folder / "tree"
     tree.mkdir()
-    for name in ("clipmapper", "xai", "configs"):
+    for name in ("clipmapper", "xai", "configs", "docs"):
         shutil.copytree(REPOSITORY / name, tree / name, symlinks=True, ignore=skipped)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in (
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "MANIFEST.in",
+        "mkdocs.yml",
+        "Makefile",
+        "CHANGELOG.md",
+        "CITATION.cff",
+    ):
         shutil.copy(REPOSITORY / name, tree)
     with tarfile.open(build("sdist", tree, folder)) as archive:
         archive.extractall(folder / "source", filter="data")
@@ -61,6 +70,18 @@ def test_the_wheel_holds_every_file_of_the_packages(installed: Path) -> None:
     assert sorted(path.name for path in installed.iterdir() if path.suffix != ".dist-info") == ["clipmapper", "xai"]
     (facts,) = installed.glob("*.dist-info")
     assert (facts / "licenses" / "LICENSE").read_text() == (REPOSITORY / "LICENSE").read_text()
+
+
+def test_the_source_distribution_holds_the_documentation(installed: Path) -> None:
+    (source,) = (installed.parent / "source").iterdir()
+    names = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "docs").rglob("*") if path.is_file()}
+    names = {path for path in names if path.suffix != ".pyc"} | {
+        Path("mkdocs.yml"),
+        Path("Makefile"),
+        Path("CHANGELOG.md"),
+    }
+    assert len(names) > 40 and not {path for path in names if not (source / path).is_file()}
+    assert not list(source.rglob("*.pyc"))
 
 
 def test_it_trains_by_a_named_configuration_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:

@@ -157,7 +157,8 @@ def explain_recording(
     return replace(found, pairs=pairs)
 
 
-explain_tape = explain_recording  # an alias: its name until 0.1, which users' scripts still have
+explain_tape = explain_recording
+"""An alias of `explain_recording`: its name until 0.1, which users' scripts still have."""
 
 
 def explain_each(

@@ -15,7 +15,8 @@ from clipmapper.explain.models.load import load_model
 from clipmapper.explain.models.regions import RegionModel
 from clipmapper.explain.models.zero_shot import ZeroShotModel
 from clipmapper.models.clip_mapper import CLIPMapper
-from xai.explainers.registry import CLIPS, METHODS, TOWERS, WRITERS
+from xai.explainers.registry import METHODS
+from xai.explainers.table import CLIPS, TOWERS, WRITERS
 from xai.explanation import RECOMMENDED
 
 Model = VQAModel | Captioner

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from xai.explainers.registry import METHODS, Method, as_method, method_named, register
 
-EXPLAINERS: dict[str, Callable[..., Tensor]] = {  # those for all models, without rules
+EXPLAINERS: dict[str, Callable[..., Tensor]] = {
     name: method.function for name, method in METHODS.items() if method.rules is None and not method.models
 }
+"""The functions of the methods for all models, without rules for relevance, by name."""
 
 __all__ = ["EXPLAINERS", "METHODS", "Method", "as_method", "method_named", "register"]

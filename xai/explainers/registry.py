@@ -12,6 +12,8 @@ from xai.explainers.method import Method
 from xai.explainers.table import OWN
 
 METHODS: dict[str, Method] = {method.name: method for method in OWN}
+"""All methods that `explain` and the command line know by name."""
+
 ENTRY_POINTS = "xai.explainers"  # the group by which installed packages add methods
 
 
