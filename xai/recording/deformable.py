@@ -7,7 +7,7 @@ transformers computes it in modules of one signature. While a pass is watched, a
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -70,7 +70,12 @@ def deformable_shown(model: nn.Module) -> Iterator[None]:
 
 
 def _is_deformable(module: nn.Module) -> bool:
-    return tuple(inspect.signature(type(module).forward).parameters)[1:7] == ARGUMENTS
+    return _takes_its_arguments(type(module).forward)
+
+
+@cache
+def _takes_its_arguments(forward: Callable[..., Any]) -> bool:
+    return tuple(inspect.signature(forward).parameters)[1:7] == ARGUMENTS
 
 
 def _call(forward: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
