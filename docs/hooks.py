@@ -227,7 +227,10 @@ def on_config(config: MkDocsConfig) -> None:
 def on_files(files: Files, config: MkDocsConfig) -> None:
     """Adds the pages that are made."""
     pages = {f"methods/{method.name}.md": card(method) for method in METHODS.values()}
-    pages |= {"methods/index.md": overview(), "changes.md": (DOCS.parent / "CHANGELOG.md").read_text()}
+    pages |= {
+        "methods/index.md": overview(),
+        "changes.md": (DOCS.parent / "CHANGELOG.md").read_text().replace("](docs/", "]("),
+    }
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
 

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from xai.files import read_json
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
@@ -135,10 +139,29 @@ class AnswerVocabulary:
 
     def encode(self, answers: Sequence[str]) -> tuple[list[int], list[float]]:
         """Labels and soft scores of raw annotator answers; answers outside the vocabulary are left out."""
-        known = [
-            (self._labels[answer], score) for answer, score in soft_scores(answers).items() if answer in self._labels
-        ]
-        return [label for label, _ in known], [score for _, score in known]
+        labels, scores = self.encode_all(pa.chunked_array([pa.array([list(answers)], pa.list_(pa.string()))]))
+        return labels[0].as_py(), scores[0].as_py()
+
+    def encode_all(self, answers: pa.ChunkedArray) -> tuple[pa.ListArray, pa.ListArray]:
+        """`encode` of many questions at once, [questions] lists of answers to as many of labels and of scores."""
+        lists = answers.combine_chunks()
+        lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+        distinct = lists.flatten().dictionary_encode()
+        label_of = np.array(
+            [self._labels.get(normalise(a), -1) for a in distinct.dictionary.to_pylist()], dtype=np.int64
+        )
+        labels = label_of[distinct.indices.to_numpy()]  # of each answer, -1 outside the vocabulary
+        known, questions = labels >= 0, np.repeat(np.arange(len(lengths)), lengths)
+        keys = questions[known] * max(1, len(self)) + labels[known]
+        _, first, counts = np.unique(keys, return_index=True, return_counts=True)
+        order = np.argsort(first)  # as the annotators gave them
+        first, counts = np.flatnonzero(known)[first[order]], counts[order]
+        pairs, which = np.unique(np.stack([counts, lengths[questions[first]]]), axis=1, return_inverse=True)
+        scores = np.array([_leave_one_out(*pair) for pair in pairs.T.tolist()], dtype=np.float32)[which.reshape(-1)]
+        ends = np.searchsorted(questions[first], np.arange(len(lengths) + 1)).astype(np.int32)
+        return tuple(
+            pa.ListArray.from_arrays(ends, pa.array(values)) for values in (labels[first].astype(np.int32), scores)
+        )
 
 
 def _in_label_order(content: object) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from datasets.fingerprint import Hasher
 
@@ -28,6 +29,7 @@ FEATURES = Features(
     answers=List(Value("string")),  # as the annotators gave them; empty in a test split
     answer=Value("string"),  # the most frequent one; "" in a test split
 )
+ENCODED_AT_ONCE = 50_000
 
 
 @dataclass(frozen=True)
@@ -91,26 +93,34 @@ def answer_counts(dataset: Dataset) -> Counter[str]:
 def with_labels(dataset: Dataset, vocabulary: AnswerVocabulary) -> Dataset:
     """The data set with `labels` (list of int32) and `scores` (list of float32, as long): its answers, encoded.
 
-    Cached by the content of both and by the text of the encoding rules. Select rows afterwards rather than before:
-    a selection is copied here.
+    Cached by the content of both and by the text of the encoding rules. Of a selection of rows all are encoded, and then
+    selected: in their own order they are read and written fast.
     """
+    rows = None if dataset._indices is None else dataset._indices.column(0).to_numpy()
     rules = Path(answer_rules.__file__).read_bytes()
-    labels = dataset.select_columns(["answers"]).map(
-        _encode_batch,
-        batched=True,
-        input_columns="answers",
-        fn_kwargs={"vocabulary": vocabulary},
-        remove_columns=["answers"],
-        features=Features(labels=List(Value("int32")), scores=List(Value("float32"))),
-        new_fingerprint=Hasher.hash([dataset._fingerprint, vocabulary.answers, rules]),
-        desc="Encoding answers",
+    if rows is not None:
+        whole = Hasher.hash(["all rows", dataset._fingerprint])
+        dataset = Dataset(dataset.data, dataset.info.copy(), dataset.split, fingerprint=whole)
+    labels = (
+        dataset.select_columns(["answers"])
+        .with_format("arrow")
+        .map(
+            _encode_batch,
+            batched=True,
+            batch_size=ENCODED_AT_ONCE,
+            fn_kwargs={"vocabulary": vocabulary},
+            remove_columns=["answers"],
+            features=Features(labels=List(Value("int32")), scores=List(Value("float32"))),
+            new_fingerprint=Hasher.hash([dataset._fingerprint, vocabulary.answers, rules]),
+            desc="Encoding answers",
+        )
     )
-    return concatenate_datasets([dataset, labels], axis=1)
+    labelled = concatenate_datasets([dataset, labels.with_format(None)], axis=1)
+    return labelled if rows is None else labelled.select(rows)
 
 
-def _encode_batch(batch: list[list[str]], vocabulary: AnswerVocabulary) -> dict[str, list]:
-    encoded = [vocabulary.encode(answers) for answers in batch]
-    return {"labels": [labels for labels, _ in encoded], "scores": [scores for _, scores in encoded]}
+def _encode_batch(batch: pa.Table, vocabulary: AnswerVocabulary) -> pa.Table:
+    return pa.table(vocabulary.encode_all(batch["answers"]), names=["labels", "scores"])
 
 
 def _rows(root: Path, files: Files, renamed: dict[int, str]) -> Iterator[dict[str, Any]]:

@@ -147,7 +147,7 @@ def _event(
             )
         if kept[kind] and number in plan.begins and not tensor.requires_grad:
             raise RecordingError(f"module {module!r} ({role}) is off the graph; does the model detach it?")
-    if kept["A"] and number in plan.begins and not all(A.requires_grad for A, _ in calls):
+    if plan.differentiated and kept["A"] and number in plan.begins and not all(A.requires_grad for A, _ in calls):
         raise RecordingError(f"module {site.module!r}: attention is off the graph; does the model detach its inputs?")
     maps = tuple(A for A, _ in calls)
     parts = InGraph(maps if kept["A"] else None, Y if kept["Y"] else None, Y_out if kept["Y_out"] else None)

@@ -148,7 +148,10 @@ class Placed:
             if place in self.states:
                 found = self.state(place, found)
             elif place in self.bare:
-                self.tensors[place], self.zeros[place] = found, self.state(place, torch.zeros_like(found))
+                self.zeros[place] = self.state(place, torch.zeros_like(found))
+                if self.begins is not None and place in self.begins and not found.requires_grad:
+                    found.requires_grad_()  # no earlier attention has begun the graph
+                self.tensors[place] = found
                 return found + self.zeros[place]
             self.tensors[place] = found if self.kept is None or place in self.kept else shape_of(found)
         return result

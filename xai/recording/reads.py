@@ -106,11 +106,13 @@ class Plan:
         begins: where the residual state begins a graph, which is where gradients end.
         kept: by kind of tensor, where it is kept.
         written: whether attention is written out.
+        differentiated: whether gradients, or relevance, are carried back beyond the rows that a target reads.
     """
 
     begins: frozenset[int]
     kept: Mapping[str, frozenset[int]]
     written: bool
+    differentiated: bool
 
     def of_calls(self, kind: str, sites: Sequence[int]) -> list[bool]:
         """Returns for each of a module's sites whether a graph "begins" there, or a kind of tensor is kept."""
@@ -133,7 +135,7 @@ def plan(adapter: Adapter, wanted: Reads) -> Plan:
     kept["A"] |= set(range(len(adapter.sites))) if adapter.see_padding else set()
     written = wanted.lrp is not None or bool(kept["A"] or kept["qkv"])
     begins = frozenset([*ends, *(read if differentiated else ())])
-    return Plan(begins, {kind: frozenset(some) for kind, some in kept.items()}, written)
+    return Plan(begins, {kind: frozenset(some) for kind, some in kept.items()}, written, differentiated)
 
 
 def _firsts(adapter: Adapter) -> set[int]:

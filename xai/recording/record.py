@@ -288,7 +288,14 @@ class _PlacedPass(_Pass):
         return self.place in self.windows and func not in ATTENTION
 
     def see(self, probabilities: Tensor, qkv: QKV | None = None) -> None:
-        self.seen[self.place] = self.kept((probabilities, qkv), [self.numbers[self.place]])
+        number = self.numbers[self.place]
+        if (
+            self.plan.differentiated
+            and number in self.plan.begins & self.plan.kept["A"]
+            and not probabilities.requires_grad
+        ):
+            probabilities.requires_grad_()  # of a query that is a parameter, and keys of layers that are not read
+        self.seen[self.place] = self.kept((probabilities, qkv), [number])
         self.qkv, self.mixed = qkv, None
 
     def see_softmax(self, probabilities: Tensor) -> Tensor:

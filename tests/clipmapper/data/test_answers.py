@@ -2,9 +2,11 @@
 
 import gzip
 import json
+import random
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -193,3 +195,16 @@ def test_missing_vocabulary_file(tmp_path: Path) -> None:
 def test_a_lone_answer_counts_as_ten() -> None:
     assert soft_scores(unanimous(["cat"])) == {"cat": 1.0}
     assert unanimous(["cat", "dog"]) == ["cat", "dog"] and unanimous([]) == []
+
+
+@pytest.mark.parametrize("known", [("dog", "2", "yes", "red blue"), ("0",), ()])
+def test_many_questions_are_encoded_as_each(known: tuple[str, ...]) -> None:
+    draw = random.Random(0)
+    pool = ["yes", "no", "Two", "2", "a dog", "dog", "3.", "red, blue", "dont", "", "none"]
+    rows = [draw.choices(pool, k=draw.choice([0, 1, 2, 3, 10, 10])) for _ in range(500)]
+    parts = [pa.array(part, pa.list_(pa.string())) for part in (rows[:100], rows[100:])]
+    labels, scores = AnswerVocabulary(known).encode_all(pa.chunked_array(parts))
+    for row, encoded, soft in zip(rows, labels.to_pylist(), scores.to_pylist(), strict=True):
+        expected = {answer: score for answer, score in soft_scores(row).items() if answer in known}
+        assert [known[label] for label in encoded] == list(expected)
+        assert soft == pytest.approx(list(expected.values()))

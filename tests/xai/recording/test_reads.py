@@ -17,7 +17,7 @@ from xai.recording.recording import Recording
 from ..adapters.stock import built
 from ..conftest import FAMILIES, Family, build, few_passes
 
-MODELS = ("vit", "open_clip", "lxmert", "detr", "T5", "Swin", "LLaVA")
+MODELS = ("vit", "open_clip", "lxmert", "detr", "T5", "Swin", "LLaVA", "timm SigLIP")
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "rollout": [{"last": 1}],
     "genatt": [{"last": 1}, {"backward": "libra"}],
