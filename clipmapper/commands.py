@@ -46,7 +46,13 @@ def evaluate(arguments: Sequence[str], program: str = "clipmapper evaluate") -> 
     run(settings)
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "evaluate": evaluate}
+def benchmark(arguments: Sequence[str], program: str = "clipmapper benchmark") -> None:
+    """Compares explainers: evaluate with --explainers all, unless it names others."""
+    named = any(argument.split("=")[0] in ("--explainers", "--benchmark.methods") for argument in arguments)
+    evaluate([*arguments, *([] if named else ["--explainers", "all"])], program)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "evaluate": evaluate, "benchmark": benchmark}
 MODULES = {  # commands that are modules: `python -m` starts them too
     "app": ("clipmapper.app.__main__", "Shows a web page to ask models about pictures and see why they answer so"),
     "truth": ("clipmapper.truth", "Compares explainers by location alone, on Shapes"),

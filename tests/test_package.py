@@ -158,3 +158,15 @@ def test_what_is_to_be_cited_is_this_version() -> None:
     citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
     assert citation["version"] == PROJECT["version"] and citation["license"] == PROJECT["license"]
     assert len(citation["references"]) == 3
+
+
+@pytest.mark.parametrize(("given", "compared"), [([], ["--explainers", "all"]), (["--explainers=wra"], [])])
+def test_the_benchmark_compares_all_unless_it_names_some(
+    given: list[str], compared: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clipmapper import commands
+
+    started: list[tuple[list[str], str]] = []
+    monkeypatch.setattr(commands, "evaluate", lambda words, program: started.append((words, program)))
+    COMMANDS["benchmark"](["--model", "shapes-b-vqa", *given])
+    assert started == [(["--model", "shapes-b-vqa", *given, *compared], "clipmapper benchmark")]

@@ -47,7 +47,7 @@ def require_gradio() -> None:
     except PackageNotFoundError:
         there = False
     if not there:
-        raise ImportError(f"the page needs gradio {OLDEST} or newer: pip install 'clipmapper[app]'")
+        raise ImportError(f"the page needs gradio {OLDEST} or newer: pip install 'gradio>={OLDEST}'")
 
 
 def main() -> None:

@@ -127,7 +127,7 @@ def test_a_missing_or_old_gradio_is_told(monkeypatch: pytest.MonkeyPatch, there:
         return there
 
     monkeypatch.setattr(command, "version", version)
-    with pytest.raises(ImportError, match=r"gradio 6\.17\.3 or newer: pip install 'clipmapper\[app\]'"):
+    with pytest.raises(ImportError, match=r"gradio 6\.17\.3 or newer: pip install 'gradio>=6\.17\.3'"):
         command.app()
 
 
