@@ -93,7 +93,7 @@ def test_a_notebook_runs_and_shows_what_is_so(name: str, tmp_path: Path, monkeyp
     for variable, value in {**FEW, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}.items():
         monkeypatch.setenv(variable, value)
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", 4)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     CHECKS[name](notebook)
 
 
