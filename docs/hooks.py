@@ -243,3 +243,10 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
         markdown,
     )
     return re.sub(r"([\d.]+) (\[[-−+\d.]+,) ([-−+\d.]+\])", "\\1\N{NO-BREAK SPACE}\\2\N{NO-BREAK SPACE}\\3", whole)
+
+
+def on_page_content(html: str, page: Page, **_: Any) -> str:
+    """Leads the links of notebooks to pages: those of other sources are led there by MkDocs."""
+    if not page.file.src_uri.endswith(".ipynb"):
+        return html
+    return re.sub(r'(<a href="(?!\w+:)[^"#]+)\.(?:md|ipynb)(?=["#])', r"\1.html", html)

@@ -159,3 +159,18 @@ def test_no_page_is_left_out_and_no_file_asks_a_network(site: Path) -> None:
     for path in site.rglob("*.html"):
         asked = re.findall(r'<(?:script|img|link|iframe)[^>]*(?:src|href)="?(https?:[^">\s]+)', path.read_text())
         assert not asked, path
+
+
+def test_notebooks_are_shown_and_their_links_lead_to_pages(site: Path, page: Page) -> None:
+    for path in sorted((site / "notebooks").glob("*.html")):
+        page.goto(path.as_uri())
+        widths = page.locator("article img").evaluate_all("images => images.map(image => image.naturalWidth)")
+        assert widths and all(widths), path
+        links = page.locator("article .jp-Notebook a:not([href^='#'])").evaluate_all(
+            "links => links.map(link => link.href)"
+        )
+        assert links, path
+        for link in links:
+            assert link.endswith(".html") and Path(link.removeprefix("file://")).is_file(), link
+    page.goto((site / "notebooks" / "explain_your_own_model.html").as_uri())
+    assert "A pink star and a red circle." in page.frame_locator("article iframe").locator("body").inner_text()
