@@ -31,7 +31,7 @@ site: .venv/installed
 
 # Not tests/xai/adapters/test_derived.py: which families are refused there, and why, is that of the newest transformers; and T5 as an older
 # one draws its random weights loses no relevance by TransAtt (with the same weights all figures are the same).
-OLDEST = $(addprefix tests/clipmapper/,data models metrics training benchmark/tasks test_cli.py test_errors.py test_images.py test_logs.py) \
+OLDEST = $(addprefix tests/clipmapper/,data models metrics training benchmark/tasks test_cli.py test_errors.py test_images.py logs app/test_page.py) \
 	$(addprefix tests/xai/,adapters/test_adapters.py figures metrics recording report results) tests/test_oldest.py
 # A DETR of random weights: of the oldest transformers its attention is so sharp that most weights are 0.
 UNLIKE = tests/xai/adapters/test_adapters.py::test_attention_goes_to_the_real_tokens_and_to_no_others[detr]

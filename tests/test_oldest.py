@@ -1,5 +1,6 @@
 """The oldest versions that `make test-oldest` tries are the lower bounds of pyproject.toml."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -42,3 +43,13 @@ def test_the_constraints_are_the_lower_bounds() -> None:
 
 def test_what_has_no_lower_bound_is_stubs_of_types() -> None:
     assert {name.partition("-")[0] for name, versions in lower_bounds().items() if not versions} == {"types"}
+
+
+def test_the_tests_that_are_run_with_them_are_there() -> None:
+    lines = re.search(r"^OLDEST = (.*?[^\\])\n", (ROOT / "Makefile").read_text(), re.MULTILINE | re.DOTALL)
+    assert lines is not None
+    text = re.sub(
+        r"\$\(addprefix ([^,]+),([^)]*)\)", lambda m: " ".join(m[1] + name for name in m[2].split()), lines[1]
+    )
+    named = [ROOT / name for name in text.replace("\\", " ").split()]
+    assert len(named) > 10 and all(path.exists() for path in named), named
