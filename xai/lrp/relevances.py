@@ -52,7 +52,8 @@ def propagate(
         for tensor, back in zip(wanted, backs, strict=True)
     ]
     maps, states, pixels = tree_unflatten(found, tree)
-    tokens = torch.zeros(recording.mask.shape, dtype=found[0].dtype, device=found[0].device)
+    like = states[0] if states else found[0]  # maps may be in single precision where the states are in double
+    tokens = torch.zeros(recording.mask.shape, dtype=like.dtype, device=like.device)
     for (event, where), relevance in zip(entries, states, strict=True):
         rows = event.rows(where)
         assert rows is not None
