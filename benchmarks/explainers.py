@@ -13,7 +13,7 @@ from benchmarks.models import clip, forward_backward, vit
 from benchmarks.timing import Run, in_turn
 from clipmapper.models.clip import SHAPES_CLIP
 from xai import adapter_for, explain, explain_recording, given, record, similarity
-from xai.explanation import METHODS, lrp_of
+from xai.explanation import METHODS
 
 TOGETHER: list[tuple[str, dict[str, Any]]] = [  # one backward pass serves them all
     ("raw_attention", {}),
@@ -87,4 +87,4 @@ def _kind(method: str) -> str:
         return f"{RUNS} runs without some patches"
     if METHODS[method].passes == "many":
         return "4 further passes each way"
-    return "recorded with rules" if lrp_of(method) else ""
+    return "recorded with rules" if METHODS[method].needs().lrp else ""

@@ -20,7 +20,7 @@ from xai.lrp.modified_gradient import with_gamma
 from xai.recording.adapter import Adapter
 from xai.recording.assemble import RecordingError
 from xai.recording.checks import beyond, plain, unwrapped
-from xai.recording.reads import EVERYTHING, Lrp, Reads, together
+from xai.recording.reads import EVERYTHING, Reads, together
 from xai.recording.record import record
 from xai.recording.recording import Recording, Score
 from xai.results.modality import ModalityRelevance
@@ -247,12 +247,6 @@ def record_for(methods: Sequence[Named], run: Callable[[Reads], T]) -> T:
         return run(reads)
     except PropagationError:
         return run(replace(reads, lrp=None))
-
-
-def lrp_of(*methods: Named) -> Lrp:
-    """Returns the `lrp` with which to record for some methods."""
-    starts = {as_method(method).start for method in methods}
-    return "pixels" if "pixels" in starts else "tokens" if "tokens" in starts else None
 
 
 _logged: set[tuple[str, str]] = set()

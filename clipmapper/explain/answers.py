@@ -82,12 +82,7 @@ def explain_answer(
 
 
 def record_answer(
-    model: CLIPMapper,
-    pixels: Tensor,
-    ids: Tensor,
-    mask: Tensor,
-    lrp: Needs = None,
-    whole: FromPixels | None = None,
+    model: CLIPMapper, pixels: Tensor, ids: Tensor, mask: Tensor, lrp: Needs = None, whole: FromPixels | None = None
 ) -> Recording:
     """One recorded pass over preprocessed pixels [B, 3, H, W] and questions [B, T], which all methods can share.
 
@@ -107,12 +102,7 @@ def record_answer(
 
 
 def record_pass(
-    model: CLIPMapper,
-    pixels: Tensor,
-    ids: Tensor,
-    mask: Tensor,
-    lrp: Needs = None,
-    whole: FromPixels | None = None,
+    model: CLIPMapper, pixels: Tensor, ids: Tensor, mask: Tensor, lrp: Needs = None, whole: FromPixels | None = None
 ) -> Recording:
     """Records answers or captions as `record_answer` does: the recording of FromPixels(model)."""
     weight = model.clip.model.visual.conv1.weight

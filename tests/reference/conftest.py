@@ -79,7 +79,7 @@ def _events(pairs: list[tuple[slice, slice]], generator: torch.Generator) -> Ite
         q, n = s.stop - s.start, k.stop - k.start
         A = torch.randn(BATCH, HEADS, q, n, generator=generator, dtype=torch.float64).softmax(-1)
         Y, Y_out = (torch.randn(BATCH, q, WIDTH, generator=generator, dtype=torch.float64) for _ in range(2))
-        tensors = InGraph((A.requires_grad_(),), Y.requires_grad_(), Y_out.requires_grad_())
+        tensors = InGraph({"A": (A.requires_grad_(),), "Y": (Y.requires_grad_(),), "Y_out": (Y_out.requires_grad_(),)})
         yield Event(f"event {i}", s, k, tensors, _qkv(i, q, n))
 
 

@@ -251,7 +251,7 @@ def test_states_of_different_widths_are_not_compared(make_tape: Any, target: Any
 
     def narrowed(event: Event) -> Event:
         """Those of the encoder."""
-        parts = InGraph(event.in_graph.A, event.Y[..., :3], event.Y_out[..., :3])
+        parts = InGraph({"A": event.in_graph.A, "Y": (event.Y[..., :3],), "Y_out": (event.Y_out[..., :3],)})
         return replace(event, in_graph=parts) if event.queries.start else event
 
     layers = tuple((narrowed(event),) for event in recording.events)

@@ -41,7 +41,7 @@ def assemble(
     (first, _), batch = tensors[0][0][0], _batch(adapter.sites[0], tensors[0])
     layers, taken, dtype = [], iter(enumerate(tensors)), _finest(tensors)
     for layer in adapter.layers:
-        layers.append(tuple(_event(site, next(taken), spans, batch, dtype, plan) for site in layer))
+        layers.append(tuple(_event(site, *next(taken), spans, batch, dtype, plan) for site in layer))
     _check_grids(layout)
     modalities = _positions(adapter, layout, spans, first.device)
     readout, mask, special, learned = _axis(layout, modalities, batch, first.to(dtype))
@@ -128,14 +128,9 @@ def _finest(tensors: list[Caught]) -> torch.dtype:
 
 
 def _event(
-    site: Site,
-    numbered: tuple[int, Caught],
-    spans: dict[str, slice],
-    batch: int,
-    dtype: torch.dtype,
-    plan: Plan,
+    site: Site, number: int, caught: Caught, spans: dict[str, slice], batch: int, dtype: torch.dtype, plan: Plan
 ) -> Event:
-    number, (calls, Y, Y_out) = numbered
+    calls, Y, Y_out = caught
     queries, keys = _span(site, site.queries, spans), _span(site, site.keys, spans)
     _check_calls_of(site, calls, (batch, queries.stop - queries.start, keys.stop - keys.start), len(spans))
     states, length = 1 if site.windows is None else site.windows.states, queries.stop - queries.start
@@ -149,8 +144,8 @@ def _event(
             raise RecordingError(f"module {module!r} ({role}) is off the graph; does the model detach it?")
     if plan.differentiated and kept["A"] and number in plan.begins and not all(A.requires_grad for A, _ in calls):
         raise RecordingError(f"module {site.module!r}: attention is off the graph; does the model detach its inputs?")
-    maps = tuple(A for A, _ in calls)
-    parts = InGraph(maps if kept["A"] else None, Y if kept["Y"] else None, Y_out if kept["Y_out"] else None)
+    tensors = {"A": tuple(A for A, _ in calls), "Y": (Y,), "Y_out": (Y_out,)}
+    parts = InGraph({kind: some for kind, some in tensors.items() if kept[kind]})
     qkv = _qkv(site, [qkv for _, qkv in calls])
     return Event(site.module, queries, keys, parts, qkv, site.windows, dtype=dtype)
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xai.recording.event import QKV
+from xai.recording.hooks import shape_alone
 
 See = Callable[[Tensor, QKV | None], None]
 Change = Callable[[Tensor], Tensor]  # of the scores before the softmax, masks added
@@ -64,10 +65,7 @@ def multi_head(see: See, *args: Any, change: Change | None = None, **kwargs: Any
 
     Raises ValueError on `bias_k`, `add_zero_attn`, static keys and inputs without a batch axis.
     """
-    bound = _MULTI_HEAD.bind(*args, **kwargs)
-    bound.apply_defaults()
-    call = bound.arguments
-    _refuse(call)
+    call = _multi_head_call(args, kwargs)
     heads, batch = call["num_heads"], call["query"].shape[1]
     q, k, v = (
         t.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)  # [q, B, D] to [B, H, q, D / H]
@@ -95,20 +93,27 @@ def shape_of_scaled_dot_product(
 ) -> Tensor:
     """The probabilities of F.scaled_dot_product_attention, of which only the shape [B, H, q, k] is said; raises as ours."""
     _refuse_dropout(dropout_p)
-    dtype = torch.promote_types(query.dtype, torch.float32)  # that of `softmax`
-    return torch.empty((), dtype=dtype, device=query.device).expand(*query.shape[:-1], key.shape[-2])
+    return _map_shape(query, (*query.shape[:-1], key.shape[-2]))
 
 
 def shape_of_multi_head(*args: Any, **kwargs: Any) -> Tensor:
     """The probabilities of F.multi_head_attention_forward, of which only the shape is said; raises as `multi_head`."""
+    call = _multi_head_call(args, kwargs)
+    query, key = call["query"], call["key"]  # [q, B, D]
+    return _map_shape(query, (query.shape[1], call["num_heads"], query.shape[0], key.shape[0]))
+
+
+def _map_shape(query: Tensor, shape: tuple[int, ...]) -> Tensor:
+    dtype = torch.promote_types(query.dtype, torch.float32)  # that of `softmax`
+    return shape_alone(shape, dtype, query.device)
+
+
+def _multi_head_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of F.multi_head_attention_forward by name; raises ValueError for those that no explainer can take."""
     bound = _MULTI_HEAD.bind(*args, **kwargs)
     bound.apply_defaults()
-    call = bound.arguments
-    _refuse(call)
-    query, key = call["query"], call["key"]  # [q, B, D]
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    shape = (query.shape[1], call["num_heads"], query.shape[0], key.shape[0])
-    return torch.empty((), dtype=dtype, device=query.device).expand(shape)
+    _refuse(bound.arguments)
+    return bound.arguments
 
 
 def _refuse_dropout(probability: float) -> None:

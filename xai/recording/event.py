@@ -23,17 +23,14 @@ class QKV:
     bias: Tensor | None = None  # [D], of that projection
 
 
+@dataclass(frozen=True, eq=False)
 class InGraph:
     """The tensors of one attention as the model has them: A of each call, Y and Y_out of any axes before the last.
 
     One that was not kept is refused by name.
     """
 
-    def __init__(
-        self, A: tuple[Tensor, ...] | None = None, Y: Tensor | None = None, Y_out: Tensor | None = None
-    ) -> None:
-        tensors = {"A": A, "Y": None if Y is None else (Y,), "Y_out": None if Y_out is None else (Y_out,)}
-        self.kept = {kind: parts for kind, parts in tensors.items() if parts is not None}
+    kept: Mapping[str, tuple[Tensor, ...]]  # "A", "Y" and "Y_out", as far as they are; of the last two one tensor
 
     @property
     def A(self) -> tuple[Tensor, ...]:

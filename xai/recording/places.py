@@ -124,12 +124,12 @@ class Placed:
         states: Iterable[Place],
         outputs: Iterable[Place],
         bare: Iterable[Place],
-        begins: frozenset[Place]
-        | None = None,  # the states where a graph begins, and outputs without one; None for all
-        kept: frozenset[Place] | None = None,  # those of which more than the shape is kept; None for all
+        begins: frozenset[Place] | None = None,
+        kept: frozenset[Place] | None = None,
     ) -> None:
         self.states, self.bare = frozenset(states), frozenset(bare)
-        self.begins, self.kept = begins, kept
+        self.begins = begins  # the states where a graph begins, and outputs without one; None: all
+        self.kept = kept  # those of which more than the shape is kept; None: all
         self.parts: defaultdict[Place, list[Place]] = defaultdict(list)  # of each call, its results that are wanted
         for place in dict.fromkeys((*states, *outputs)):
             self.parts[place._replace(part=0)].append(place)

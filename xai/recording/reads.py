@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
     from xai.recording.adapter import Adapter
 
+T = TypeVar("T")
 Lrp = Literal["tokens", "pixels"] | None  # where the rules for relevance end
 KINDS = {  # in the words of a method's card
     "A": "maps",
@@ -114,10 +115,10 @@ class Plan:
     written: bool
     differentiated: bool
 
-    def of_calls(self, kind: str, sites: Sequence[int]) -> list[bool]:
-        """Returns for each of a module's sites whether a graph "begins" there, or a kind of tensor is kept."""
+    def calls(self, kind: str, sites: Sequence[int]) -> frozenset[int]:
+        """Returns at which calls of a module, of the sites it has, a graph "begins", or a kind of tensor is kept."""
         numbers = self.begins if kind == "begins" else self.kept[kind]
-        return [number in numbers for number in sites]
+        return frozenset(call for call, number in enumerate(sites) if number in numbers)
 
 
 def plan(adapter: Adapter, wanted: Reads) -> Plan:
@@ -126,7 +127,15 @@ def plan(adapter: Adapter, wanted: Reads) -> Plan:
     layers = [[next(numbers) for _ in sites] for sites in adapter.layers]
     start = first_layer(len(layers), wanted)
     read = [number for some in layers[start:] for number in some]
-    first, ends = _firsts(adapter), _ends(adapter, layers)
+    sites, first = adapter.sites, _firsts(adapter)
+    names = {name for site in sites for name in (*site.queries, *site.keys)}
+    last = last_of(
+        layers,
+        names,
+        lambda number, name: name in sites[number].queries,
+        lambda number, name: name in sites[number].keys,
+    )
+    ends = set(last.values())
     differentiated = wanted.lrp is not None or bool(wanted.gradients)
     kept = {
         kind: {number for number in read if wanted.has(kind, number in first)} for kind in ("A", "qkv", "Y", "Y_out")
@@ -147,15 +156,26 @@ def _firsts(adapter: Adapter) -> set[int]:
     return set(first.values())
 
 
-def _ends(adapter: Adapter, layers: list[list[int]]) -> set[int]:
-    """Returns the last attention of each modality that no other one reads afterwards."""
-    sites, last = adapter.sites, dict[str, int]()
-    names = {name for site in sites for name in (*site.queries, *site.keys)}
-    for numbers in layers:
-        for name in names:
-            own = [number for number in numbers if name in sites[number].queries]
+def last_of(
+    layers: Iterable[Sequence[T]],
+    names: Iterable[str],
+    queries: Callable[[T, str], bool],
+    keys: Callable[[T, str], bool],
+) -> dict[str, T]:
+    """Returns the last attention of each modality that no other one reads afterwards.
+
+    Args:
+        layers: of attentions, in their order.
+        names: of the modalities.
+        queries: whether a modality is among the queries of an attention.
+        keys: whether it is among its keys.
+    """
+    by_layer, last = list(layers), dict[str, T]()
+    for name in names:
+        for layer in by_layer:
+            own = [attention for attention in layer if queries(attention, name)]
             if own:
                 last[name] = own[-1]
-            elif any(name in sites[number].keys for number in numbers):
+            elif any(keys(attention, name) for attention in layer):
                 last.pop(name, None)
-    return set(last.values())
+    return last

@@ -1,7 +1,7 @@
 """Recording: one forward pass of a stock model, with every attention that its adapter names laid on a recording."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -116,6 +116,7 @@ class _Pass(ExitStack):
         )
         self.pixels: Tensor | None = None
         self.model, self.adapter, self.recorder = model, adapter, recorder
+        self.sites = self._sites("module")
         self.captured = Captured(defaultdict(list), defaultdict(list), defaultdict(list))
         self.inside: list[tuple[str, list[tuple[Tensor, QKV | None]]]] = []  # modules now running, what they show
         self.inputs: dict[str, Any] = {}
@@ -134,17 +135,17 @@ class _Pass(ExitStack):
 
     def hooks_on_parts(self) -> Iterator[Any]:
         """Those that catch what the adapter names."""
-        for name in dict.fromkeys(site.module for site in self.adapter.sites):
+        for name in self.sites:
             yield self._module(name).register_forward_pre_hook(
                 lambda m, args, name=name: self.inside.append((name, []))
             )
             yield self._module(name).register_forward_hook(self._left)
         for name, sites in self._sites("residual").items():
-            begins, kept = (self.plan.of_calls(kind, sites) for kind in ("begins", "Y"))
+            begins, kept = (self.plan.calls(kind, sites) for kind in ("begins", "Y"))
             take = residual_into(self.captured.residual[name], begins, kept)
             yield self._module(name).register_forward_pre_hook(take, with_kwargs=True)
         for name, sites in self._sites("output").items():
-            give = output_into(self.captured.output[name], self.plan.of_calls("Y_out", sites))
+            give = output_into(self.captured.output[name], self.plan.calls("Y_out", sites))
             yield self._module(name).register_forward_hook(give)
 
     def _sites(self, role: str) -> dict[str, list[int]]:
@@ -220,11 +221,10 @@ class _Pass(ExitStack):
     def started(self) -> None:
         """The model's arguments are known."""
 
-    def kept(self, seen: tuple[Tensor, QKV | None], sites: Sequence[int]) -> tuple[Tensor, QKV | None]:
-        """What is kept of an attention, which is that of a site; of a map that nobody reads its shape."""
+    def kept(self, seen: tuple[Tensor, QKV | None], site: int | None) -> tuple[Tensor, QKV | None]:
+        """What is kept of a site's attention, None for one too many; of a map that nobody reads its shape."""
         A, qkv = seen
-        keep, show = (any(self.plan.of_calls(kind, sites)) for kind in ("A", "qkv"))
-        return A if keep else shape_of(A), qkv if show else None
+        return A if site in self.plan.kept["A"] else shape_of(A), qkv if site in self.plan.kept["qkv"] else None
 
     def caught(self) -> list[Caught]:
         """What was caught of each site."""
@@ -237,9 +237,8 @@ class _Pass(ExitStack):
                 f"module {name!r} computed {len(seen)} attentions in one call and must compute one; name the innermost "
                 "module around it, with an attention that torch or a softmax computes"
             )
-        calls = self.captured.attention[name]
-        sites = [number for number, site in enumerate(self.adapter.sites) if site.module == name]
-        calls.append(self.kept(seen[0], sites[len(calls) : len(calls) + 1]))
+        calls, sites = self.captured.attention[name], self.sites[name]
+        calls.append(self.kept(seen[0], sites[len(calls)] if len(calls) < len(sites) else None))
 
     def _finish(self, model: nn.Module, args: tuple, output: Any) -> None:
         self.close()
@@ -295,7 +294,7 @@ class _PlacedPass(_Pass):
             and not probabilities.requires_grad
         ):
             probabilities.requires_grad_()  # of a query that is a parameter, and keys of layers that are not read
-        self.seen[self.place] = self.kept((probabilities, qkv), [number])
+        self.seen[self.place] = self.kept((probabilities, qkv), number)
         self.qkv, self.mixed = qkv, None
 
     def see_softmax(self, probabilities: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from xai.lrp.ruling import Ruling
 from xai.recording.axis import Link, Positions, count_of, within
 from xai.recording.event import Event, Gradient, Gradients, InGraph
 from xai.recording.head import Head
-from xai.recording.reads import EVERYTHING, Reads, first_layer
+from xai.recording.reads import EVERYTHING, Reads, first_layer, last_of
 from xai.recording.rerun import RunAgain
 from xai.recording.turns import Turns
 
@@ -203,7 +203,7 @@ class Recording:
 
     def _rows_with_gradient(self, target: Score) -> Tensor:
         rows = torch.zeros_like(self.mask)
-        last = self._last_events()
+        last = self._last_events
         known = self._gradients.get((target, "autograd"), {})
         if all(event in known and "Y_out" in known[event].in_graph.kept for event in last.values()):
             gradients = [known[event].Y_out for event in last.values()]
@@ -220,16 +220,15 @@ class Recording:
             rows[:, where] = (gradient[:, event.rows(where)] != 0).any(dim=-1) & ~self._goes_on(name)
         return rows
 
+    @cached_property
     def _last_events(self) -> dict[str, Event]:
         """The last attention of each modality that has tokens which no other ones read afterwards, or are made from."""
-        last: dict[str, Event] = {}
-        for name, tokens in self.modalities.items():
-            for layer in self.layers:
-                own = [event for event in layer if event.rows(tokens) is not None]
-                if own:
-                    last[name] = own[-1]
-                elif any(within(tokens, event.keys) is not None for event in layer):
-                    last.pop(name, None)
+        last = last_of(
+            self.layers,
+            self.modalities,
+            lambda event, name: event.rows(self.modalities[name]) is not None,
+            lambda event, name: within(self.modalities[name], event.keys) is not None,
+        )
         return {name: event for name, event in last.items() if not self._goes_on(name).all()}
 
     def _goes_on(self, name: str) -> Tensor:
@@ -246,8 +245,8 @@ class Recording:
             )
         wanted = [
             (event, kind, part)
-            for number, layer in enumerate(self.layers)
-            for event in (layer if number >= first_layer(len(self.layers), self.reads) else ())
+            for layer in self.layers[first_layer(len(self.layers), self.reads) :]
+            for event in layer
             for kind, parts in event.in_graph.kept.items()
             if self.reads.differentiates(kind, event in self._firsts)
             for part in parts
@@ -256,23 +255,15 @@ class Recording:
             raise ValueError("the pass was recorded for methods without gradients; record without `reads`")
         if rules is None:  # in the same pass, by what the rows are told that the target reads
             kept = {(event, kind) for event, kind, _ in wanted}
-            ends = (event for event in self._last_events().values() if (event, "Y_out") not in kept)
+            ends = (event for event in self._last_events.values() if (event, "Y_out") not in kept)
             wanted += [(event, "Y_out", event.in_graph.Y_out) for event in dict.fromkeys(ends)]
         leaves, once = [part for *_, part in wanted], self.reads.once
         slopes = self.backward(score, leaves, once) if rules is None else self.backward_by(rules, target, leaves)[1]
-        found: dict[Event, dict[str, list[Tensor]]] = {}
-        reached: set[Event] = set()
+        found: dict[Event, dict[str, tuple[Tensor, ...]]] = {}
         for (event, kind, part), slope in zip(wanted, slopes, strict=True):
-            found.setdefault(event, {}).setdefault(kind, []).append(self.nothing(part) if slope is None else slope)
-            reached |= {event} if kind == "A" and slope is not None else set()
-        return {
-            event: Gradient(
-                event,
-                InGraph(
-                    tuple(kinds["A"]) if "A" in kinds else None,
-                    *(kinds.get(kind, [None])[0] for kind in ("Y", "Y_out")),
-                ),
-                event in reached,
-            )
-            for event, kinds in found.items()
+            kinds = found.setdefault(event, {})
+            kinds[kind] = (*kinds.get(kind, ()), self.nothing(part) if slope is None else slope)
+        reached = {
+            event for (event, kind, _), slope in zip(wanted, slopes, strict=True) if kind == "A" and slope is not None
         }
+        return {event: Gradient(event, InGraph(kinds), event in reached) for event, kinds in found.items()}

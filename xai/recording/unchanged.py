@@ -10,26 +10,22 @@ from torch import nn
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and frozen parameters; each module and parameter gets its own back."""
-    modules, parameters = list(model.modules()), list(model.parameters())
-    training = [module for module in modules if module.training]
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
-        if training:
+        if any(mode for _, mode in modes):
             model.eval()
-        for parameter in trained:
-            parameter.requires_grad_(False)
+        for parameter, flag in flags:
+            if flag:
+                parameter.requires_grad_(False)
         yield
     finally:
-        for module in modules:  # setting an attribute of a module is slow
-            if module.training:
-                module.training = False
-        for module in training:
-            module.training = True
-        for parameter in parameters:
-            if parameter.requires_grad:
-                parameter.requires_grad_(False)
-        for parameter in trained:
-            parameter.requires_grad_(True)
+        for module, mode in modes:
+            if module.training != mode:  # setting an attribute of a module is slow
+                module.training = mode
+        for parameter, flag in flags:
+            if parameter.requires_grad != flag:
+                parameter.requires_grad_(flag)
 
 
 @contextmanager
