@@ -5,6 +5,7 @@ import inspect
 import posixpath
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ RULES = {
 Row = Mapping[str, str]
 
 
+@cache
 def figures(name: str) -> list[Row]:
     """Returns the rows of a file of figures, as text, so that no digit is lost."""
     with (DOCS / "figures" / f"{name}.csv").open(newline="") as file:

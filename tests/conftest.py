@@ -1,7 +1,10 @@
 """Fixtures every test may use."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -28,6 +31,15 @@ SHAPES += [
 ]
 install_import_hook(SHAPES, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
+CHROMIUM = "/usr/bin/chromium"
+QUIET = (
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
 settings.register_profile("any machine", deadline=None)  # a busy one takes its time
 settings.load_profile("any machine")
 
@@ -49,3 +61,17 @@ def shared_data() -> Path:
         message = f"the real data samples are not on this machine ({folder})"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real one, for pages that are opened from a file or served by this machine."""
+    if not shutil.which(CHROMIUM):
+        message = f"{CHROMIUM} is missing: apt-get install --no-install-recommends chromium"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    from playwright.sync_api import sync_playwright  # here: most tests need none
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, chromium_sandbox=False, args=QUIET)
+        yield browser
+        browser.close()

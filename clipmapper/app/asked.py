@@ -157,8 +157,8 @@ def explained(
         model: that `request` names.
         request: the picture and the question.
         methods: their names.
-        answer: that is explained; None for the model's own.
-        rival: the answer that it is explained against; None for none.
+        answer: that is explained; None or "" for the model's own.
+        rival: the answer that it is explained against; None or "" for none.
 
     Raises:
         ValueError: no method, an answer that the model does not know, or nothing that it says.

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import ImageData
 
-from clipmapper.app.asked import Explained, Request, explained, picture_of, question_of, stages
+from clipmapper.app.asked import Request, explained, picture_of, question_of, stages
 from clipmapper.app.models import Model, Models, has_rivals, methods_for
 from clipmapper.app.scenes import examples
 from clipmapper.app.views import STRIP, answer_view, notice, removal_view, script, strip_pictures, style
@@ -108,7 +108,7 @@ class Page:
             return gr.skip(), None
         try:
             model = self.model(request.model)
-            return answer_view(request, self._found(model, request, methods, answer, rival), model.geometry), None
+            return answer_view(request, explained(model, request, methods, answer, rival), model.geometry), None
         except Exception as error:
             return notice(sentence(error)), None
 
@@ -118,7 +118,7 @@ class Page:
             if request is None:
                 raise ValueError("nothing was asked yet")
             model = self.model(request.model)
-            found = self._found(model, request, methods, answer, rival)
+            found = explained(model, request, methods, answer, rival)
             total = len(SCHEDULES[model.protocol("recommended", "image").schedule])
             past, pictures = [], []
             for stage in stages(model, found):
@@ -134,9 +134,6 @@ class Page:
         example = self.scenes[chosen.index]
         samples = [[question] for question in example.questions]
         return example.image, gr.Dataset(samples=samples), example.questions[0]
-
-    def _found(self, model: Model, request: Request, methods: list[str], answer: str, rival: str) -> Explained:
-        return explained(model, request, methods, answer or None, rival or None)
 
 
 def offered(model: Model) -> list[tuple[str, str]]:

@@ -15,12 +15,11 @@ from clipmapper.config.model import (
     Task,
 )
 from clipmapper.config.trainer import TrainerConfig
-from clipmapper.config.training import LOGGERS, ExplainConfig, OptimizerConfig, ProtocolName, RunConfig
+from clipmapper.config.training import ExplainConfig, OptimizerConfig, ProtocolName, RunConfig, check_loggers
 
 ReferenceConfig = ModelSource  # its name as a reference model in training
 
 __all__ = [
-    "LOGGERS",
     "MOST_SCENES",
     "SHIPPED",
     "SHIPPED_STOCK",
@@ -39,4 +38,5 @@ __all__ = [
     "ShapesConfig",
     "Task",
     "TrainerConfig",
+    "check_loggers",
 ]

@@ -1,5 +1,6 @@
 """Settings of a training run: its optimizer, its files and logs, and what it explains."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,13 @@ from clipmapper.errors import unknown
 
 LOGGERS = ("wandb", "csv", "tensorboard")
 ProtocolName = Literal["recommended", "wra", "genatt", "transatt"]
+
+
+def check_loggers(names: Iterable[str]) -> None:
+    """Raises ValueError for an unknown logger."""
+    for name in names:
+        if name not in LOGGERS:
+            raise unknown("logger", name, LOGGERS)
 
 
 @dataclass
@@ -81,9 +89,7 @@ class RunConfig:
         require(self.min_gain >= 0, "run.min_gain", self.min_gain, "0 or more")
         require(self.checkpoint_every > 0, "run.checkpoint_every", self.checkpoint_every, "above 0")
         require(self.captioned > 0, "run.captioned", self.captioned, "above 0")
-        for name in self.loggers:
-            if name not in LOGGERS:
-                raise unknown("logger", name, LOGGERS)
+        check_loggers(self.loggers)
         require(len({*self.loggers}) == len(self.loggers), "run.loggers", self.loggers, "each logger once")
 
 

@@ -10,7 +10,15 @@ import yaml
 
 from clipmapper.benchmark.settings import BenchmarkConfig
 from clipmapper.cli import Parser, config_path, named, renamed
-from clipmapper.config import LOGGERS, SHIPPED, SHIPPED_STOCK, DataConfig, DecodingConfig, ModelConfig, ModelSource
+from clipmapper.config import (
+    SHIPPED,
+    SHIPPED_STOCK,
+    DataConfig,
+    DecodingConfig,
+    ModelConfig,
+    ModelSource,
+    check_loggers,
+)
 from clipmapper.config.checks import require, restored
 from clipmapper.errors import unknown
 
@@ -147,9 +155,7 @@ def loggers_of(names: list[str], given: Collection[str], split: str = "val") -> 
         given: the options on the command line, by name.
         split: of the data.
     """
-    for name in names:
-        if name not in LOGGERS:
-            raise unknown("logger", name, LOGGERS)
+    check_loggers(names)
     require(len({*names}) == len(names), "loggers", names, "each logger once")
     if "--loggers" in given and split.startswith("test"):
         raise ValueError(

@@ -18,8 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from clipmapper.config import LOGGERS
-from clipmapper.errors import unknown
+from clipmapper.config import check_loggers
 from clipmapper.logs.weights_and_biases import RunLogger, start
 from xai.files import read_text, replacing
 
@@ -86,9 +85,7 @@ def make_loggers(
 
 def require_loggers(names: Sequence[str]) -> None:
     """Raises ValueError for an unknown logger, ModuleNotFoundError for one that is not installed."""
-    for name in names:
-        if name not in LOGGERS:
-            raise unknown("logger", name, LOGGERS)
+    check_loggers(names)
     if "tensorboard" in names and importlib.util.find_spec("tensorboard") is None:
         raise ModuleNotFoundError("logger 'tensorboard' needs tensorboard: pip install clipmapper[tensorboard]")
 

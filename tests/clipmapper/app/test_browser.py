@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -11,13 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from clipmapper.app.scenes import examples
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-CHROMIUM = "/usr/bin/chromium"
-QUIET = ("--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update")
 HOSTILE = "<img src=x onerror='window.hacked = 1'>"
 
 
@@ -44,28 +41,23 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(address: str) -> Iterator[Page]:
+def page(browser: Browser, address: str) -> Iterator[Page]:
     """The page; in the end nothing may have failed, nothing been asked of another machine, and no text become a script."""
-    if not shutil.which(CHROMIUM):
-        message = f"{CHROMIUM} is missing: apt-get install --no-install-recommends chromium"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, chromium_sandbox=False, args=QUIET)
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(30_000)
-        complaints: list[str] = []
-        elsewhere: list[str] = []
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.route(
-            lambda url: not url.startswith((address, "data:", "blob:")),
-            lambda route: (elsewhere.append(route.request.url), route.abort()),
-        )
-        page.goto(address)
-        yield page
-        assert page.evaluate("window.hacked") is None
-        assert complaints == [] and elsewhere == []
-        browser.close()
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(30_000)
+    complaints: list[str] = []
+    elsewhere: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.route(
+        lambda url: not url.startswith((address, "data:", "blob:")),
+        lambda route: (elsewhere.append(route.request.url), route.abort()),
+    )
+    page.goto(address)
+    yield page
+    assert page.evaluate("window.hacked") is None
+    assert complaints == [] and elsewhere == []
+    page.close()
 
 
 def test_a_question_is_asked_explained_and_its_patches_taken_away(page: Page, tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """The report in a real browser, opened from a file."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page
 
 from xai.figures.geometry import Geometry
 from xai.figures.render import overlay
@@ -19,26 +17,6 @@ from xai.results.modality import ModalityRelevance
 from xai.results.relevance import Relevance
 
 from .values import GAINS, HOSTILE, PATCHES, SAMPLES, captioned_report, picture, small_report
-
-CHROMIUM = "/usr/bin/chromium"
-QUIET = (
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not shutil.which(CHROMIUM):
-        message = f"{CHROMIUM} is missing: apt-get install --no-install-recommends chromium"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, chromium_sandbox=False, args=QUIET)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

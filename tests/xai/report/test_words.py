@@ -13,10 +13,8 @@ from playwright.sync_api import Browser
 from xai.results.captions import CaptionRelevance, average
 
 from ..conftest import relevance_of
-from .test_browser import browser, opened
+from .test_browser import opened
 from .values import HOSTILE, picture
-
-__all__ = ["browser"]  # the fixture
 
 
 def relevance(hostile: str = HOSTILE) -> CaptionRelevance:
