@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,18 @@ WORLD = 2
 
 
 def together(folder: Path, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """Returns what `work(*arguments)` gives in each of two processes that know each other."""
+    """Returns what `work(*arguments)` gives in each of two processes that know each other; neither waits for one that failed."""
     processes = [FORKS.Process(target=_process, args=(rank, folder, work, arguments)) for rank in range(WORLD)]
     for process in processes:
         process.start()
+    while running := [process.sentinel for process in processes if process.is_alive()]:
+        if any(process.exitcode for process in processes) or not wait(running, timeout=300):
+            break
+    codes = [process.exitcode for process in processes]
     for process in processes:
+        process.kill()
         process.join()
-    assert [process.exitcode for process in processes] == [0] * WORLD
+    assert codes == [0] * WORLD
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(WORLD)]
 
 
