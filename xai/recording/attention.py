@@ -46,16 +46,20 @@ def scaled_dot_product(
     if is_causal:
         scores = scores.masked_fill(~torch.ones_like(scores[0, 0], dtype=torch.bool).tril(), -torch.inf)
     if attn_mask is not None:
-        masked = attn_mask.dtype == torch.bool
-        scores = scores.masked_fill(~attn_mask, -torch.inf) if masked else scores + attn_mask
-    probabilities = softmax(scores if change is None else change(scores))
+        truth = attn_mask.dtype == torch.bool
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if truth else scores + attn_mask
+    scores = scores if change is None else change(scores)
+    masked = is_causal or attn_mask is not None or change is not None
+    probabilities = softmax(scores, masked)
     see(probabilities, QKV(query, key, value))
     return probabilities.to(value.dtype) @ value
 
 
-def softmax(scores: Tensor) -> Tensor:
-    """Over the last axis, at least in single precision; zeros where all scores are -inf."""
+def softmax(scores: Tensor, masked: bool = True) -> Tensor:
+    """Over the last axis, at least in single precision; zeros where all scores are -inf, of `masked` ones."""
     scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+    if not masked:
+        return scores.softmax(dim=-1)
     nothing = (scores == -torch.inf).all(dim=-1, keepdim=True)
     return scores.masked_fill(nothing, 0).softmax(dim=-1).masked_fill(nothing, 0)
 

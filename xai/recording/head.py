@@ -86,8 +86,8 @@ class Seen:
         if not isinstance(self.projection, nn.Module):
             return
         for module in self.model.modules():
-            own = [*module.parameters()]
-            if own and all(parameter.dim() == 1 for parameter in own) and not [*module.children()]:
+            own = [parameter for parameter in module._parameters.values() if parameter is not None]
+            if own and all(parameter.dim() == 1 for parameter in own) and not module._modules:
                 yield module.register_forward_hook(self._norm)
         yield self.projection.register_forward_pre_hook(self._project)
 

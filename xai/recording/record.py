@@ -108,6 +108,8 @@ def record(model: nn.Module, adapter: Adapter, lrp: Needs = None) -> Iterator[Re
 class _Pass(ExitStack):
     """The hooks of one recording. It is itself the stack of contexts that hold while the model runs."""
 
+    counted = False  # whether each call of a torch function has a place
+
     def __init__(self, model: nn.Module, adapter: Adapter, recorder: Recorder, reads: Reads) -> None:
         super().__init__()
         self.reads, self.plan = reads, plan(adapter, reads)
@@ -255,6 +257,8 @@ class _Pass(ExitStack):
 
 class _PlacedPass(_Pass):
     """Of an adapter whose sites have places."""
+
+    counted = True
 
     def __init__(self, model: nn.Module, adapter: Adapter, recorder: Recorder, reads: Reads) -> None:
         super().__init__(model, adapter, recorder, reads)

@@ -11,7 +11,8 @@ from torch import nn
 def evaluation(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and frozen parameters; each module and parameter gets its own back."""
     modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    own = (module._parameters.values() for module, _ in modes)  # one walk, where `parameters` takes one of each module
+    flags = [(parameter, parameter.requires_grad) for some in own for parameter in some if parameter is not None]
     try:
         if any(mode for _, mode in modes):
             model.eval()
@@ -31,6 +32,7 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def same_random_numbers(model: nn.Module) -> Iterator[None]:
     """The generators of the CPU and of the model's cards are afterwards as they were."""
-    cards = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
+    used = torch.cuda.is_initialized()
+    cards = {parameter.device for parameter in model.parameters() if parameter.is_cuda} if used else ()
     with torch.random.fork_rng(devices=list(cards)):
         yield
