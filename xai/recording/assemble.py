@@ -15,6 +15,7 @@ from xai.recording.axis import Positions
 from xai.recording.event import QKV, Event, InGraph
 from xai.recording.reads import Plan, Reads
 from xai.recording.recording import Recording
+from xai.recording.unchanged import modules_of
 
 
 class RecordingError(RuntimeError):
@@ -230,9 +231,11 @@ def _axis(layout: Layout, modalities: dict[str, Positions], batch: int, like: Te
 
 def refuse_checkpointing(model: nn.Module) -> None:
     """Raises RecordingError for a module whose attention checkpointing hides."""
-    for name, module in model.named_modules():
+    for name, module in modules_of(model).items():
         for flag in ("gradient_checkpointing", "grad_checkpointing"):
-            if vars(module).get(flag, getattr(type(module), flag, False)) is True:  # much faster than of the module itself
+            if (
+                vars(module).get(flag, getattr(type(module), flag, False)) is True
+            ):  # much faster than of the module itself
                 raise RecordingError(
                     f"module {name or type(model).__name__!r} uses activation checkpointing ({flag}), which hides its "
                     "attention; switch it off before explaining"

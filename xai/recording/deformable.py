@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from xai.recording.attention import See
+from xai.recording.unchanged import modules_of
 
 ARGUMENTS = (
     "value",
@@ -56,7 +57,7 @@ def deformable_attention(
 @contextmanager
 def deformable_shown(model: nn.Module) -> Iterator[None]:
     """Modes see the deformable attentions of the model; each module gets its own forward back."""
-    modules = [module for module in model.modules() if _is_deformable(module)]
+    modules = [module for module in modules_of(model).values() if _is_deformable(module)]
     own = [vars(module).get("forward") for module in modules]
     try:
         for module in modules:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from xai.recording.unchanged import evaluation
+from xai.recording.unchanged import evaluation, modules_of
 
 Said = Callable[[Tensor, Any], Any]
 # nodes of the graph that add states, or only move them
@@ -85,7 +85,7 @@ class Seen:
     def hooks(self) -> Iterator[RemovableHandle]:
         if not isinstance(self.projection, nn.Module):
             return
-        for module in self.model.modules():
+        for module in modules_of(self.model).values():
             own = [parameter for parameter in module._parameters.values() if parameter is not None]
             if own and all(parameter.dim() == 1 for parameter in own) and not module._modules:
                 yield module.register_forward_hook(self._norm)

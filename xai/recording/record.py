@@ -32,7 +32,7 @@ from xai.recording.places import Calls, Place, arguments_of, placed_of, samples_
 from xai.recording.reads import Needs, Reads, as_reads, plan
 from xai.recording.recording import Recording
 from xai.recording.rerun import Call, autocast_of, rerun
-from xai.recording.unchanged import evaluation, same_random_numbers
+from xai.recording.unchanged import evaluation, modules_of, same_random_numbers
 from xai.recording.watch import ATTENTION, SOFTMAX, Watch
 from xai.recording.without import without
 
@@ -118,6 +118,7 @@ class _Pass(ExitStack):
         )
         self.pixels: Tensor | None = None
         self.model, self.adapter, self.recorder = model, adapter, recorder
+        self.modules = modules_of(model)
         self.sites = self._sites("module")
         self.captured = Captured(defaultdict(list), defaultdict(list), defaultdict(list))
         self.inside: list[tuple[str, list[tuple[Tensor, QKV | None]]]] = []  # modules now running, what they show
@@ -157,13 +158,6 @@ class _Pass(ExitStack):
             found[getattr(site, role)].append(number)
         return found
 
-    def calling(self, func: Any) -> None:
-        """A torch function is about to be called."""
-
-    def called(self, result: Any) -> Any:
-        """What the model gets of the call's result."""
-        return result
-
     def is_attention(self, func: Any) -> bool:
         """Whether the call now happening is an attention to catch."""
         return func in ATTENTION or bool(self.inside)
@@ -197,8 +191,8 @@ class _Pass(ExitStack):
 
     def _module(self, name: str) -> nn.Module:
         try:
-            return self.model.get_submodule(name)
-        except AttributeError as error:
+            return self.modules[name]
+        except KeyError as error:
             raise RecordingError(
                 f"the adapter names module {name!r}, which {type(self.model).__name__} has not"
             ) from error
@@ -276,9 +270,11 @@ class _PlacedPass(_Pass):
         yield from self.calls.hooks(self.model)
 
     def calling(self, func: Any) -> None:
+        """A torch function is about to be called."""
         self.place = self.calls.place(func)
 
     def called(self, result: Any) -> Any:
+        """What the model gets of the call's result."""
         return self.placed.see(self.place, result)
 
     def is_attention(self, func: Any) -> bool:

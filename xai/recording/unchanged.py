@@ -7,10 +7,22 @@ import torch
 from torch import nn
 
 
+def modules_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Returns every module by each of its names, the model by "". torch's own walk, of generators in generators, is slow."""
+    found: dict[str, nn.Module] = {}
+    waiting = [("", model)]
+    while waiting:
+        name, module = waiting.pop()
+        found[name] = module
+        parts = reversed(module._modules.items())
+        waiting += [(f"{name}.{part}" if name else part, inner) for part, inner in parts if inner is not None]
+    return found
+
+
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and frozen parameters; each module and parameter gets its own back."""
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in modules_of(model).values()]
     own = (module._parameters.values() for module, _ in modes)  # one walk, where `parameters` takes one of each module
     flags = [(parameter, parameter.requires_grad) for some in own for parameter in some if parameter is not None]
     try:

@@ -36,8 +36,8 @@ class Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch._C._set_grad_enabled:  # a frozen part under no_grad is explained too
             return None
-        if not self.run.counted and func not in WATCHED:  # most calls: a model of few samples pays for each
-            return func(*args, **kwargs)
+        if not self.run.counted:  # most calls go straight on: a model of few samples pays for each
+            return self._call(func, args, kwargs) if func in WATCHED else func(*args, **kwargs)
         self.run.calling(func)
         return self.run.called(self._call(func, args, kwargs))
 
