@@ -25,6 +25,7 @@ BENCHMARKS = (  # modules of this package, each with `run(quick)`
     "lrp",
     "perturbation",
     "decoding",
+    "words",
     "feature_cache",
     "training_step",
     "data_loading",
