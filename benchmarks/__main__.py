@@ -24,6 +24,7 @@ BENCHMARKS = (  # modules of this package, each with `run(quick)`
     "batching",
     "lrp",
     "perturbation",
+    "rewriting",
     "decoding",
     "words",
     "feature_cache",

@@ -4,7 +4,8 @@
 
 Both towers of CLIP embed each token by itself, so every removal is one of two things on embeddings: leaving tokens out of
 the sequence, or putting a filler's embedding in their place. What attention may not read is left out as well: the figures
-are those of a mask, at the cost of a shorter sequence. CLIP's tokens of the modality that stays whole are computed once.
+are those of a mask, at the cost of a shorter sequence. Of the modality that stays whole
+all that no other token is read for is computed once: CLIP's tokens, and the mapper's first attention among them.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from clipmapper.errors import unknown
 from clipmapper.metrics.answers import soft_accuracy
 from clipmapper.models.clip import FrozenCLIP, text_tower
 from clipmapper.models.clip_mapper import CLIPMapper
+from clipmapper.models.mapper import Modality
 from xai.metrics.perturbation import Perturbed, Predict
 from xai.metrics.protocols import Protocol, Removal
 from xai.metrics.removal import drop, filler
@@ -47,18 +49,20 @@ def predictor(model: CLIPMapper, inputs: Inputs, target: Tensor, protocol: Proto
     Raises ValueError for a removal that the modality does not have.
     """
     if protocol.modality == "image":
-        text, left = model.clip.text_tokens(inputs.ids), image_states(model.clip, inputs.pixels, protocol.removal)
+        text = whole_text(model, inputs.ids, inputs.mask)
+        left = image_states(model.clip, inputs.pixels, protocol.removal)
 
         def answers(batch: Perturbed) -> Tensor:
-            image = model.clip.model.visual.ln_post(left(batch))
-            return model.answers_to(image, text[batch.rows], inputs.mask[batch.rows])
+            image = model.image_states(model.clip.model.visual.ln_post(left(batch)))
+            return model.answers_to(image, text[batch.rows], inputs.mask[batch.rows], ["text"])
     else:
-        image, words = model.clip.image_tokens(inputs.pixels), word_states(model.clip, inputs.ids, protocol.removal)
+        image = whole_image(model, inputs.pixels, inputs.mask)
+        words = word_states(model.clip, inputs.ids, protocol.removal)
 
         def answers(batch: Perturbed) -> Tensor:
-            text = words(batch)
+            text = model.text_states(words(batch))
             mask = batch.keep.new_ones(text.shape[:2]) if protocol.removal in SHORTER else inputs.mask[batch.rows]
-            return model.answers_to(image[batch.rows], text, mask)
+            return model.answers_to(image[batch.rows], text, mask, ["image"])
 
     def predict(batch: Perturbed) -> dict[str, Tensor]:
         logits = answers(batch)
@@ -82,30 +86,44 @@ def without(
     """
     image, text = (recording.modalities[name] for name in ("image", "text"))
     patches, words = image_states(model.clip, pixels, "drop"), word_states(model.clip, ids, "drop")
-    whole_image, whole_text = model.clip.image_tokens(pixels), model.clip.text_tokens(ids)
+    same_image, same_text = whole_image(model, pixels, mask), whole_text(model, ids, mask)
 
     def answers(keep: Tensor, rows: Tensor) -> Tensor:
-        left, said = keep[:, image], keep[:, text] & mask[rows]
+        left, said, begun = keep[:, image], keep[:, text] & mask[rows], list[Modality]()
         if bool(left.all()):
-            states = whole_image[rows]
+            states, begun = same_image[rows], ["image"]
         else:
-            states = model.clip.model.visual.ln_post(patches(Perturbed(rows, left, int(left[0].sum()))))
+            batch = Perturbed(rows, left, int(left[0].sum()))
+            states = model.image_states(model.clip.model.visual.ln_post(patches(batch)))
         if bool((said == mask[rows]).all()):
-            return model.answers_to(states, whole_text[rows], mask[rows])
+            return model.answers_to(states, same_text[rows], mask[rows], [*begun, "text"])
         counts = said.sum(dim=1)  # what follows on the end token is read by nothing
-        tokens = words(Perturbed(rows, said, int(counts.max())))
-        return model.answers_to(states, tokens, torch.arange(tokens.shape[1], device=counts.device) < counts[:, None])
+        tokens = model.text_states(words(Perturbed(rows, said, int(counts.max()))))
+        real = torch.arange(tokens.shape[1], device=counts.device) < counts[:, None]
+        return model.answers_to(states, tokens, real, begun)
 
     @torch.no_grad()
     def run(keep: Tensor, rows: Tensor) -> Tensor:
         lengths = keep[:, image].sum(dim=1)
-        logits = torch.empty(len(keep), len(model.answers), device=keep.device, dtype=whole_text.dtype)
+        logits = torch.empty(len(keep), len(model.answers), device=keep.device, dtype=same_text.dtype)
         for length in lengths.unique():
             part = (lengths == length).nonzero()[:, 0]
             logits[part] = answers(keep[part], rows[part]).to(logits.dtype)
         return logits
 
     return run
+
+
+@torch.no_grad()
+def whole_image(model: CLIPMapper, pixels: Tensor, mask: Tensor) -> Tensor:
+    """Returns what the mapper makes of whole images [B, 3, H, W] before they meet a text."""
+    return model.mapper.begin("image", model.image_states(model.clip.image_tokens(pixels)), mask)
+
+
+@torch.no_grad()
+def whole_text(model: CLIPMapper, ids: Tensor, mask: Tensor) -> Tensor:
+    """Returns what the mapper makes of whole texts [B, T] before they meet an image."""
+    return model.mapper.begin("text", model.text_states(model.clip.text_tokens(ids)), mask)
 
 
 def figures(logits: Tensor, probabilities: Tensor, scores: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from clipmapper.models.checkpoints import check_clip, described, read_checkpoint
 from clipmapper.models.clip import ASSETS, FrozenCLIP, text_tower
 from clipmapper.models.decoding import captions, tidy
 from clipmapper.models.heads import AnswerHead, LanguageHead
-from clipmapper.models.mapper import DEFAULT_LAYERS, MAPPERS, DualBlock, MapperB
+from clipmapper.models.mapper import DEFAULT_LAYERS, MAPPERS, DualBlock, MapperB, Modalities
 from clipmapper.models.pretrained import require_finite
 from clipmapper.models.saved import CONFIG, WEIGHTS, read_description, read_weights, require_size
 from xai.files import checksum, replacing
@@ -114,14 +114,16 @@ class CLIPMapper(
             ids, text_mask = self._without_words(ids)
         if self.config.task == "caption":
             return self.head(self.states(image_tokens, ids, text_mask)[1])
-        return self.answers_to(image_tokens, self.clip.text_tokens(ids), text_mask)
+        image, text = self.image_states(image_tokens), self.text_states(self.clip.text_tokens(ids))
+        return self.answers_to(image, text, text_mask)
 
-    def answers_to(self, image_tokens: Tensor, text_tokens: Tensor, text_mask: Tensor) -> Float[Tensor, "B answers"]:
-        """Returns the logits from CLIP's tokens of both. The mapper computes no more than the token that the head reads needs."""
-        image, text = self.image_states(image_tokens), self.text_states(text_tokens)
+    def answers_to(
+        self, image: Tensor, text: Tensor, text_mask: Tensor, begun: Modalities = ()
+    ) -> Float[Tensor, "B answers"]:
+        """Returns the logits from the mapper's inputs. It computes no more than the token that the head reads needs."""
         last = text_mask.sum(1) - 1
         rows = torch.zeros_like(last) if self.config.read == "image" else last
-        return self.head(self.mapper(image, text, text_mask, (self.config.read, rows)))
+        return self.head(self.mapper(image, text, text_mask, (self.config.read, rows), begun))
 
     def answer_logits(self, image: Tensor, text: Tensor, text_mask: Tensor) -> Float[Tensor, "B answers"]:
         """The same from all of the mapper's tokens, which `states` gives."""

@@ -5,6 +5,7 @@ At equal width 8 layers of A have as many weights as 3 of B: 8 · 12 D² = 3 · 
 A `causal` mapper writes captions: text attends to the image and to earlier text, the image to itself alone (WRA §3.2.1).
 """
 
+from collections.abc import Collection
 from typing import Literal, cast
 
 import torch
@@ -20,6 +21,7 @@ TextMask = Bool[Tensor, "B T"]
 Mask = Bool[Tensor, "#B 1 #Q K"]
 Rows = Int[Tensor, " B"]  # of each sample one token
 Modality = Literal["image", "text"]
+Modalities = Collection[Modality]
 Read = tuple[Modality, Rows]
 OneToken = Float[Tensor, "B D"]
 
@@ -106,8 +108,12 @@ class DualBlock(nn.Module):
         self.causal = causal
         self.image, self.text = Branch(width, heads, dropout), Branch(width, heads, dropout)
 
-    def forward(self, image: ImageTokens, text: TextTokens, mask: Mask) -> tuple[ImageTokens, TextTokens]:
-        image, text = self.image.attend_self(image, None), self.text.attend_self(text, mask)
+    def forward(
+        self, image: ImageTokens, text: TextTokens, mask: Mask, begun: Modalities = ()
+    ) -> tuple[ImageTokens, TextTokens]:
+        """Leaves out the self-attention of modalities that have `begun`."""
+        image = image if "image" in begun else self.image.attend_self(image, None)
+        text = text if "text" in begun else self.text.attend_self(text, mask)
         image_context, text_context = self.image.cross_norm(image), self.text.cross_norm(text)
         read = (image_context, None) if self.causal else (text_context, mask)
         return self.image.attend_cross(image, *read), self.text.attend_cross(text, image_context, None)
@@ -131,8 +137,17 @@ class MapperA(nn.Module):
         self.causal = causal
         self.blocks = nn.ModuleList(SelfBlock(width, heads, dropout) for _ in range(layers))
 
+    def begin(self, modality: Modality, x: Float[Tensor, "B N D"], text_mask: TextMask) -> Float[Tensor, "B N D"]:
+        """Returns the tokens as they are: the first thing that this mapper does joins the modalities."""
+        return x
+
     def forward(
-        self, image: ImageTokens, text: TextTokens, text_mask: TextMask, read: Read | None = None
+        self,
+        image: ImageTokens,
+        text: TextTokens,
+        text_mask: TextMask,
+        read: Read | None = None,
+        begun: Modalities = (),
     ) -> tuple[ImageTokens, TextTokens] | OneToken:
         """Both sequences, or of a mapper that is not causal what `read` names: the last block then computes no other token."""
         x = torch.cat([image, text], dim=1)
@@ -156,15 +171,40 @@ class MapperB(nn.Module):
         self.causal = causal
         self.blocks = nn.ModuleList(DualBlock(width, heads, dropout, causal) for _ in range(layers))
 
+    def begin(self, modality: Modality, x: Float[Tensor, "B N D"], text_mask: TextMask) -> Float[Tensor, "B N D"]:
+        """Returns the tokens of a modality after what is done to them before they meet others, for `begun`.
+
+        It is the same for all inputs that share an image or a text. Of a mapper that is causal or of one block it is nothing.
+        """
+        if not self._begins:
+            return x
+        first = cast(DualBlock, self.blocks[0])
+        return first.image.attend_self(x, None) if modality == "image" else first.text.attend_self(x, _keys(text_mask))
+
+    @property
+    def _begins(self) -> bool:
+        return len(self.blocks) > 1 and not self.causal
+
     def forward(
-        self, image: ImageTokens, text: TextTokens, text_mask: TextMask, read: Read | None = None
+        self,
+        image: ImageTokens,
+        text: TextTokens,
+        text_mask: TextMask,
+        read: Read | None = None,
+        begun: Modalities = (),
     ) -> tuple[ImageTokens, TextTokens] | OneToken:
-        """Computes the same as mapper A."""
-        mask = after_image(0, text.shape[1], text.device) if self.causal else text_mask[:, None, None]
+        """Computes the same as mapper A. The modalities `begun` are what `begin` gives."""
+        mask = after_image(0, text.shape[1], text.device) if self.causal else _keys(text_mask)
+        begun = begun if self._begins else ()
         for block in self.blocks[:-1]:
-            image, text = block(image, text, mask)
+            image, text = block(image, text, mask, begun)
+            begun = ()
         last = cast(DualBlock, self.blocks[-1])
         return last(image, text, mask) if read is None else last.read(image, text, mask, *read)[:, 0]
+
+
+def _keys(text_mask: TextMask) -> Mask:
+    return text_mask[:, None, None]
 
 
 def only(x: Float[Tensor, "B N D"], rows: Rows | None) -> Float[Tensor, "B N D"] | Float[Tensor, "B 1 D"]:

@@ -246,3 +246,29 @@ def test_image_branch_of_a_causal_mapper_reads_itself_instead_of_the_text() -> N
         x = attended[i] + slow_attention(block.image.cross_attention, seen, seen)
         x = x + slow_forward(block.image.feed_forward, slow_norm(block.image.forward_norm, x))
         assert torch.allclose(out[i], x)
+
+
+@pytest.mark.parametrize("begun", [["image"], ["text"], ["image", "text"]], ids=str)
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_a_modality_may_have_begun_by_itself(name: str, causal: bool, blocks: int, begun: list[Modality]) -> None:
+    torch.manual_seed(3)
+    mapper = MAPPERS[name](WIDTH, blocks, HEADS, 0.0, causal=causal).double()
+    image, text, mask = inputs()
+    started = {"image": image, "text": text}
+    started |= {modality: mapper.begin(modality, started[modality], mask) for modality in begun}
+    rows = mask.sum(dim=1) - 1
+    for read in (None, ("image", torch.zeros_like(rows)), ("text", rows)) if not causal else (None,):
+        whole = mapper(image, text, mask, read)
+        torch.testing.assert_close(mapper(started["image"], started["text"], mask, read, begun), whole)
+
+
+def test_what_a_modality_begins_with_is_left_out_of_the_first_block_alone() -> None:
+    mapper, (image, text, mask) = make("b"), inputs()
+    started, calls = mapper.begin("text", text, mask), list[int]()
+    for number, block in enumerate(mapper.blocks):
+        block.text.attention.register_forward_hook(lambda m, args, out, number=number: calls.append(number))
+    mapper(image, started, mask, None, ["text"])
+    assert calls == [1]
+    assert not torch.allclose(started, text)
