@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from inspect import signature
 from typing import Any, TypeVar
 
 import torch
@@ -16,7 +15,6 @@ from xai.explainers.algebra import readout_scores, shared_scores
 from xai.explainers.registry import METHODS, Method, as_method
 from xai.lrp.conservation import Conservation, conservation
 from xai.lrp.mode import PropagationError
-from xai.lrp.modified_gradient import with_gamma
 from xai.recording.adapter import Adapter
 from xai.recording.assemble import RecordingError
 from xai.recording.checks import beyond, plain, unwrapped
@@ -91,7 +89,7 @@ def explain(
         model, inputs = deepcopy(model).to(dtype), tree_map(lambda value: _cast(value, dtype), inputs)
 
     def run(reads: Reads) -> Recording:
-        needed = reads if check is False else replace(reads, once=False)  # the check has a backward pass of its own
+        needed = reads if check is False else together([reads])  # the check has a backward pass of its own
         with record(model, adapter or adapter_for(model, inputs), needed) as recorder:
             if isinstance(inputs, dict):
                 model(**inputs)
@@ -266,14 +264,10 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 def _conservation(
     recording: Recording, method: Method, target: Score, check: bool | float, options: Mapping[str, Any]
 ) -> Conservation:
-    if method.rules is None:
+    rules = method.table(options)
+    if rules is None:
         with_rules = ", ".join(name for name, known in METHODS.items() if known.rules is not None)
         raise ValueError(f"check is for methods that propagate relevance: {with_rules}")
-    given = signature(method.function).parameters
-    gamma, of_pixels = (
-        options.get(name, given[name].default if name in given else 0.0) for name in ("gamma", "gamma_pixels")
-    )
-    rules = with_gamma(method.rules, gamma, of_pixels)
     flow = conservation(recording, target, rules)
     flow.check(rules.tolerance if check is True else check)
     return flow

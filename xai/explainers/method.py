@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from xai.lrp.modified_gradient import with_gamma
 from xai.lrp.propagation import Rules
 from xai.recording.reads import EVERYTHING, Reads
 
@@ -60,14 +61,29 @@ class Method:
     cheap: dict[str, Any] = field(default_factory=dict)
     pairs: Literal["row", "shared"] | None = None
 
+    def table(self, options: Mapping[str, Any]) -> Rules | None:
+        """Returns the rules with these options: those of the gamma rule change them."""
+        if self.rules is None:
+            return None
+        given = signature(self.function).parameters
+        gamma, of_pixels = (
+            options.get(name, given[name].default if name in given else 0.0) for name in ("gamma", "gamma_pixels")
+        )
+        return with_gamma(self.rules, gamma, of_pixels)
+
     def needs(self, options: Mapping[str, Any] | None = None) -> Reads:
-        """Returns what a pass must be recorded with for the method with these options: what it reads, and rules, if any."""
+        """Returns what a pass must be recorded with for the method with these options: what it reads, and rules, if any.
+
+        Of a method that reads relevance of the inputs alone, once, these rules are the only way back.
+        """
         options = options or {}
         own = self.reads(options) if callable(self.reads) else self.reads or EVERYTHING
         modified = (
             options.get("backward", "autograd") != "autograd" and "backward" in signature(self.function).parameters
         )
-        return replace(own, lrp=self.start or ("tokens" if modified else None))
+        alone = self.start is not None and own.once and own.gradients == {"inputs"}
+        lrp = self.start or ("tokens" if modified else None)
+        return replace(own, lrp=lrp, rules=self.table(options) if alone else None)
 
     def further(self, options: Mapping[str, Any] | None = None, targets: int = 1) -> int:
         """Returns how many passes the method runs beside the recorded one, for so many targets of a sample.

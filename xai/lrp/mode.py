@@ -3,15 +3,17 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+from weakref import ref
 
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakIdKeyDictionary
 
 from xai.lrp.operations import ACTIVATIONS, CALLED, DIVIDING, MOVES, WRITTEN_OUT, name_of
 from xai.lrp.propagation import Kind, Operation, Propagation, is_unruled
+from xai.recording.unchanged import modules_of
 
 Stage = Literal["pixels", "embedding", "blocks", "target"]
 
@@ -27,6 +29,21 @@ class Probabilities:
     mix: bool = False
 
 
+class Known(NamedTuple):
+    """What rules depend on, of a tensor."""
+
+    changed: bool = False  # in place, so that it no longer is what it was
+    length: bool = False  # the norm of a vector, by which alone may be divided
+    spread: bool = False  # a reciprocal root: a norm in plain code scales by it
+    routing: bool = False  # the largest probabilities, by which a mixture weighs its experts
+    attention: Probabilities | None = None  # the softmax it comes from
+    projection: object | None = None  # which part of which projection it comes from
+    mean: tuple[ref, tuple[int, ...]] | None = None  # what it is the mean of, and over which axes
+
+
+NOTHING = Known()
+
+
 class Mode(TorchFunctionMode):
     """Gives every operation on live tensors, those with a gradient, its ways back.
 
@@ -37,63 +54,62 @@ class Mode(TorchFunctionMode):
 
     def __init__(self, propagation: Propagation, stage: Stage) -> None:
         super().__init__()
-        self.propagation, self.stage = propagation, stage
+        self.propagation, self.stage, self.alone = propagation, stage, propagation.alone is not None
+        self.names: dict[nn.Module, str] = {}
         self.modules: list[str] = []  # those now running, the innermost last
-        self.resting = 0  # how many of them are one operation
-        self.attention = WeakIdKeyDictionary()  # what comes from a softmax -> its Probabilities
-        self.changed = WeakIdKeyDictionary()  # in place, so that they no longer are what they were
-        self.spreads = WeakIdKeyDictionary()  # what comes from a reciprocal root: a norm in plain code scales by it
-        self.lengths = WeakIdKeyDictionary()  # norms of vectors, by which alone may be divided
-        self.projected = WeakIdKeyDictionary()  # what comes from a projection -> which part of which one
-        self.routing = WeakIdKeyDictionary()  # the largest probabilities, by which a mixture weighs its experts
-        self.means = WeakIdKeyDictionary()  # what is a mean -> what of, and over which axes
+        self.whole: Tensor | None = None  # what one of them got that is one operation
+        self.known: dict[int, tuple[ref[Tensor], Known]] = {}  # by a tensor's id, which another one may have had before
 
     def hooks(self, model: nn.Module) -> Iterator[Any]:
         """Hooks that tell which module runs, and make one operation of an activation written in plain code."""
-        for name, module in model.named_modules():
-            whole = type(module).__name__ in ACTIVATIONS
-            yield module.register_forward_pre_hook(self._entered(name, whole))
-            yield module.register_forward_hook(self._left(whole))
+        for name, module in modules_of(model).items():
+            self.names.setdefault(module, name)
+        yield register_module_forward_pre_hook(self._enter)  # one for all, as a model has many
+        yield register_module_forward_hook(self._leave)
 
-    def _entered(self, name: str, whole: bool) -> Any:
-        def hook(module: nn.Module, args: tuple) -> None:
-            self.modules.append(name)
-            self.resting += whole
+    def _enter(self, module: nn.Module, args: tuple) -> Any:
+        if module not in self.names:  # of another model
+            return None
+        self.modules.append(self.names[module])
+        if type(module).__name__ not in ACTIVATIONS:
+            return None
+        self.whole = args[0]
+        return (args[0].detach(), *args[1:]) if self.alone else args
 
-        return hook
-
-    def _left(self, whole: bool) -> Any:
-        def hook(module: nn.Module, args: tuple, output: Any) -> Any:
-            if whole:
-                output = self._same_part(args[0], self._ruled("one_to_one", type(module).__name__, output, args[0]))
-            self.resting -= whole
-            if is_layer(self.modules[-1]):
-                output = self._exits(output)
-            self.modules.pop()
-            return output
-
-        return hook
+    def _leave(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        if module not in self.names:
+            return None
+        if self.whole is not None:
+            x, y = self.whole, output
+            output, self.whole = self._ruled("one_to_one", type(module).__name__, lambda: y, x), None
+            self._known(output, projection=self.of(x).projection)
+        if not self.alone and is_layer(self.modules[-1]):
+            output = self._exits(output)
+        self.modules.pop()
+        return output
 
     def _exits(self, output: Any) -> Any:
         """The same, marked for the audit: what happens to it inside its layer is not what leaves."""
         if is_live(output):
-            return self._ruled("exit", "exit", output.view_as(output), output)
+            return self._ruled("exit", "exit", lambda: output.view_as(output), output)
         return type(output)(map(self._exits, output)) if type(output) in (tuple, list) else output
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        live = [tensor for tensor in tree_leaves((*args, *kwargs.values())) if is_live(tensor)]
-        if self.resting or not live:
+        live = live_among((*args, *kwargs.values()) if kwargs else args)
+        if self.whole is not None or not live:
             return func(*args, **kwargs)
         name, in_place = name_of(func)
-        if any(tensor in self.changed for tensor in live):
-            raise self._error(name, "reads a tensor after another operation has changed it in place")
-        if any(map(is_unruled, live)):
-            raise self._error(name, "reads the result of an autograd.Function, which has no rule for relevance")
-        if any(tensor in self.lengths for tensor in live) and not (name == "div" and args[0] not in self.lengths):
-            raise self._error(
-                name, "takes the norm of a vector, by which one may divide alone; it has no rule for relevance"
-            )
+        for tensor in live:
+            known = self.of(tensor)
+            if known.changed:
+                raise self._error(name, "reads a tensor after another operation has changed it in place")
+            if is_unruled(tensor):
+                raise self._error(name, "reads the result of an autograd.Function, which has no rule for relevance")
+            if known.length and not (name == "div" and args[0] is not tensor):
+                raise self._error(
+                    name, "takes the norm of a vector, by which one may divide alone; it has no rule for relevance"
+                )
         if kwargs.get("inplace"):
             kwargs, in_place = {**kwargs, "inplace": False}, True
         elif in_place:
@@ -102,48 +118,56 @@ class Mode(TorchFunctionMode):
         if name == "index_add" and in_place:
             return args[0].copy_(result)
         if in_place:
-            self.changed[args[0]] = True
+            self._known(args[0], changed=True)
         return result
 
     def _dispatch(self, name: str, in_place: bool, func: Any, args: tuple, kwargs: dict) -> Any:
         if name in MOVES:
             result = func(*args, **kwargs)
-            for part in filter(is_live, tree_leaves((result,))) if args and _has(self.projected, args[0]) else ():
-                self.projected[part] = object() if name in DIVIDING else self.projected[args[0]]
-            for kind in (self.attention, self.routing):
-                if args and _has(kind, args[0]):
-                    _mark(kind, result, kind[args[0]])
-            return result
+            return self._moved(name, self.of(args[0]) if args else NOTHING, result)
         if name in ("norm", "linalg_norm", "linalg_vector_norm"):
-            length = func(*args, **kwargs)
-            self.lengths[length] = True
-            return length
-        named = [key for key in ("input", "other", "mat2") if key in kwargs]
-        args = (*args, *(kwargs[key] for key in named))
-        kwargs = {key: value for key, value in kwargs.items() if key not in named}
+            return self._known(func(*args, **kwargs), length=True)
+        if kwargs:
+            named = [key for key in ("input", "other", "mat2") if key in kwargs]
+            args = (*args, *(kwargs[key] for key in named))
+            kwargs = {key: value for key, value in kwargs.items() if key not in named}
         if name in WRITTEN_OUT:
             return getattr(self, f"_{name}")(*args, **kwargs)
         if name in CALLED:
             return getattr(self, f"_{CALLED[name]}")(name, func, *args, **kwargs)
         if not in_place and name != "setitem":
             result = func(*args, **kwargs)
-            if not any(map(is_live, tree_leaves((result,)))):
+            if not live_among((result,)):
                 return result  # a question, such as the size
         raise self._error(name, "has no rule for relevance")
 
-    def _ruled(self, kind: Kind, name: str, y: Tensor, *operands: Tensor | None, **options: Any) -> Tensor:
+    def _moved(self, name: str, known: Known, result: Any) -> Any:
+        """Parts of a tensor, of which the same is known; what is divided are different parts of a projection."""
+        if known is not NOTHING:
+            for part in live_among((result,)):
+                projection = object() if name in DIVIDING and known.projection else known.projection
+                self._known(part, projection=projection, attention=known.attention, routing=known.routing)
+        return result
+
+    def _ruled(
+        self, kind: Kind, name: str, run: Callable[[], Tensor], *operands: Tensor | None, **options: Any
+    ) -> Tensor:
         operation = Operation(kind, name, self.modules[-1] if self.modules else "", options)
-        return self.propagation.ruled(operation, y, *operands)
+        return self.propagation.ruled(operation, run, *operands)
 
     def _error(self, name: str, what: str) -> PropagationError:
         where = f"module {self.modules[-1]!r}" if self.modules and self.modules[-1] else f"the {self.stage}"
         return PropagationError(f"{name} in {where} {what}; explain this model by a method without LRP")
 
-    def _same_part(self, x: Any, y: Tensor) -> Tensor:
-        """y, which came entry by entry from x."""
-        if _has(self.projected, x):
-            self.projected[y] = self.projected[x]
-        return y
+    def of(self, value: Any) -> Known:
+        """What is known of it."""
+        of, known = self.known.get(id(value), (None, NOTHING))
+        return known if of is not None and of() is value else NOTHING
+
+    def _known(self, tensor: Tensor, **known: Any) -> Tensor:
+        """The same tensor, of which this is known now."""
+        self.known[id(tensor)] = ref(tensor), Known(**known)
+        return tensor
 
 
 def is_layer(module: str) -> bool:
@@ -155,13 +179,16 @@ def is_live(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
 
 
-def _has(known: WeakIdKeyDictionary, value: Any) -> bool:
-    return isinstance(value, Tensor) and value in known
-
-
-def _mark(kind: WeakIdKeyDictionary, result: Any, mark: Any) -> None:
-    for tensor in filter(is_live, tree_leaves((result,))):
-        kind[tensor] = mark
+def live_among(values: tuple) -> list[Tensor]:
+    """Those of some values, and of the lists and dicts among them, that are live."""
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            if value.requires_grad:
+                found.append(value)
+        elif isinstance(value, (tuple, list, dict)):
+            found += filter(is_live, tree_leaves(value))
+    return found
 
 
 def _on_a_copy(func: Callable[..., Any]) -> Callable[..., Any]:

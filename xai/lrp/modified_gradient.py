@@ -14,17 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_input
 
-from xai.lrp.propagation import Maybe, Operation, Rules
+from xai.lrp.propagation import Operands, Operation, Rules, Way, as_autograd, of_all
 
-Operands = tuple[Maybe, ...]
 Linear = Callable[[Tensor, Tensor], Tensor]
 
 
-def linear(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+@as_autograd()
+def linear(y: Tensor, operands: Operands, operation: Operation) -> Way:
     """The epsilon rule without epsilon: inputs and bias share R as they add up to y."""
-    _, weight, *_ = operands
-    assert weight is not None
-    return G @ weight, None, G
+    return Way(lambda G, weight: (G.contiguous() @ weight, None, G), operands[1:2])
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,11 @@ class Gamma:
 
     gamma: float
 
-    def __call__(self, G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    def __call__(self, y: Tensor, operands: Operands, operation: Operation) -> Way:
+        return of_all(self.back)(y, operands, operation)
+
+    def back(self, G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+        """What goes back to the operands for G at y."""
         _, _, bias = operands
         b = torch.zeros_like(y) if bias is None else bias.expand_as(y)
         return self.shared(G, y, operands, b, lambda x, w: x @ w.mT, lambda S, w: S @ w)
@@ -57,7 +59,7 @@ class Gamma:
 class GammaOfConvolution(Gamma):
     """The same, as a convolution is a linear layer at each place."""
 
-    def __call__(self, G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+    def back(self, G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
         x, weight, bias = operands
         assert x is not None and weight is not None
         b = torch.zeros_like(y) if bias is None else bias[:, None, None].expand_as(y)
@@ -68,96 +70,105 @@ class GammaOfConvolution(Gamma):
         return to_x, None, to_bias.sum(dim=(2, 3)) if bias is not None else None
 
 
-def convolution(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
-    """The epsilon rule of a convolution."""
-    x, weight, bias = operands
-    assert x is not None and weight is not None
-    to_bias = None if bias is None else G.sum(dim=(2, 3))
-    return conv2d_input(x.shape, weight, G, **operation.options), None, to_bias
+@as_autograd()
+def convolution(y: Tensor, operands: Operands, operation: Operation) -> Way:
+    """A linear layer at each place."""
+    x, weight, _ = operands
+    assert x is not None
+    shape, options = x.shape, operation.options
+    return Way(lambda G, weight: (conv2d_input(shape, weight, G, **options), None, G.sum(dim=(2, 3))), (weight,))
 
 
-def add(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+@as_autograd()
+def add(y: Tensor, operands: Operands, operation: Operation) -> Way:
     """The epsilon rule of a sum, of constants too."""
-    return G, G
+    return Way(lambda G: (G, G))
 
 
-def scale(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
-    _, constant = operands
-    assert constant is not None
-    return G * constant, None
+@as_autograd()
+def scale(y: Tensor, operands: Operands, operation: Operation) -> Way:
+    return Way(lambda G, constant: (G * constant, None), operands[1:])
 
 
-def product(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+@as_autograd(1 / 2)
+def product(y: Tensor, operands: Operands, operation: Operation) -> Way:
     """The uniform rule: both factors of a matrix product get half (AttnLRP prop. 3.3)."""
-    P, V = operands
-    assert P is not None and V is not None
-    return G @ V.mT / 2, P.mT @ G / 2
+    return Way(lambda G, P, V: ((half := G / 2) @ V.mT, P.mT @ half), operands)
 
 
-def values_only(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+def values_only(y: Tensor, operands: Operands, operation: Operation) -> Way:
     """Attention is a constant weight of the values, which get all (CP-LRP's AH rule)."""
-    P, _ = operands
-    assert P is not None
-    return None, P.mT @ G
+    return Way(lambda G, P: (None, P.mT @ G), operands[:1], constants=(0,))
 
 
-def both_wholly(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+def both_wholly(y: Tensor, operands: Operands, operation: Operation) -> Way:
     """The gradient of a product: attention gets its own too, to be read there; it does not go on (`but_of_attention`)."""
-    P, V = operands
-    assert P is not None and V is not None
-    return G @ V.mT, P.mT @ G
+    return Way(lambda G, P, V: (G @ V.mT, P.mT @ G), operands)
 
 
-def gate(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+@as_autograd(1 / 2)
+def gate(y: Tensor, operands: Operands, operation: Operation) -> Way:
     """The uniform rule by entries."""
-    a, b = operands
-    assert a is not None and b is not None
-    return G * b / 2, G * a / 2
+    return Way(lambda G, a, b: (G * b / 2, G * a / 2), operands)
 
 
-def share(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+@as_autograd()
+def share(y: Tensor, operands: Operands, operation: Operation) -> Way:
     (x,) = operands
     assert x is not None
-    axes = operation.options["axes"]
-    kept = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
-    return (G.reshape(kept).expand_as(x) / operation.options["divisor"],)
+    shape, axes, divisor = x.shape, operation.options["axes"], operation.options["divisor"]
+    kept = [1 if axis in axes else size for axis, size in enumerate(shape)]
+    return Way(lambda G: (G.reshape(kept).expand(shape) / divisor,))
 
 
-def softmax(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+@as_autograd()
+def softmax(y: Tensor, operands: Operands, operation: Operation) -> Way:
     """x_i (R_i - s_i Σ R), the first-order Taylor rule (AttnLRP prop. 3.1); its constant term absorbs the rest."""
     axis = operation.options["axis"]
     if operation.name == "log_softmax":
-        return (G - y.exp() * G.sum(axis, keepdim=True),)
-    return (y * (G - (y * G).sum(axis, keepdim=True)),)
+        return Way(lambda G, y: (G - y.exp() * G.sum(axis, keepdim=True),), (y,))
+    return Way(lambda G, y: (y * (G - (y * G).sum(axis, keepdim=True)),), (y,))
 
 
-def but_of_attention(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+def but_of_attention(y: Tensor, operands: Operands, operation: Operation) -> Way:
     """Nothing goes through an attention to queries and keys; through another softmax, as of a target, its gradient."""
-    return (None,) if operation.options["probabilities"].mix else softmax(G, y, operands, operation)
+    back, kept, _ = softmax(y, operands, operation)
+    return Way(lambda G, y: (None,) if operation.options["probabilities"].mix else back(G, y), kept)
 
 
-def norm(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+def norm(y: Tensor, operands: Operands, operation: Operation) -> Way:
     """The spread is a constant, so that the norm is linear (CP-LRP's LN rule; AttnLRP prop. 3.4)."""
     x, weight, _ = operands
     assert x is not None
-    axes, eps = operation.options["axes"], operation.options["eps"]
-    centred = operation.name == "layer_norm"
-    mean = x.mean(axes, keepdim=True) if centred else 0
-    spread = ((x - mean).square().mean(axes, keepdim=True) + eps).sqrt()
-    scaled = (G if weight is None else G * weight) / spread
-    return scaled - scaled.mean(axes, keepdim=True) if centred else scaled, None, G
+    axes, eps, centred = operation.options["axes"], operation.options["eps"], operation.name == "layer_norm"
+    if centred:
+        *_, inverse = torch.native_layer_norm(x, x.shape[axes[0] :], None, None, eps)
+    else:
+        inverse = (x.square().mean(axes, keepdim=True) + eps).rsqrt()
+
+    def back(G: Tensor, inverse: Tensor, weight: Tensor | None) -> Operands:
+        scaled = G * inverse
+        if weight is not None:
+            scaled *= weight
+        if centred:
+            scaled -= scaled.mean(axes, keepdim=True)
+        return scaled, None, G
+
+    return Way(back, (inverse, weight))
 
 
-def centre(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+@as_autograd()
+def centre(y: Tensor, operands: Operands, operation: Operation) -> Way:
     """x - mean(x), which is linear."""
-    return (G - G.mean(operation.options["axes"], keepdim=True),)
+    axes = operation.options["axes"]
+    return Way(lambda G: (G - G.mean(axes, keepdim=True),))
 
 
-def one_to_one(G: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
-    """R passes unchanged: G y / x (AttnLRP's identity rule)."""
+def one_to_one(y: Tensor, operands: Operands, operation: Operation) -> Way:
+    """R passes unchanged: G y / x (AttnLRP's identity rule). An x of 0, or too small to divide by, has none."""
     x, *others = operands
     assert x is not None
-    return torch.where(x == 0, 0, G * y / x), *[None] * len(others)
+    return Way(lambda G, slope: (G * slope, *[None] * len(others)), ((y / x).nan_to_num_(0, 0, 0),))
 
 
 ATTN_LRP = Rules(

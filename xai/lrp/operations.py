@@ -1,5 +1,6 @@
 """Which operations have which rule: by name, so that `+`, `add`, `add_` and `__radd__` are one."""
 
+from functools import cache
 from typing import Any
 
 from xai.lrp.propagation import Kind
@@ -54,6 +55,7 @@ DIVIDING = frozenset({"chunk", "split", "tensor_split", "unbind", "getitem", "se
 ACTIVATIONS = frozenset({"QuickGELU", "QuickGELUActivation", "NewGELUActivation", "FastGELUActivation", "BloomGelu"})
 
 
+@cache
 def name_of(func: Any) -> tuple[str, bool]:
     """The operation's name here, and whether it changes its first operand in place."""
     name = func.__name__

@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_input
 
-from xai.lrp.propagation import Maybe, Operation, Rules
+from xai.lrp.propagation import Operands, Operation, Rules, Way, of_all
 
-Operands = tuple[Maybe, ...]
 Linear = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -22,6 +21,7 @@ def divided(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(b == 0, 0, a / (b + 1e-9))
 
 
+@of_all
 def linear(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
     """Of the contributions x_i w_ji, the positive ones share R_j (eq. 4); the bias has no part."""
     x, weight, *_ = operands
@@ -30,6 +30,7 @@ def linear(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Op
     return _positive(R, x, weight, lambda x, w: x @ w.mT, lambda S, w: S @ w), None, None
 
 
+@of_all
 def convolution(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
     """The same, as a convolution is a linear layer at each place."""
     x, weight, *_ = operands
@@ -39,6 +40,7 @@ def convolution(R: Tensor, y: Tensor, operands: Operands, operation: Operation) 
     return _positive(R, x, weight, partial(F.conv2d, **options), back), None, None
 
 
+@of_all
 def add(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
     """Each entry of R is shared as its two terms are; then both shares are scaled to the magnitudes of their totals.
 
@@ -57,6 +59,7 @@ def add(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Opera
     return to_a, to_b
 
 
+@of_all
 def product(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
     """y = P V: both factors get X ⊙ ∂y/∂X (R / y) (eq. 6), halved so that the total stays R's."""
     P, V = operands
@@ -65,12 +68,14 @@ def product(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> O
     return P * (S @ V.mT), V * (P.mT @ S)
 
 
+@of_all
 def gate(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
     """y = a b by entries: the product rule gives each factor half."""
     half = torch.where(y == 0, 0, R / 2)
     return half, half
 
 
+@of_all
 def share(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
     """A sum over axes is a linear layer of ones: each term gets its part of it."""
     (x,) = operands
@@ -80,11 +85,13 @@ def share(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Ope
     return (x * divided(R.reshape(total.shape), total),)
 
 
-def unchanged(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
+def unchanged(y: Tensor, operands: Operands, operation: Operation) -> Way:
     """Softmax, norms, activations, scaling, adding a constant: the live operand gets all."""
-    return R, *[None] * (len(operands) - 1)
+    others = len(operands) - 1
+    return Way(lambda R: (R, *[None] * others))
 
 
+@of_all
 def pixels(R: Tensor, y: Tensor, operands: Operands, operation: Operation) -> Operands:
     """The z^B rule: L and H, the lowest and highest value of the image, bound what a pixel could have been."""
     x, weight, *_ = operands

@@ -1,13 +1,15 @@
 """One graph for gradients and relevance: each ruled operation sends back the one or the other.
 
 In the backward pass of a ruled operation y = f(x...), autograd's own way through f and a direct way to x... lie side by
-side; `Propagation.rules` says which of the two is taken, and by which table of rules.
+side; `Propagation.rules` says which of the two is taken, and by which table of rules. Where one table is known before the
+pass and no gradient is asked for, its way is the only one: autograd records nothing of f, and what the rule reads is kept.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import wraps
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +34,11 @@ Kind = Literal[
     "exit",  # a result of one of the model's layers leaves it; for the audit
 ]
 Maybe = Tensor | None
+Operands = tuple[Maybe, ...]
+ALONE = (
+    "the pass was recorded for relevance by the rules of {} alone, and has no other gradients: record with lrp='tokens' (or "
+    "'pixels')"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +51,42 @@ class Operation:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-# (what comes back to y, y, the operands, the operation) to what goes back to each operand. None: nothing. What goes to an
-# operand that is a constant (a bias, a position embedding) is absorbed by it.
-Rule = Callable[[Tensor, Tensor, tuple[Maybe, ...], Operation], tuple[Maybe, ...]]
+class Way(NamedTuple):
+    """The way back through one operation.
+
+    `back` takes what comes back to the result, and what is kept, to what goes back to each operand. None: nothing. What goes to
+    an operand that is a constant (a bias, a position embedding) is absorbed by it. It holds no tensor itself.
+    """
+
+    back: Callable[..., Operands]
+    kept: Operands = ()
+    constants: tuple[int, ...] = ()  # live operands that get nothing
+
+
+Rule = Callable[[Tensor, Operands, Operation], Way]  # of the result, the operands and the operation
+
+
+AS_AUTOGRAD: dict[Rule, float] = {}
+
+
+def as_autograd(times: float = 1) -> Callable[[Rule], Rule]:
+    """Marks a rule that sends live operands what autograd does by itself, so many times."""
+
+    def mark(rule: Rule) -> Rule:
+        AS_AUTOGRAD[rule] = times
+        return rule
+
+    return mark
+
+
+def of_all(back: Callable[[Tensor, Tensor, Operands, Operation], Operands]) -> Rule:
+    """The rule that keeps the result and all operands, for `back` of what comes back, these, and the operation."""
+
+    @wraps(back)
+    def rule(y: Tensor, operands: Operands, operation: Operation) -> Way:
+        return Way(lambda G, y, *operands: back(G, y, operands, operation), (y, *operands))
+
+    return rule
 
 
 @dataclass(frozen=True)
@@ -93,7 +133,8 @@ class Propagation:
     An operation holds it, so a tensor here would be a cycle that Python's collector does not see.
     """
 
-    rules: Rules | None = None  # None: true gradients
+    alone: Rules | None = None  # the only way back of this graph; None: true gradients, and every table
+    rules: Rules | None = None  # of the backward pass that runs; None: true gradients
     ledger: list[tuple[Operation, Flow]] | None = None
 
     @contextmanager
@@ -106,33 +147,53 @@ class Propagation:
         finally:
             self.rules, self.ledger = None, None
 
-    def ruled(self, operation: Operation, y: Tensor, *operands: Maybe) -> Tensor:
-        """y, computed natively from the operands, with the choice of ways back."""
-        out: Tensor = _Ruled.apply(self, operation, y, *operands)
-        return out
+    def ruled(self, operation: Operation, run: Callable[[], Tensor], *operands: Maybe) -> Tensor:
+        """What `run` computes natively from the operands, with the choice of ways back, or the only one."""
+        way = None
+        rule = None if self.alone is None else _rule(self.alone, operation)
+        times = None if rule is None else AS_AUTOGRAD.get(rule)
+        if rule is None or times == 1:
+            y = run()
+        elif times is not None:
+            operands = (run(),)
+            y, way = operands[0].detach(), Way(lambda G: (G * times,))
+        else:
+            with torch.no_grad():
+                y = run()
+                way = rule(y, operands, operation)
+            operands = tuple(None if i in way.constants else operand for i, operand in enumerate(operands))
+        return y if times == 1 else _Ruled.apply(self, operation, way, y, *operands)
 
 
 class _Ruled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, propagation: Propagation, operation: Operation, y: Tensor, *operands: Maybe) -> Tensor:
+    def forward(
+        ctx: Any, propagation: Propagation, operation: Operation, way: Way | None, y: Tensor, *operands: Maybe
+    ) -> Tensor:
         ctx.set_materialize_grads(False)
-        ctx.propagation, ctx.operation = propagation, operation
-        ctx.save_for_backward(y, *operands)
-        return y.view_as(y)
+        ctx.propagation, ctx.operation, ctx.back = propagation, operation, None if way is None else way.back
+        ctx.save_for_backward(*((y, *operands) if way is None else map(_value, way.kept)))
+        return y
 
     @staticmethod
     def backward(ctx: Any, *backs: Maybe) -> tuple[Any, ...]:
-        (back,) = backs
-        y, *operands = ctx.saved_tensors
-        rules = ctx.propagation.rules
+        (back,), operation, propagation = backs, ctx.operation, ctx.propagation
+        rules, live, nothing = propagation.rules, ctx.needs_input_grad[4:], (None, None, None)
+        if ctx.back is not None and rules != propagation.alone:
+            raise ValueError(ALONE.format(propagation.alone.name))
         if back is None or rules is None:
-            return None, None, back, *[None] * len(operands)
-        rule = _through if ctx.operation.kind == "exit" else getattr(rules, ctx.operation.kind)
-        shares = rule(back, y, tuple(operands), ctx.operation)
-        if ctx.propagation.ledger is not None:
-            flow = _flow(rules, ctx.operation, (y, back), zip(operands, shares, ctx.needs_input_grad[3:], strict=True))
-            ctx.propagation.ledger.append((ctx.operation, flow))
-        return None, None, None, *map(_fitted, shares, operands)
+            return *nothing, back, *[None] * len(live)
+        if ctx.back is not None:
+            shares = ctx.back(back, *ctx.saved_tensors)
+        else:
+            y, *operands = ctx.saved_tensors
+            way = _rule(rules, operation)(y, tuple(operands), operation)
+            shares = way.back(back, *way.kept)
+            if propagation.ledger is not None:
+                flow = _flow(rules, operation, (y, back), zip(operands, shares, live, strict=True))
+                propagation.ledger.append((operation, flow))
+        # autograd adds up what goes back to copies made by broadcasting, and casts it to the operand's type
+        return *nothing, None, *(share if wanted else None for share, wanted in zip(shares, live, strict=True))
 
 
 def is_unruled(tensor: Tensor) -> bool:
@@ -141,15 +202,18 @@ def is_unruled(tensor: Tensor) -> bool:
     return function is not _Ruled
 
 
-def _through(back: Tensor, y: Tensor, operands: tuple[Maybe, ...], operation: Operation) -> tuple[Maybe, ...]:
-    return (back,)
+def _rule(rules: Rules, operation: Operation) -> Rule:
+    rule: Rule = _through if operation.kind == "exit" else getattr(rules, operation.kind)
+    return rule
 
 
-def _fitted(share: Maybe, operand: Maybe) -> Maybe:
-    """In the operand's shape and type: what went to copies of it made by broadcasting is added up."""
-    if share is None or operand is None:
-        return None
-    return share.sum_to_size(operand.shape).to(operand.dtype)
+def _value(kept: Maybe) -> Maybe:
+    """Off the graph, so that it keeps nothing of it."""
+    return kept if kept is None or not kept.requires_grad else kept.detach()
+
+
+def _through(y: Tensor, operands: Operands, operation: Operation) -> Way:
+    return Way(lambda back: (back,))
 
 
 def _flow(

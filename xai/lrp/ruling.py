@@ -1,5 +1,6 @@
 """What each operation of a forward pass is for the rules: one with a rule, or several of them in other words."""
 
+from functools import partial
 from math import prod
 from typing import Any
 from weakref import ref
@@ -18,62 +19,67 @@ class Ruling(Mode):
     def _add(self, a: Any, b: Any, *, alpha: float = 1) -> Tensor:
         if alpha != 1:
             b = self._mul(b, alpha) if is_live(b) else b * alpha
-        y = torch.add(a, b)
+        run = partial(torch.add, a, b)
         if is_live(a) and is_live(b):
-            return self._ruled("add", "add", y, a, b)
+            return self._ruled("add", "add", run, a, b)
         live, constant = (a, b) if is_live(a) else (b, a)
         kind: Kind = "add" if self.stage == "embedding" else "shift"
-        return self._ruled(kind, "add", y, live, _tensor(constant, live))
+        return self._ruled(kind, "add", run, live, _tensor(constant, live))
 
     def _sub(self, a: Any, b: Any, *, alpha: float = 1) -> Tensor:
         if not is_live(b):
             return self._add(a, -b, alpha=alpha)
         if not is_live(a):
-            return self._add(a, self._ruled("one_to_one", "neg", -b, b), alpha=alpha)
+            return self._add(a, self._ruled("one_to_one", "neg", partial(torch.neg, b), b), alpha=alpha)
         if self.stage == "target":
             return torch.sub(a, b, alpha=alpha)
-        if b in self.means and self.means[b][0]() is a and alpha == 1:
-            return self._ruled("centre", "sub", torch.sub(a, b), a, axes=self.means[b][1])
+        mean = self.of(b).mean
+        if mean is not None and mean[0]() is a and alpha == 1:
+            return self._ruled("centre", "sub", partial(torch.sub, a, b), a, axes=mean[1])
         raise self._error("sub", "takes one live tensor from another, which has no rule for relevance")
 
     def _rsub(self, a: Any, b: Any) -> Tensor:
         return self._sub(b, a)
 
     def _mul(self, a: Any, b: Any) -> Tensor:
-        y = torch.mul(a, b)
+        run = partial(torch.mul, a, b)
         if not (is_live(a) and is_live(b)):
             live, constant = (a, b) if is_live(a) else (b, a)
-            return self._ruled("scale", "mul", y, live, _tensor(constant, live))
+            return self._ruled("scale", "mul", run, live, _tensor(constant, live))
         for live, held in ((a, b), (b, a)):
-            if held in self.spreads or held in self.routing:  # of a norm, or of an expert: taken as a constant
-                return self._ruled("scale", "mul", y, live, held.detach())
+            if self.of(held).spread or self.of(held).routing:  # of a norm, or of an expert: taken as a constant
+                return self._ruled("scale", "mul", partial(torch.mul, live, self._held(held)), live, held.detach())
         if self.stage == "target" or self._is_gate(a, b):
-            return self._ruled("gate", "mul", y, a, b)
+            return self._ruled("gate", "mul", run, a, b)
         raise self._error("mul", "multiplies two live tensors, which has no rule for relevance")
 
     def _is_gate(self, a: Tensor, b: Tensor) -> bool:
         """Two projections, one of them activated, as in SwiGLU; x * sigmoid(x) is an activation of x and no gate."""
-        return a in self.projected and b in self.projected and self.projected[a] is not self.projected[b]
+        parts = self.of(a).projection, self.of(b).projection
+        return None not in parts and parts[0] is not parts[1]
 
     def _div(self, a: Any, b: Any) -> Tensor:
         """A live divisor is a norm, taken as a constant."""
         if not is_live(a):
             raise self._error("div", "divides by a live tensor, which has no rule for relevance")
-        y = self._ruled("scale", "div", torch.div(a, b), a, 1 / _tensor(b, a).detach())
-        if a in self.routing:
-            self.routing[y] = True
-        return y
+        y = self._ruled("scale", "div", partial(torch.div, a, self._held(b)), a, 1 / _tensor(b, a).detach())
+        return self._known(y, routing=True) if self.of(a).routing else y
+
+    def _held(self, value: Any) -> Any:
+        """What is taken as a constant: gradients, where the graph has them, go through it all the same."""
+        return value.detach() if is_live(value) and self.propagation.alone is not None else value
 
     def _matmul(self, a: Tensor, b: Tensor) -> Tensor:
-        y = torch.matmul(a, b)
+        run = partial(torch.matmul, a, b)
         if is_live(a) and is_live(b):
             self.stage = "blocks" if self.stage != "target" else self.stage
-            if a not in self.attention:
-                return self._ruled("product", "matmul", y, a, b)
-            self.attention[a].mix = True
-            return self._ruled("mixing", "matmul", y, a, b)
+            attention = self.of(a).attention
+            if attention is None:
+                return self._ruled("product", "matmul", run, a, b)
+            attention.mix = True
+            return self._ruled("mixing", "matmul", run, a, b)
         if is_live(a):
-            return self._ruled("linear", "matmul", y, a, b.mT, None)
+            return self._ruled("linear", "matmul", run, a, b.mT, None)
         if a.dim() > 2:  # learned queries, heads apart
             return self._matmul(b.mT, a.mT).mT
         raise self._error("matmul", "has a constant on the left, which has no rule for relevance")
@@ -81,17 +87,14 @@ class Ruling(Mode):
     def _linear(self, name: str, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if is_live(weight):
             raise self._error("linear", "has a live weight, which has no rule for relevance")
-        y = self._ruled("linear", name, func(x, weight, bias), x, weight, bias)
-        self.projected[y] = object()
-        if x in self.attention:  # heads that are mixed
-            self.attention[y] = self.attention[x]
-        return y
+        y = self._ruled("linear", name, lambda: func(x.contiguous(), weight, bias), x, weight, bias)
+        return self._known(y, projection=object(), attention=self.of(x).attention)  # of heads that are mixed
 
     def _addmm(self, bias: Tensor, x: Tensor, weight: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
         """A linear layer, as GPT-2 writes it."""
         if is_live(bias) or is_live(weight) or (beta, alpha) != (1, 1):
             raise self._error("addmm", "has a live weight or bias, or scales them, which has no rule for relevance")
-        return self._ruled("linear", "addmm", torch.addmm(bias, x, weight), x, weight.mT, bias)
+        return self._ruled("linear", "addmm", partial(torch.addmm, bias, x, weight), x, weight.mT, bias)
 
     def _baddbmm(self, bias: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
         """Scores with what is added to them, as BLOOM writes them."""
@@ -112,16 +115,15 @@ class Ruling(Mode):
         if is_live(weight) or not known:
             raise self._error(name, "has a live weight, a bias, or rows of no group, for which there is no rule")
         groups = zip(func(x, weight, offs=offs).split(counts), x.split(counts), weight.mT, strict=True)
-        y = torch.cat([self._ruled("linear", name, part, rows, own, None) for part, rows, own in groups])
-        self.projected[y] = object()
-        return y
+        parts = [self._ruled("linear", name, part.clone, rows, own, None) for part, rows, own in groups]
+        return self._known(torch.cat(parts), projection=object())
 
     def _topk(self, name: str, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The weights of a mixture's experts: constants in what they weigh, so that nothing comes back to the router."""
-        if x not in self.attention:
+        if self.of(x).attention is None:
             raise self._error("topk", "is of no probabilities; it has no rule for relevance")
         largest = func(x, *args, **kwargs)
-        self.routing[largest[0]] = True
+        self._known(largest[0], routing=True)
         return largest
 
     def _convolution(
@@ -143,17 +145,15 @@ class Ruling(Mode):
         kind: Kind = "pixels" if self.stage == "pixels" else "convolution"
         self.stage = "embedding" if self.stage == "pixels" else self.stage
         options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        return self._ruled(kind, name, func(input, weight, bias, **options), input, weight, bias, **options)
+        return self._ruled(kind, name, partial(func, input, weight, bias, **options), input, weight, bias, **options)
 
     def _share(self, name: str, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         given = args[0] if args else kwargs.get("dim", kwargs.get("axis"))
         axes = range(x.dim()) if given is None else (given,) if isinstance(given, int) else given
         axes = tuple(axis % x.dim() for axis in axes)
         divisor = prod(x.shape[axis] for axis in axes) if name == "mean" else 1
-        y = self._ruled("share", name, func(x, *args, **kwargs), x, axes=axes, divisor=divisor)
-        if name == "mean" and y.dim() == x.dim():
-            self.means[y] = ref(x), axes
-        return y
+        y = self._ruled("share", name, partial(func, x, *args, **kwargs), x, axes=axes, divisor=divisor)
+        return self._known(y, mean=(ref(x), axes)) if name == "mean" and y.dim() == x.dim() else y
 
     def _avg_pool2d(
         self,
@@ -204,33 +204,30 @@ class Ruling(Mode):
             )
             for tensor, part, own in zip(operands, letters, alone, strict=True)
         )
-        y = self._ruled("linear", "einsum", left @ right.mT, left, right, None)
+        y = self._ruled("linear", "einsum", partial(torch.matmul, left, right.mT), left, right, None)
         order = [*both, *alone[0], *alone[1]]
         return y.reshape([size[a] for a in order]).permute([order.index(a) for a in out])
 
     def _softmax(self, name: str, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         axis = args[0] if args else kwargs["dim"]
         probabilities = Probabilities()
-        y = self._ruled("softmax", name, func(x, *args, **kwargs), x, axis=axis, probabilities=probabilities)
-        self.attention[y] = probabilities
-        return y
+        run = partial(func, x, *args, **kwargs)
+        y = self._ruled("softmax", name, run, x, axis=axis, probabilities=probabilities)
+        return self._known(y, attention=probabilities)
 
     def _norm(self, name: str, func: Any, input: Tensor, normalized_shape: Any, *args: Any, **kwargs: Any) -> Tensor:
-        y = func(input, normalized_shape, *args, **kwargs)
+        run = partial(func, input, normalized_shape, *args, **kwargs)
         names = ("weight", "bias", "eps") if name == "layer_norm" else ("weight", "eps")
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         eps = given.get("eps", 1e-5)
         axes = tuple(range(-len(normalized_shape), 0))
         eps = torch.finfo(input.dtype).eps if eps is None else eps
-        return self._ruled("norm", name, y, input, given.get("weight"), given.get("bias"), axes=axes, eps=eps)
+        return self._ruled("norm", name, run, input, given.get("weight"), given.get("bias"), axes=axes, eps=eps)
 
     def _one_to_one(self, name: str, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        y = self._same_part(x, self._ruled("one_to_one", name, func(x, *args, **kwargs), x))
-        if name == "rsqrt":
-            self.spreads[y] = True
-        if x in self.attention:
-            self.attention[y] = self.attention[x]
-        return y
+        y = self._ruled("one_to_one", name, partial(func, x, *args, **kwargs), x)
+        known = self.of(x)
+        return self._known(y, spread=name == "rsqrt", projection=known.projection, attention=known.attention)
 
 
 def _tensor(constant: Any, like: Tensor) -> Tensor:

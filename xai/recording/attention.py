@@ -40,7 +40,9 @@ def scaled_dot_product(
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
         key, value = (t.repeat_interleave(groups, dim=-3) for t in (key, value))
-    if key.dim() == query.dim() and torch.broadcast_shapes(query.shape[:-2], key.shape[:-2]) == query.shape[:-2]:
+    axes = query.shape[:-2]
+    same = key.shape[:-2] == value.shape[:-2] == axes
+    if not same and key.dim() == query.dim() and torch.broadcast_shapes(axes, key.shape[:-2]) == axes:
         key, value = (t.expand(*query.shape[:-2], -1, -1) for t in (key, value))  # one head of keys for all queries
     scores = query * (query.shape[-1] ** -0.5 if scale is None else scale) @ key.mT
     if is_causal:
@@ -52,7 +54,7 @@ def scaled_dot_product(
     masked = is_causal or attn_mask is not None or change is not None
     probabilities = softmax(scores, masked)
     see(probabilities, QKV(query, key, value))
-    return probabilities.to(value.dtype) @ value
+    return (probabilities if probabilities.dtype == value.dtype else probabilities.to(value.dtype)) @ value
 
 
 def softmax(scores: Tensor, masked: bool = True) -> Tensor:

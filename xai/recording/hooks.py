@@ -37,7 +37,8 @@ def output_into(tensors: list[Tensor], kept: Set[int]) -> Any:
 
 def shape_of(tensor: Tensor) -> Tensor:
     """Returns a tensor of this shape, type and device that takes no memory, and whose values say nothing."""
-    return shape_alone(tensor.shape, tensor.dtype, tensor.device)
+    with torch._C.DisableTorchFunction():  # no call of the model's
+        return shape_alone(tensor.shape, tensor.dtype, tensor.device)
 
 
 def shape_alone(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -8,6 +8,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
+    from xai.lrp.propagation import Rules
     from xai.recording.adapter import Adapter
 
 T = TypeVar("T")
@@ -33,6 +34,8 @@ class Reads:
         last: how many layers, from the end, are read; None for all.
         lrp: where rules for relevance end; None for a pass without rules.
         once: whether there is one backward pass, with which the graph may go.
+        rules: the one table of rules by which that pass sends relevance back, so that the graph has no gradients; None for all
+            tables, and gradients.
 
     Example:
         >>> from xai.explainers.registry import method_named
@@ -45,6 +48,7 @@ class Reads:
     last: int | None = None
     lrp: Lrp = None
     once: bool = False
+    rules: Rules | None = None
 
     def __post_init__(self) -> None:
         if unknown := (self.tensors | self.gradients) - KINDS.keys():
@@ -91,7 +95,7 @@ def as_reads(value: Needs) -> Reads:
 
 def together(parts: Iterable[Reads]) -> Reads:
     """Returns what several read together; one that is alone keeps its graph too."""
-    return replace(reduce(Reads.__or__, parts), once=False)
+    return replace(reduce(Reads.__or__, parts), once=False, rules=None)
 
 
 def first_layer(layers: int, wanted: Reads) -> int:

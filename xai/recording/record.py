@@ -114,7 +114,9 @@ class _Pass(ExitStack):
         super().__init__()
         self.reads, self.plan = reads, plan(adapter, reads)
         self.ruling = (
-            None if reads.lrp is None else Ruling(Propagation(), "pixels" if reads.lrp == "pixels" else "blocks")
+            None
+            if reads.lrp is None
+            else Ruling(Propagation(reads.rules), "pixels" if reads.lrp == "pixels" else "blocks")
         )
         self.pixels: Tensor | None = None
         self.model, self.adapter, self.recorder = model, adapter, recorder
@@ -207,11 +209,9 @@ class _Pass(ExitStack):
         self.call = Call(model, args, kwargs, autocast_of(model))
         self.inputs = arguments_of(model, args, kwargs)
         self.started()
-        if self.ruling is not None:
-            if self.ruling.stage == "pixels":
-                self.pixels = pixels_of(self.inputs).requires_grad_()
-            self.enter_context(self.ruling)  # below the watch, whose written-out attention it rules
-        self.enter_context(Watch(self, self.plan.written))
+        if self.ruling is not None and self.ruling.stage == "pixels":
+            self.pixels = pixels_of(self.inputs).requires_grad_()
+        self.enter_context(Watch(self, self.plan.written, self.ruling))
         return args, kwargs
 
     def started(self) -> None:

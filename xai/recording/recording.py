@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xai.lrp.mode import PropagationError
 from xai.lrp.modified_gradient import Backward, rules_of
-from xai.lrp.propagation import Flow, Operation, Propagation, Rules
+from xai.lrp.propagation import ALONE, Flow, Operation, Propagation, Rules
 from xai.lrp.ruling import Ruling
 from xai.recording.axis import Link, Positions, count_of, within
 from xai.recording.event import Event, Gradient, Gradients, InGraph
@@ -174,6 +174,8 @@ class Recording:
                 "the recording was recorded without rules: record with lrp='tokens' (or 'pixels') for LRP methods, and "
                 "for gradients with another backward than 'autograd'"
             )
+        if self.propagation.alone not in (None, rules):
+            raise ValueError(ALONE.format(self.propagation.alone.name))
         last = self.is_last(target)
         with torch.inference_mode(False), torch.enable_grad():
             with Ruling(self.propagation, "target"):
@@ -184,8 +186,11 @@ class Recording:
                 return score, self.backward(score, tensors, last), ledger
 
     def is_last(self, target: Score) -> bool:
-        """Whether the next backward pass is the last. The rows that the target reads need the graph too, and are found first."""
-        if self.reads.once:
+        """Whether the next backward pass is the last. The rows that the target reads need the graph too, and are found first.
+
+        A graph of one table of rules alone has no gradients that would tell them.
+        """
+        if self.reads.once and self.reads.rules is None:
             self.rows_of(target)
         return self.reads.once
 

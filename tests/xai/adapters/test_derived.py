@@ -240,6 +240,11 @@ def test_every_method_with_rules(name: str) -> None:
     for method in (name for name, known in METHODS.items() if known.start == "tokens"):
         scores = torch.cat(list(explain_recording(recording, method, family.target).scores.values()), dim=1)
         assert scores.isfinite().all() and scores.any(), method
+    for method in ("full_lrp", "attn_lrp", "cp_lrp"):  # a pass of these rules alone
+        expected = explain_recording(recording, method, family.target).scores
+        alone = explain_recording(found(family, lrp=METHODS[method].needs()), method, family.target).scores
+        for modality, scores in expected.items():
+            torch.testing.assert_close(alone[modality], scores, rtol=1e-7, atol=1e-10, msg=f"{method} of {modality}")
 
 
 @pytest.mark.parametrize("name", list(STOCK))

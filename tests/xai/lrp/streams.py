@@ -113,11 +113,20 @@ def target() -> Target:
 def sent_back(
     rules: Rules, run: Callable[..., Tensor], back: Tensor, *operands: Tensor, stage: Any = "blocks"
 ) -> tuple[list[Tensor | None], list[Operation]]:
-    """What the rules send back from the result of `run` to its live operands, and the operations it was."""
-    propagation = Propagation()
+    """What the rules send back from the result of `run` to its live operands, and the operations it was.
+
+    A graph of these rules alone sends the same.
+    """
     live = [x.detach().clone().requires_grad_() for x in operands]
-    with Ruling(propagation, stage):
-        y = run(*live)
-    with propagation.by(rules, audit=True) as ledger:
-        found = torch.autograd.grad(y, live, back, allow_unused=True)
+    ways = []
+    for propagation in (Propagation(), Propagation(rules)):
+        with Ruling(propagation, stage):
+            y = run(*live)
+        with propagation.by(rules, audit=propagation.alone is None) as ledger:
+            ways.append((torch.autograd.grad(y, live, back, allow_unused=True), ledger))
+    (found, ledger), (alone, _) = ways
+    for one, other in zip(found, alone, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-12)
     return list(found), [operation for operation, _ in ledger]

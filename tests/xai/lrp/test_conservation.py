@@ -12,7 +12,7 @@ from xai.lrp.conservation import conservation
 from xai.lrp.mode import PropagationError
 from xai.lrp.modified_gradient import ATTN_LRP, CP_LRP, with_gamma
 from xai.lrp.positive import TRANSATT, linear
-from xai.lrp.propagation import Maybe, Operation, Rules
+from xai.lrp.propagation import Operands, Operation, Rules, Way
 from xai.lrp.relevances import relevances
 
 from ..conftest import Family, build
@@ -25,11 +25,10 @@ LOSES = ("detr",)  # its first decoder layer reads zeros, which no share can be 
 LRP_EXPLAINERS = [name for name, method in METHODS.items() if method.start == "tokens"]
 
 
-def lossy(R: Tensor, y: Tensor, operands: tuple[Maybe, ...], operation: Operation) -> tuple[Maybe, ...]:
+def lossy(y: Tensor, operands: Operands, operation: Operation) -> Way:
     """Loses a tenth in one module."""
-    shares = linear(R, y, operands, operation)
-    assert shares[0] is not None
-    return (shares[0] * 0.9, None, None) if operation.module == "vit.layers.1.mlp.fc1" else shares
+    way, kept = linear(y, operands, operation), 0.9 if operation.module == "vit.layers.1.mlp.fc1" else 1
+    return way._replace(back=lambda *given: (way.back(*given)[0] * kept, None, None))
 
 
 def test_no_layer_loses(family: Family, request: pytest.FixtureRequest) -> None:

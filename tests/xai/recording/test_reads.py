@@ -1,15 +1,19 @@
 """A recording of what a method reads gives it what a recording of everything does, and holds no more."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from xai import METHODS, adapter_for, explain_recording, given, record
 from xai.explainers.rollout import rollout
 from xai.explanation import explain, record_for
 from xai.lrp.mode import PropagationError
+from xai.lrp.modified_gradient import ATTN_LRP, CP_LRP, with_gamma
+from xai.lrp.relevances import relevances
 from xai.recording.assemble import RecordingError
 from xai.recording.reads import EVERYTHING, Reads, reads, together
 from xai.recording.recording import Recording
@@ -94,6 +98,36 @@ def test_one_backward_pass_takes_the_graph_along() -> None:
     explain_recording(recording, "genatt", family.target)  # whose gradients are there
     with pytest.raises(RuntimeError, match="second time"):
         recording.gradients(given(0))
+
+
+def test_relevance_by_one_table_is_the_only_way_back() -> None:
+    """Nothing else is silently taken for it: no gradient, no other rules, also where autograd itself carries some of it."""
+    family, wanted = build("vit"), METHODS["cp_lrp"].needs({"gamma": 0.25})
+    assert wanted.rules == with_gamma(CP_LRP, 0.25) and together([wanted]).rules is None
+    recording = recorded(family, wanted)
+    others = (
+        recording.gradients,
+        recording.rows_of,
+        *(partial(relevances, recording, rules=r) for r in (CP_LRP, ATTN_LRP)),
+    )
+    for other in others:
+        with pytest.raises(ValueError, match=r"rules of CP-LRP alone.*record with lrp='tokens'"):
+            other(target=family.target)
+    assert explain_recording(recording, "cp_lrp", family.target, gamma=0.25).scores["image"].any()
+
+
+@pytest.mark.parametrize("method", ["cp_lrp", "attn_lrp"])
+def test_relevance_by_one_table_keeps_what_its_rules_read(method: str) -> None:
+    family, sizes = build("vit"), []
+    parameters = {parameter.data_ptr() for parameter in family.model.parameters()}
+    for wanted in (METHODS[method].needs(), together([METHODS[method].needs()])):
+        kept: dict[int, Tensor] = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, kept=kept: kept.setdefault(x.data_ptr(), x), lambda x: x
+        ):
+            recorded(family, wanted)
+        sizes.append(sum(x.nbytes for where, x in kept.items() if where not in parameters))
+    assert 0 < sizes[0] < sizes[1] / 2
 
 
 def test_methods_together_read_what_each_reads() -> None:
