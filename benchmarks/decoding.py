@@ -1,11 +1,13 @@
 """Greedy captions with cached keys and values against reading every prefix again, of mappers over ViT-B-32."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.entry import Entry, gain
+from benchmarks.machine import DEVICE
 from benchmarks.timing import in_turn
 from clipmapper.config import ModelConfig
 from clipmapper.models.clip import SHAPES_CLIP
@@ -38,14 +40,15 @@ def run(quick: bool) -> list[Entry]:
 def _of(mapper: str, quick: bool) -> list[Entry]:
     torch.manual_seed(0)
     clip = SHAPES_CLIP if quick else "ViT-B-32"
-    model = CLIPMapper(ModelConfig(clip=clip, pretrained=None, mapper=mapper, task="caption")).eval()  # type: ignore[arg-type]
+    config = ModelConfig(clip=clip, pretrained=None, mapper=mapper, task="caption")  # type: ignore[arg-type]
+    model: Any = CLIPMapper(config).eval().to(DEVICE)
     batches = (2,) if quick else (1, 16, 64)
     return [_at(model, batch, tokens=3 if quick else 20, rounds=1 if quick or batch == 64 else 3) for batch in batches]
 
 
 def _at(model: CLIPMapper, batch: int, tokens: int, rounds: int) -> Entry:
     grid = model.clip.grid
-    image = torch.randn(batch, 1 + grid[0] * grid[1], model.clip.image_width)
+    image = torch.randn(batch, 1 + grid[0] * grid[1], model.clip.image_width).to(DEVICE)
     written: dict[str, list[list[int]]] = {}
 
     def write(name: str, writer: Callable[..., Writer]) -> None:
@@ -61,5 +64,5 @@ def _at(model: CLIPMapper, batch: int, tokens: int, rounds: int) -> Entry:
 @torch.no_grad()
 def captions(model: CLIPMapper, image: Tensor, writer: Callable[..., Writer], tokens: int) -> list[list[int]]:
     """Tokens of a batch; no caption ends before it has as many as asked for."""
-    first = torch.full((len(image),), model.start)
+    first = torch.full((len(image),), model.start, device=DEVICE)
     return one_by_one(writer(model, image), first, end=-1, length=tokens, choose=greedy).tokens
