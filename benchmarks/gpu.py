@@ -1,4 +1,4 @@
-"""What is asked of a GPU alone: rates of training and evaluation, bf16, torch.compile, two processes, a model of 1.2 B.
+"""What is asked of a GPU alone: rates of training and evaluation, bf16, torch.compile, two processes, a model of 1.4 B.
 
 A quick run does the same at tiny sizes, on a CPU too. All else without a GPU is one row that says so.
 """
@@ -43,7 +43,7 @@ EXPLAINERS = ("genatt", "attn_lrp")  # of the large model
 
 def run(quick: bool) -> list[Entry]:
     if DEVICE.type != "cuda" and not quick:
-        return [Entry("rates of training and evaluation, bf16, torch.compile, a model of 1.2 B", note="no CUDA device")]
+        return [Entry("rates of training and evaluation, bf16, torch.compile, a model of 1.4 B", note="no CUDA device")]
     disable_progress_bars()
     return [*training(quick), two_processes(quick), evaluation(quick), *large(quick)]
 
