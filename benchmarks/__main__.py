@@ -31,6 +31,7 @@ BENCHMARKS = (  # modules of this package, each with `run(quick)`
     "training_step",
     "data_loading",
     "growth",
+    "gpu",
     "peers",
 )
 
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := [name for name in options.names if name not in BENCHMARKS]:
         parser().error(f"no benchmark {', '.join(unknown)}; known: {', '.join(BENCHMARKS)}")
     machine, found, failed, seconds = described(SEED), dict[str, list[Entry]](), 0, dict[str, float]()
-    print(HEADER, flush=True)
+    print(f"on {machine['device']}\n{HEADER}", flush=True)
     for name in options.names or BENCHMARKS:
         start = time.perf_counter()
         try:

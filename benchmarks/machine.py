@@ -13,6 +13,18 @@ import torch
 
 PACKAGES = ("torch", "torchvision", "transformers", "timm", "open_clip_torch", "pytorch-lightning", "numpy")
 PEERS = ("captum", "grad-cam", "lxt", "torchcam")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # that all models and inputs are on
+
+
+def synchronise() -> None:
+    """Waits until the device has done what it was asked to."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def device_name() -> str:
+    """The GPU, or the processor where there is none."""
+    return torch.cuda.get_device_name() if DEVICE.type == "cuda" else _processor()
 
 
 def described(seed: int) -> dict[str, Any]:
@@ -26,7 +38,7 @@ def described(seed: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: found for name in (*PACKAGES, *PEERS) if (found := _version(name))},
         "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "device": f"{DEVICE.type}: {device_name()}",
         "load": os.getloadavg()[0],
         "seed": seed,
         "commit": _git("rev-parse", "HEAD"),

@@ -1,4 +1,4 @@
-"""The models that are measured: usual sizes with random weights, or tiny ones for a quick run."""
+"""The models that are measured, on the device: usual sizes with random weights, or tiny ones for a quick run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
+from benchmarks.machine import DEVICE
 from clipmapper.models.clip import know_shapes
 
 SEED = 0
@@ -20,8 +21,8 @@ def vit(quick: bool, batch: int, **config: Any) -> tuple[ViTForImageClassificati
     torch.manual_seed(SEED)
     base = {**TINY, "image_size": 32, "patch_size": 8} if quick else {"patch_size": 32}
     settings: Any = ViTConfig(**{**base, "num_labels": 1000, "attn_implementation": "sdpa", **config})
-    model = ViTForImageClassification(settings).eval().requires_grad_(False)
-    return model, torch.randn(batch, 3, settings.image_size, settings.image_size)
+    model: Any = ViTForImageClassification(settings).eval().requires_grad_(False)
+    return model.to(DEVICE), torch.randn(batch, 3, settings.image_size, settings.image_size).to(DEVICE)
 
 
 def bert(
@@ -30,21 +31,21 @@ def bert(
     """BERT of base size with its parameters frozen, and unpadded inputs of so many tokens."""
     torch.manual_seed(SEED)
     settings = BertConfig(**{**(TINY if quick else {}), "attn_implementation": "sdpa", **config})
-    model = BertForSequenceClassification(settings).eval().requires_grad_(False)
-    ids = torch.randint(1000, 20000, (batch, tokens))
-    return model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    model: Any = BertForSequenceClassification(settings).eval().requires_grad_(False)
+    ids = torch.randint(1000, 20000, (batch, tokens)).to(DEVICE)
+    return model.to(DEVICE), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def clip(name: str, batch: int) -> tuple[Any, tuple[Tensor, Tensor]]:
     """open_clip's model with random weights and its parameters frozen, images and texts without padding."""
     know_shapes(name)
     torch.manual_seed(SEED)
-    model = open_clip.create_model(name).eval().requires_grad_(False)
+    model = open_clip.create_model(name).eval().requires_grad_(False).to(DEVICE)
     side = model.visual.image_size
     side = side if isinstance(side, tuple) else (side, side)
     text = torch.randint(1, 40000, (batch, model.context_length))
     text[:, -1] = 49407
-    return model, (torch.randn(batch, 3, *side), text)
+    return model, (torch.randn(batch, 3, *side).to(DEVICE), text.to(DEVICE))
 
 
 @contextmanager

@@ -6,11 +6,13 @@ question anew for every method, direction and step. Maps are random: methods tha
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.entry import Entry, gain
+from benchmarks.machine import DEVICE
 from benchmarks.timing import in_turn
 from clipmapper.config import MapperName, ModelConfig
 from clipmapper.explain.removal import Inputs, predictor
@@ -30,12 +32,18 @@ class Bench:
     def __init__(self, samples: int, mapper: MapperName) -> None:
         torch.manual_seed(0)
         config = ModelConfig(clip=SHAPES_CLIP, pretrained="shapes", mapper=mapper, heads=4)
-        self.model, self.samples = CLIPMapper(config, ANSWERS).eval(), torch.arange(samples)
+        self.model: Any = CLIPMapper(config, ANSWERS).eval().to(DEVICE)
+        self.samples = torch.arange(samples, device=DEVICE)
         ids, mask = self.model.clip.tokenize([QUESTIONS[i % 2] for i in range(samples)])
-        self.inputs = Inputs(torch.randn(samples, 3, 64, 64), ids, mask, torch.rand(samples, len(ANSWERS)))
-        patches = torch.ones(samples, 1 + self.model.clip.grid[0] * self.model.clip.grid[1], dtype=torch.bool)
+        inputs = torch.randn(samples, 3, 64, 64), ids, mask, torch.rand(samples, len(ANSWERS))
+        self.inputs = Inputs(*(tensor.to(DEVICE) for tensor in inputs))
+        mask = self.inputs.mask
+        patches = torch.ones(
+            samples, 1 + self.model.clip.grid[0] * self.model.clip.grid[1], dtype=torch.bool, device=DEVICE
+        )
         patches[:, 0] = False
-        words = mask & (torch.arange(mask.shape[1]) > 0) & (torch.arange(mask.shape[1]) < mask.sum(1, keepdim=True) - 1)
+        places = torch.arange(mask.shape[1], device=DEVICE)
+        words = mask & (places > 0) & (places < mask.sum(1, keepdim=True) - 1)
         self.removable, self.mask = {"image": patches, "text": words}, {"image": patches | True, "text": mask}
         self.answer = self._whole().argmax(dim=1)
 
@@ -64,8 +72,8 @@ class Bench:
 
     def loop(self, relevance: Tensor, protocol: Protocol) -> Tensor:
         removable, mask = self.removable[protocol.modality], self.mask[protocol.modality]
-        curves = torch.zeros(len(relevance), len(DIRECTIONS), len(self.samples), len(protocol.shares))
-        for m, b in torch.cartesian_prod(torch.arange(len(relevance)), self.samples).tolist():
+        curves = torch.zeros(len(relevance), len(DIRECTIONS), len(self.samples), len(protocol.shares), device=DEVICE)
+        for m, b in torch.cartesian_prod(torch.arange(len(relevance)), self.samples.cpu()).tolist():
             tokens = removable[b].nonzero()[:, 0]
             positive = tokens[relevance[m, b, tokens].argsort(descending=True)]
             for d, order in enumerate((positive, positive.flip(0))):

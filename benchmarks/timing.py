@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 
-import torch
+from benchmarks.machine import synchronise
 
 Run = Callable[[], object]
 
@@ -20,8 +20,9 @@ def in_turn(runs: Mapping[str, Run], rounds: int, warm: bool = True) -> dict[str
 
 
 def seconds(run: Run) -> float:
+    """From an idle device until all that was asked of it is done."""
+    synchronise()
     start = time.perf_counter()
     run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    synchronise()
     return time.perf_counter() - start

@@ -21,6 +21,7 @@ import torch
 from datasets import disable_progress_bars
 
 from benchmarks.entry import Entry, cost
+from benchmarks.machine import DEVICE, synchronise
 from clipmapper.cli import Settings
 from clipmapper.config import (
     DataConfig,
@@ -57,9 +58,11 @@ class Stopwatch(pl.Callback):
     """Seconds of the epoch."""
 
     def on_train_epoch_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        synchronise()
         self.start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        synchronise()
         self.seconds = time.perf_counter() - self.start
 
 
@@ -83,7 +86,7 @@ def _compared(settings: Settings, records: Records, folder: Path, rounds: int) -
         if number:
             times["trainer"].append(seconds)
             times["loop"].append(bare)
-    own, others = trained.trained_state(), model.trained_state()
+    own, others = trained.cpu().trained_state(), model.cpu().trained_state()
     differs = max(float((own[name] - others[name]).abs().max()) for name in own)
     note = (
         f"{median(times['trainer']) / steps * 1000:.1f} ms a step; weights differ by {differs:.1g} after {steps} steps"
@@ -99,7 +102,8 @@ def trainer_epoch(settings: Settings, records: Records, folder: Path) -> tuple[C
     settings.run.dir, watch = folder, Stopwatch()
     loggers = make_loggers(["csv"], folder, "benchmarks", folder.name, settings.plain)
     trainer = pl.Trainer(
-        accelerator="cpu",
+        accelerator=DEVICE.type,
+        devices=1,
         max_epochs=1,
         limit_val_batches=0,
         logger=loggers,
@@ -118,17 +122,21 @@ def bare_epoch(settings: Settings, records: Records) -> tuple[CLIPMapper, float,
     pl.seed_everything(0, verbose=False)
     task, data = task_and_data(settings, records)
     assert isinstance(task, VQATask)
+    task.to(DEVICE)
     data.train.encode_once(task.model.clip, settings.data)
     batches = loader(data.train, Batches(len(data.train), settings.data.batch_size, seed=0), settings.data.workers)
     model = task.model.train()
     optimizer = make_optimizer(model, OPTIMIZER)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, OPTIMIZER, len(batches)))
+    synchronise()
     start = time.perf_counter()  # as the Trainer's epoch, with the start of the loader
     for batch in _seeded(batches):
+        batch = {name: value.to(DEVICE, non_blocking=True) for name, value in batch.items()}
         optimizer.zero_grad()
         task.loss(batch).backward()
         optimizer.step()
         schedule.step()
+    synchronise()
     return model, time.perf_counter() - start, len(batches)
 
 

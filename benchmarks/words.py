@@ -3,10 +3,13 @@
 Both begin at the pixels. The loop runs the whole model on the caption up to each word; both give the same maps.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from benchmarks.entry import Entry, gain
+from benchmarks.machine import DEVICE
 from benchmarks.timing import in_turn
 from clipmapper.config import ModelConfig
 from clipmapper.explain.captions import record_steps, steps_of
@@ -27,13 +30,14 @@ def run(quick: bool) -> list[Entry]:
 def model_of(clip: str) -> CLIPMapper:
     """A captioner over a CLIP of random weights."""
     torch.manual_seed(0)
-    return CLIPMapper(ModelConfig(clip=clip, pretrained=None, mapper="b", task="caption")).eval().requires_grad_(False)
+    model: Any = CLIPMapper(ModelConfig(clip=clip, pretrained=None, mapper="b", task="caption"))
+    return model.eval().requires_grad_(False).to(DEVICE)
 
 
 def _of(model: CLIPMapper, batch: int, length: int, method: str, rounds: int) -> Entry:
     side = model.clip.model.visual.image_size
     rows, columns = side if isinstance(side, tuple) else (side, side)
-    pixels = torch.randn(batch, 3, rows, columns)
+    pixels = torch.randn(batch, 3, rows, columns).to(DEVICE)
     captions = torch.randint(len(model.token_ids), (batch, length)).tolist()
     scores: dict[str, Tensor] = {}
 

@@ -43,15 +43,15 @@ def _last(A: Attentions, gradients: Attentions) -> Tensor:
 
 
 def _rollout(A: Attentions, gradients: Attentions) -> Tensor:
-    R = torch.eye(A[0].shape[-1])
+    R = one = torch.eye(A[0].shape[-1], device=A[0].device)
     for attention in A:
-        M = attention.mean(dim=1) + torch.eye(attention.shape[-1])
+        M = attention.mean(dim=1) + one
         R = M / M.sum(dim=-1, keepdim=True) @ R
     return R
 
 
 def _genatt(A: Attentions, gradients: Attentions) -> Tensor:
-    R = torch.eye(A[0].shape[-1])
+    R = torch.eye(A[0].shape[-1], device=A[0].device)
     for attention, slope in zip(A, gradients, strict=True):
         R = R + (slope * attention).clamp(min=0).mean(dim=1) @ R
     return R

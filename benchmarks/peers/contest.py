@@ -28,7 +28,7 @@ class Contest:
 
 def held(contest: Contest, rounds: int) -> Entry:
     """Its row. The ratio is how many times faster ours is."""
-    own, theirs = contest.ours().detach(), contest.other().detach()  # also warms up
+    own, theirs = contest.ours().detach().cpu(), contest.other().detach().cpu()  # also warms up
     times = in_turn({"ours": contest.ours, "other": contest.other}, rounds, warm=False)
     figures = {
         "our MB": peak_megabytes(contest.ours),

@@ -12,6 +12,7 @@ from pytorch_grad_cam.utils.image import scale_cam_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
+from benchmarks.machine import DEVICE
 from benchmarks.models import SEED
 from benchmarks.peers.contest import Contest
 from xai import explain, given
@@ -22,9 +23,11 @@ def contests(quick: bool) -> list[Contest]:
     small: dict[str, Any] = (
         {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2} if quick else {}
     )
-    model: Any = timm.create_model("vit_base_patch32_224", pretrained=False, **small).eval().requires_grad_(False)
+    model: Any = (
+        timm.create_model("vit_base_patch32_224", pretrained=False, **small).eval().requires_grad_(False).to(DEVICE)
+    )
     side = 32 if quick else 224
-    pixels = torch.randn(2 if quick else 4, 3, side, side)
+    pixels = torch.randn(2 if quick else 4, 3, side, side).to(DEVICE)
     return [
         Contest(
             "ViT-B/32, HiResCAM at the embeddings",
@@ -47,7 +50,7 @@ def _ours(model: nn.Module, pixels: Tensor, method: str) -> Tensor:
 
 def _scaled(maps: Tensor, side: int) -> Tensor:
     """As pytorch-grad-cam scales its maps to the image, [B, pixels]."""
-    return torch.from_numpy(scale_cam_image(scale_cam_image(maps.numpy(), (side, side)))).flatten(1)
+    return torch.from_numpy(scale_cam_image(scale_cam_image(maps.cpu().numpy(), (side, side)))).flatten(1)
 
 
 def _theirs(method: Any, model: Any, layer: nn.Module, pixels: Tensor) -> Tensor:

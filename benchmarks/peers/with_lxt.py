@@ -21,6 +21,7 @@ from torchvision.models import VisionTransformer
 from transformers.activations import GELUActivation
 from transformers.models.vit import modeling_vit
 
+from benchmarks.machine import DEVICE
 from benchmarks.models import SEED, vit
 from benchmarks.peers.contest import Contest
 from xai import explain, given
@@ -34,6 +35,7 @@ def contests(quick: bool) -> list[Contest]:
     size = (32, 8, 2, 2, 32, 64) if quick else (224, 32, 12, 12, 768, 3072)
     torchvision = VisionTransformer(*size).eval().requires_grad_(False)
     nn.init.normal_(torchvision.heads.head.weight, std=0.02)  # zero as it is made
+    torchvision.to(DEVICE)
     stock, pixels = vit(quick, 2 if quick else 4, attn_implementation="eager")
     return [
         Contest(

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchcam.methods import LeGrad
 from torchvision.models import VisionTransformer
 
+from benchmarks.machine import DEVICE
 from benchmarks.models import SEED
 from benchmarks.peers.contest import Contest
 from xai import explain, given
@@ -23,7 +24,8 @@ def contests(quick: bool) -> list[Contest]:
     size = (32, 8, 2, 2, 32, 64) if quick else (224, 32, 12, 12, 768, 3072)
     model = VisionTransformer(*size).eval().requires_grad_(False)
     torch.nn.init.normal_(model.heads.head.weight, std=0.02)  # zero as it is made
-    pixels = torch.randn(2 if quick else 4, 3, size[0], size[0])
+    model.to(DEVICE)
+    pixels = torch.randn(2 if quick else 4, 3, size[0], size[0]).to(DEVICE)
 
     def own_head(tokens: Tensor) -> Tensor:
         return model.heads(model.encoder.ln(tokens)[:, 0])

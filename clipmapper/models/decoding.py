@@ -67,7 +67,11 @@ def one_by_one(writer: Writer, first: Int[Tensor, " B"], end: int, length: int, 
     rows, tokens = torch.arange(len(first), device=first.device), first  # of the captions that go on
     for place in range(length):
         log_probability = writer.step(tokens).float().log_softmax(dim=1)
-        everyone = log_probability.new_zeros(len(first), log_probability.shape[1]).index_copy(0, rows, log_probability)
+        everyone = log_probability
+        if len(rows) < len(first):
+            everyone = log_probability.new_zeros(len(first), log_probability.shape[1]).index_copy_(
+                0, rows, log_probability
+            )
         tokens = choose(everyone)[rows]
         written[rows, place] = tokens
         total[rows] += log_probability.gather(1, tokens[:, None])[:, 0]

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from open_clip.transformer import ResidualAttentionBlock
@@ -72,7 +73,14 @@ class StreamA:
 
     def __init__(self, mapper: MapperA, image: Float[Tensor, "B I D"]) -> None:
         self.blocks, self.layers = mapper.blocks, [Memory() for _ in mapper.blocks]
-        self.step(image)  # image tokens attend to each other alone
+        for block, memory in zip(
+            self.blocks[:-1], self.layers, strict=False
+        ):  # image tokens attend to each other alone
+            image = block(image, None, memory)
+        one = torch.zeros(
+            len(image), dtype=torch.long, device=image.device
+        )  # of the last only keys and values are read
+        self.blocks[-1](image, None, self.layers[-1], one)
 
     def step(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         for block, memory in zip(self.blocks, self.layers, strict=True):
@@ -95,7 +103,8 @@ class StreamB:
         for block in blocks:
             image = block.image.attend_self(image, None)
             self.unread.append(block.image.cross_norm(image))
-            image = block.image.attend_cross(image, self.unread[-1], None)
+            if block is not blocks[-1]:  # what the last one would make of them is read by nothing
+                image = block.image.attend_cross(image, self.unread[-1], None)
 
     def step(self, text: Float[Tensor, "B 1 D"]) -> Float[Tensor, "B 1 D"]:
         for branch, (own, cross), image in zip(self.branches, self.layers, self.unread, strict=True):

@@ -19,7 +19,7 @@ from ..commands import call
 MODULES = {"by_hand": "transformers", "with_captum": "captum", "with_grad_cam": "pytorch_grad_cam"}
 MODULES |= {"with_lxt": "lxt", "with_torchcam": "torchcam"}
 OWN_PROCESS = ("peers", "data_loading")
-SECONDS = ("perturbation", "rewriting", "feature_cache", "training_step", "growth")
+SECONDS = ("perturbation", "rewriting", "feature_cache", "training_step", "growth", "gpu")
 
 
 @pytest.mark.parametrize(
