@@ -69,9 +69,8 @@ def one_by_one(writer: Writer, first: Int[Tensor, " B"], end: int, length: int, 
         log_probability = writer.step(tokens).float().log_softmax(dim=1)
         everyone = log_probability
         if len(rows) < len(first):
-            everyone = log_probability.new_zeros(len(first), log_probability.shape[1]).index_copy_(
-                0, rows, log_probability
-            )
+            nobody = log_probability.new_zeros(len(first), log_probability.shape[1])
+            everyone = nobody.index_copy_(0, rows, log_probability)
         tokens = choose(everyone)[rows]
         written[rows, place] = tokens
         total[rows] += log_probability.gather(1, tokens[:, None])[:, 0]

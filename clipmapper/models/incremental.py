@@ -73,13 +73,10 @@ class StreamA:
 
     def __init__(self, mapper: MapperA, image: Float[Tensor, "B I D"]) -> None:
         self.blocks, self.layers = mapper.blocks, [Memory() for _ in mapper.blocks]
-        for block, memory in zip(
-            self.blocks[:-1], self.layers, strict=False
-        ):  # image tokens attend to each other alone
+        # Image tokens attend to each other alone; of the last block only their keys and values are read.
+        for block, memory in zip(self.blocks[:-1], self.layers, strict=False):
             image = block(image, None, memory)
-        one = torch.zeros(
-            len(image), dtype=torch.long, device=image.device
-        )  # of the last only keys and values are read
+        one = torch.zeros(len(image), dtype=torch.long, device=image.device)
         self.blocks[-1](image, None, self.layers[-1], one)
 
     def step(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:

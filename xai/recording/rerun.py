@@ -95,10 +95,13 @@ class _Graph(TorchFunctionMode):
     def __init__(self, calls: Calls, placed: Placed, read: WeakIdKeyDictionary | None) -> None:
         super().__init__()
         self.calls, self.placed, self.read = calls, placed, read
+        self.looks = bool(placed.parts) or read is not None
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is torch._C._set_grad_enabled:
             return None
+        if not self.looks:
+            return drawn_in_order(func, args, kwargs or {})
         place = self.calls.place(func)
         result = drawn_in_order(func, args, kwargs or {})
         if self.read is not None and any(isinstance(leaf, Tensor) for leaf in tree_leaves((result,))):
