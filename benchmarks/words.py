@@ -18,13 +18,13 @@ from clipmapper.models.clip_mapper import CLIPMapper
 from xai import explain_recording
 from xai.explainers.registry import method_named
 
-METHODS = ("raw_attention", "genatt", "wra")
+METHODS = ("raw_attention", "genatt")
 
 
 def run(quick: bool) -> list[Entry]:
-    batch, length = (2, 3) if quick else (8, 12)
-    clips = [SHAPES_CLIP] if quick else [SHAPES_CLIP, "ViT-B-32"]
-    return [_of(model_of(clip), batch, length, method, 1 if quick else 3) for clip in clips for method in METHODS]
+    batch, length = (2, 3) if quick else (8, 8)
+    rounds = {SHAPES_CLIP: 1} if quick else {SHAPES_CLIP: 3, "ViT-B-32": 1}
+    return [_of(model_of(clip), batch, length, name, some) for clip, some in rounds.items() for name in METHODS]
 
 
 def model_of(clip: str) -> CLIPMapper:
