@@ -35,7 +35,7 @@ OLDEST = $(addprefix tests/clipmapper/,data models metrics training benchmark/ta
 	$(addprefix tests/xai/,adapters/test_adapters.py figures metrics recording report results) tests/test_oldest.py
 # A DETR of random weights: of the oldest transformers its attention is so sharp that most weights are 0.
 UNLIKE = tests/xai/adapters/test_adapters.py::test_attention_goes_to_the_real_tokens_and_to_no_others[detr]
-# Processes that meet are tested with the newest torch alone: with 2.6 one of them once waited for ever.
+# Processes that meet are tested with the newest torch alone: with 2.6 a run once did not end, most likely in them.
 ALONE = tests/clipmapper/training/test_scale_out.py
 
 test-oldest: .venv-oldest/installed
