@@ -42,8 +42,6 @@ def recorded(family: Family, wanted: Reads | None) -> Recording:
 def test_a_method_finds_the_same_in_what_it_reads(name: str) -> None:
     family = build(name) if name in FAMILIES else built(name)
     whole, compared = {}, set()
-    single = name == "T5"  # whose softmax is in single precision
-    exactness = {"rtol": 1e-5, "atol": 1e-7} if single else {"rtol": 1e-9, "atol": 1e-12}
     for method, known in METHODS.items():
         for options in [few_passes(method), *OPTIONS.get(method, [])]:
             wanted = known.needs(options)
@@ -57,7 +55,9 @@ def test_a_method_finds_the_same_in_what_it_reads(name: str) -> None:
                 continue
             found = explain_recording(recorded(family, wanted), method, family.target, **options)
             for modality, scores in expected.scores.items():
-                torch.testing.assert_close(found.scores[modality], scores, **exactness, msg=f"{method} {options}")
+                torch.testing.assert_close(
+                    found.scores[modality], scores, rtol=1e-9, atol=1e-12, msg=f"{method} {options}"
+                )
             compared.add(method)
     assert compared >= {"raw_attention", "rollout", "genatt", "wra", "legrad", "input_gradient"}
 
