@@ -19,7 +19,7 @@ from benchmarks.entry import Entry, cost, gain
 from benchmarks.feature_cache import photographs
 from benchmarks.machine import DEVICE
 from benchmarks.memory import peak_megabytes
-from benchmarks.models import SEED, TINY
+from benchmarks.models import SEED, TINY, pixels_for
 from benchmarks.timing import Run, in_turn, seconds
 from clipmapper.benchmark.measure import measure
 from clipmapper.benchmark.run import method_names
@@ -59,8 +59,7 @@ class Trained:
         if compiled:  # as `run.compile` does it
             for part in (self.model.mapper, self.model.head):
                 part.compile(backend="eager" if quick else "inductor")
-        side = self.model.clip.model.visual.image_size[0]
-        self.pixels = torch.randn(self.batch, 3, side, side).to(device)
+        self.pixels = pixels_for(self.model.clip.model, self.batch).to(device)
         self.ids = torch.randint(1, 40_000, (self.batch, WORDS)).to(device)
         self.mask = torch.ones_like(self.ids, dtype=torch.bool)
         self.scores = torch.rand(self.batch, ANSWERS).to(device)

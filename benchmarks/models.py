@@ -41,11 +41,15 @@ def clip(name: str, batch: int) -> tuple[Any, tuple[Tensor, Tensor]]:
     know_shapes(name)
     torch.manual_seed(SEED)
     model = open_clip.create_model(name).eval().requires_grad_(False).to(DEVICE)
-    side = model.visual.image_size
-    side = side if isinstance(side, tuple) else (side, side)
     text = torch.randint(1, 40000, (batch, model.context_length))
     text[:, -1] = 49407
-    return model, (torch.randn(batch, 3, *side).to(DEVICE), text.to(DEVICE))
+    return model, (pixels_for(model, batch), text.to(DEVICE))
+
+
+def pixels_for(model: Any, batch: int) -> Tensor:
+    """Images [batch, 3, rows, columns] of noise, as large as open_clip's model takes them."""
+    side = model.visual.image_size
+    return torch.randn(batch, 3, *(side if isinstance(side, tuple) else (side, side))).to(DEVICE)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.entry import Entry, gain
 from benchmarks.machine import DEVICE
+from benchmarks.models import pixels_for
 from benchmarks.timing import in_turn
 from clipmapper.config import ModelConfig
 from clipmapper.explain.captions import record_steps, steps_of
@@ -35,9 +36,7 @@ def model_of(clip: str) -> CLIPMapper:
 
 
 def _of(model: CLIPMapper, batch: int, length: int, method: str, rounds: int) -> Entry:
-    side = model.clip.model.visual.image_size
-    rows, columns = side if isinstance(side, tuple) else (side, side)
-    pixels = torch.randn(batch, 3, rows, columns).to(DEVICE)
+    pixels = pixels_for(model.clip.model, batch)
     captions = torch.randint(len(model.token_ids), (batch, length)).tolist()
     scores: dict[str, Tensor] = {}
 

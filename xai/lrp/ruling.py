@@ -67,7 +67,7 @@ class Ruling(Mode):
 
     def _held(self, value: Any) -> Any:
         """What is taken as a constant: gradients, where the graph has them, go through it all the same."""
-        return value.detach() if is_live(value) and self.propagation.alone is not None else value
+        return value.detach() if is_live(value) and self.alone else value
 
     def _matmul(self, a: Tensor, b: Tensor) -> Tensor:
         run = partial(torch.matmul, a, b)

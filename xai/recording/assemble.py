@@ -233,9 +233,8 @@ def refuse_checkpointing(model: nn.Module) -> None:
     """Raises RecordingError for a module whose attention checkpointing hides."""
     for name, module in modules_of(model).items():
         for flag in ("gradient_checkpointing", "grad_checkpointing"):
-            if (
-                vars(module).get(flag, getattr(type(module), flag, False)) is True
-            ):  # much faster than of the module itself
+            # Much faster than to ask the module, which looks among its parts for what it has not.
+            if vars(module).get(flag, getattr(type(module), flag, False)) is True:
                 raise RecordingError(
                     f"module {name or type(model).__name__!r} uses activation checkpointing ({flag}), which hides its "
                     "attention; switch it off before explaining"

@@ -48,8 +48,8 @@ def scaled_dot_product(
     if is_causal:
         scores = scores.masked_fill(~torch.ones_like(scores[0, 0], dtype=torch.bool).tril(), -torch.inf)
     if attn_mask is not None:
-        truth = attn_mask.dtype == torch.bool
-        scores = scores.masked_fill(~attn_mask, -torch.inf) if truth else scores + attn_mask
+        hides = attn_mask.dtype == torch.bool
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if hides else scores + attn_mask
     scores = scores if change is None else change(scores)
     masked = is_causal or attn_mask is not None or change is not None
     probabilities = softmax(scores, masked)

@@ -15,17 +15,12 @@ from xai.recording.deformable import deformable_attention, written_out
 from xai.recording.places import drawn_in_order
 
 SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
-ATTENTION = (  # softmax and mixing of values
-    F.scaled_dot_product_attention,
-    F.multi_head_attention_forward,
-    deformable_attention,
-)
-WATCHED = frozenset((*SOFTMAX, *ATTENTION, F.linear, torch.multinomial))
-WRITTEN: dict[Any, Callable[..., Any]] = {
+ATTENTION: dict[Any, Callable[..., Any]] = {  # softmax and mixing of values, and how each is written out
     F.scaled_dot_product_attention: scaled_dot_product,
     F.multi_head_attention_forward: multi_head,
     deformable_attention: written_out,
 }
+WATCHED = frozenset((*SOFTMAX, *ATTENTION, F.linear, torch.multinomial))
 SHAPES = {
     F.scaled_dot_product_attention: shape_of_scaled_dot_product,
     F.multi_head_attention_forward: shape_of_multi_head,
@@ -61,9 +56,9 @@ class Watch(TorchFunctionMode):
         if func in SHAPES and not self.written:
             self.run.see(SHAPES[func](*args, **kwargs))
             return func(*args, **kwargs)
-        if func in WRITTEN:
+        if func in ATTENTION:
             with self.ruling or nullcontext():
-                mixed = WRITTEN[func](self.run.see, *args, **kwargs)
+                mixed = ATTENTION[func](self.run.see, *args, **kwargs)
             if func is F.scaled_dot_product_attention:
                 self.run.mixed = mixed.grad_fn
             return mixed
