@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from clipmapper.benchmark.progress import Progress
+from clipmapper.benchmark.progress import Progress, copies
 from clipmapper.benchmark.task import Batch, Task
 from xai.explainers.registry import Method, method_named
 from xai.explanation import explain_each, explain_recording, record_for
@@ -73,7 +73,7 @@ def _alone(task: Task, batch: Batch, method: str, progress: Progress) -> Cost:
         recorded = record_for([method], partial(task.record, batch))
         explain_recording(recorded.recording, method, recorded.target, **options)
 
-    counter = task.module.register_forward_hook(partial(_count, cost))
+    counter = task.module.register_forward_hook(partial(_count, cost, len(batch.ids)), with_kwargs=True)
     device = next(task.module.parameters()).device
     try:
         with progress.passes(task.module, len(batch.ids)):
@@ -97,12 +97,13 @@ def _shortest(method: Method) -> dict[str, int]:
     return {} if method.counted is None else {method.counted: method.least}
 
 
-def _count(cost: Cost, module: nn.Module, args: tuple, output: Any) -> None:
-    """Counts a forward pass, and the backward pass that comes through its first output with a gradient."""
-    cost.forward += 1
+def _count(cost: Cost, samples: int, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+    """Counts the passes in a call, and the backward passes that come through its first output with a gradient."""
+    passes = copies((args, kwargs), samples)
+    cost.forward += passes
 
     def back(gradient: Tensor) -> None:
-        cost.backward += 1
+        cost.backward += passes
 
     leaves = output.values() if isinstance(output, dict) else tree_leaves(output)
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]

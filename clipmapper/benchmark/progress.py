@@ -3,8 +3,11 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 from xai.explainers.method import SHORTER
@@ -37,8 +40,16 @@ class Progress:
 
     @contextmanager
     def passes(self, module: nn.Module, samples: int) -> Iterator[None]:
-        """Counts each forward pass of a module as one of so many samples."""
-        handle = module.register_forward_hook(lambda *_: self.add(samples))
+        """Counts each forward pass of a module as one of so many samples, or as several if they are in it several times.
+
+        One without gradients is of inputs without some tokens.
+        """
+
+        def count(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+            inputs = samples * copies((args, kwargs), samples)
+            self.add(inputs if torch.is_grad_enabled() else max(samples, inputs / SHORTER))
+
+        handle = module.register_forward_hook(count, with_kwargs=True)
         try:
             yield
         finally:
@@ -53,6 +64,12 @@ class Progress:
             return figures
 
         return counted
+
+
+def copies(arguments: Any, samples: int) -> int:
+    """Returns how many times a batch of so many samples is in a call's arguments: by the one that is longest for nothing else."""
+    lengths = [len(leaf) for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor) and leaf.dim() > 1]
+    return max(1, min(lengths, default=samples) // samples)
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def rerun(order: str, seed: int, unreached: int, scale: float, states: Mapping[s
         for name, where in recording.modalities.items()
     }
     places = {name: (event.Y, rows) for name, (event, rows) in first.items() if name in states}
-    return Rerun(recording.output, places, len(recording.mask))
+    return Rerun(recording.output, places, len(recording.mask), len(recording.mask))
 
 
 def _events(pairs: list[tuple[slice, slice]], generator: torch.Generator) -> Iterator[Event]:

@@ -187,7 +187,7 @@ def test_exclip_entry_by_entry(name: str) -> None:
         for at, weight in zip(*(t.tolist() for t in gauss_legendre(steps)), strict=True):
             for feature in range(width):
                 again = recording.rerun({modality: r[modality] + at * (x[modality] - r[modality])})
-                slopes = again.gradients(lambda outputs, f=feature, s=side: features(outputs)[s][:, f])[modality]
+                slopes = again.gradients(lambda outputs, f=feature, s=side: features(outputs)[s][:, f])[1][modality]
                 for sample in range(2):
                     for token in range(slopes.shape[1]):
                         change = x[modality][sample, token] - r[modality][sample, token]

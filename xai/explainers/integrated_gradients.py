@@ -49,10 +49,10 @@ def integrated_gradients(
     start = baseline_of(recording, x, baseline)
     way = {name: x[name] - start[name] for name in x}
     total = torch.zeros_like(recording.mask, dtype=recording.readout.dtype)
-    for at, weight in zip(*(t.tolist() for t in gauss_legendre(steps)), strict=True):
-        total = total + weight * times(
-            recording, gradients_at(recording, target, {n: start[n] + at * way[n] for n in x}, layer), way
-        )
+    nodes, weights = (t.tolist() for t in gauss_legendre(steps))
+    line = ({name: start[name] + at * way[name] for name in x} for at in nodes)
+    for weight, slopes in zip(weights, gradients_at(recording, target, line, layer), strict=True):
+        total = total + weight * times(recording, slopes, way)
     return scores_traced_back(recording, total)
 
 

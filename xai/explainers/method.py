@@ -88,10 +88,11 @@ class Method:
     def further(self, options: Mapping[str, Any] | None = None, targets: int = 1) -> int:
         """Returns how many passes the method runs beside the recorded one, for so many targets of a sample.
 
-        A method of many passes without an option that counts them has one for each target. Runs without some tokens serve all
-        targets, and are counted as the passes that take as long.
+        A method of many passes without an option that counts them has one for each target; with it as many as it says, and of
+        several one more, which is compared with the recorded one. Runs without some tokens serve all targets, and are counted as
+        the passes that take as long.
         """
         if self.passes == "one" or self.counted is None:
             return targets * int(self.passes == "many")
         count = (options or {}).get(self.counted, signature(self.function).parameters[self.counted].default)
-        return ceil(count / SHORTER) if self.removes else targets * count
+        return ceil(count / SHORTER) if self.removes else targets * (count + (count > 1))

@@ -41,9 +41,11 @@ def smoothgrad(
     }
     seeds = torch.randint(2**62, (samples, len(x)), generator=torch.Generator().manual_seed(seed)).tolist()
     total = torch.zeros_like(recording.mask, dtype=recording.readout.dtype)
-    for row in seeds:
-        noisy = {name: x[name] + deviation[name] * _normal(x[name], s) for name, s in zip(x, row, strict=True)}
-        total = total + times(recording, gradients_at(recording, target, noisy), x) / samples
+    noisy = (
+        {name: x[name] + deviation[name] * _normal(x[name], s) for name, s in zip(x, row, strict=True)} for row in seeds
+    )
+    for slopes in gradients_at(recording, target, noisy):
+        total = total + times(recording, slopes, x) / samples
     return total
 
 

@@ -1,15 +1,20 @@
 """Vectors of the tokens: what enters the model's first layers, and what they have become later."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from xai.lrp.modified_gradient import Backward
-from xai.recording.axis import Positions, within
+from xai.recording.axis import Positions, count_of, within
 from xai.recording.event import Event
+from xai.recording.inputs import apart
 from xai.recording.recording import Recording, Score
+
+GRAPHS = 2**30  # bytes that several passes with a graph may take together
+KEPT = 16  # tensors of a token's width that a layer's graph keeps, at a rough estimate
 
 State = dict[str, tuple[Event, Positions]]  # by modality, the event whose residual input holds it, and its rows there
 
@@ -117,12 +122,53 @@ def gradients(
 
 
 def gradients_at(
-    recording: Recording, target: Score, changed: Mapping[str, Tensor], layer: int = 0
-) -> dict[str, Tensor]:
-    """Returns the target's gradient at changed states before a layer, by them: one more pass, forward and backward."""
+    recording: Recording, target: Score, changed: Iterable[Mapping[str, Tensor]], layer: int = 0
+) -> Iterator[dict[str, Tensor]]:
+    """Yields the target's gradient at each of some changed states before a layer, by them: one more pass each.
+
+    As many run in one batch as `at_once` says. The recorded states are in the first, once more: where the target is not what it
+    was, or the model refuses more samples than were recorded, they run one after the other.
+    """
     if recording.rerun is None:
         raise ValueError("this recording cannot run its model again; it was not made by `record`")
-    return recording.rerun(changed, layer).gradients(target)
+    known = vectors(standing(recording, layer))
+    count, together, left = at_once(recording, known), False, iter(changed)
+    while batch := list(islice(left, count)):
+        try:
+            slopes = _gradients_of(recording, target, batch, layer, known if len(batch) > 1 and not together else None)
+        except Exception:  # whatever the model says of more samples; alone it says what is wrong with one
+            if together or len(batch) == 1:
+                raise
+            count, left = 1, chain(batch, left)
+            continue
+        together = len(batch) > 1
+        yield from slopes
+
+
+def at_once(recording: Recording, x: Mapping[str, Tensor]) -> int:
+    """Returns how many times all samples run in one batch: as often as their graphs take `GRAPHS` bytes, at a rough estimate."""
+    samples = len(recording.mask) if recording.turns is None else recording.turns.samples
+    tokens = samples * sum(count_of(event.queries) for event in recording.events)
+    widest = max(x.values(), key=lambda values: values.shape[-1])
+    return max(1, GRAPHS // (KEPT * tokens * widest.shape[-1] * widest.element_size()))
+
+
+def _gradients_of(
+    recording: Recording,
+    target: Score,
+    changed: Sequence[Mapping[str, Tensor]],
+    layer: int,
+    known: Mapping[str, Tensor] | None,
+) -> list[dict[str, Tensor]]:
+    """The gradients in one batch; raises ValueError if the target of the `known` states in it is not what was recorded."""
+    assert recording.rerun is not None
+    inputs = [*changed, *([] if known is None else [known])]
+    states = {name: torch.cat([one[name] for one in inputs]) for name in changed[0]}
+    scores, slopes = recording.rerun(states, layer).gradients(target)
+    if known is not None and apart(scores[-len(recording.mask) :], recording.score(target).detach()).any():
+        raise ValueError("the model, run again on several copies of the samples, does not say what was recorded")
+    parts = {name: slope.unflatten(0, (len(inputs), -1)) for name, slope in slopes.items()}
+    return [{name: part[i] for name, part in parts.items()} for i in range(len(changed))]
 
 
 def times(recording: Recording, gradients: Mapping[str, Tensor], vectors: Mapping[str, Tensor]) -> Float[Tensor, "B T"]:

@@ -7,11 +7,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from xai.games.inputs import Perturbed, distinct
+from xai.recording.inputs import apart, part_of
 from xai.recording.recording import Recording, Score
 from xai.targets import decided
-
-PAIRWISE = ("logits_per_image", "logits_per_text")  # outputs of dual encoders: every image with every text
-TOLERANCE = 0.02  # of the value of the whole input, run again, relative to 1 + its size
 
 
 class Game:
@@ -106,22 +104,22 @@ class Game:
     def _check(self) -> None:
         """Sees that inputs made from the recorded call are what was recorded; of models that loop over images one at a time."""
         try:
-            apart = self._apart(2)
+            wrong = self._wrong(2)
         except (RuntimeError, IndexError) as error:
             if len(self.rows) > 1:
                 raise ValueError(
                     f"inputs made from this batch cannot be run ({error}); explain one sample at a time"
                 ) from error
-            apart = "unknown"
-        if apart and len(self.rows) == 1:
-            self.at_once, apart = 1, self._apart(1)
-        if apart:
+            wrong = "unknown"
+        if wrong and len(self.rows) == 1:
+            self.at_once, wrong = 1, self._wrong(1)
+        if wrong:
             raise ValueError(
-                f"the model, run again on the whole input, does not say what was recorded: {apart}; give its inputs as a batch, "
+                f"the model, run again on the whole input, does not say what was recorded: {wrong}; give its inputs as a batch, "
                 "samples first, or explain one sample at a time"
             )
 
-    def _apart(self, times: int) -> str:
+    def _wrong(self, times: int) -> str:
         """Returns how the value of the whole input, run so many times in one batch, differs from what was recorded."""
         device = self.recording.mask.device
         samples = torch.arange(len(self.rows), device=device).repeat(times)
@@ -129,8 +127,8 @@ class Game:
             torch.ones(len(samples), self.recording.mask.shape[1], dtype=torch.bool, device=device), samples
         )
         whole = self.whole.repeat(times, 1)
-        apart = (again - whole).abs() > TOLERANCE * (1 + whole.abs())
-        return f"{again[apart][0]:.4g} instead of {whole[apart][0]:.4g}" if apart.any() else ""
+        other = apart(again, whole)
+        return f"{again[other][0]:.4g} instead of {whole[other][0]:.4g}" if other.any() else ""
 
 
 def game_of(recording: Recording, target: Score) -> Game:
@@ -138,32 +136,6 @@ def game_of(recording: Recording, target: Score) -> Game:
     if target not in recording.games:
         recording.games[target] = Game(recording, target)
     return recording.games[target]
-
-
-def part_of(outputs: Any, index: Int[Tensor, " B"], inputs: int) -> Any:
-    """Returns the outputs of some inputs.
-
-    Args:
-        outputs: of a model: a tensor, or a mapping, a tuple or an object of them.
-        index: [B], which of the inputs.
-        inputs: how many there are. What has another first axis is kept as it is.
-    """
-
-    def taken(value: Any, name: str = "") -> Any:
-        if isinstance(value, Tensor):
-            if value.dim() == 0 or len(value) != inputs:
-                return value
-            rows = value[index.to(value.device)]
-            return rows[:, index.to(value.device)] if name in PAIRWISE else rows
-        if isinstance(value, dict):  # transformers' outputs too
-            named = {key: taken(part, key) for key, part in value.items()}
-            return named if type(value) is dict else type(value)(**named)
-        if isinstance(value, list | tuple):
-            parts = [taken(part) for part in value]
-            return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-        return value
-
-    return taken(outputs)
 
 
 def _rows_of_samples(recording: Recording) -> Int[Tensor, "samples W"]:

@@ -241,7 +241,7 @@ class _Pass(ExitStack):
         if output is not None and self.call is not None:  # None: the model raised
             recording = assemble(self.adapter, self.caught(), self.inputs, output, self.reads, self.plan)
             self.seen_head.finish(recording.events, output)
-            again = partial(rerun, self.call, self.adapter, recording.modalities)
+            again = partial(rerun, self.call, self.adapter, len(recording.mask), recording.modalities)
             propagation = None if self.ruling is None else self.ruling.propagation
             heads = partial(self.adapter.heads or self.seen_head.heads, self.inputs)
             recording = replace(recording, rerun=again, propagation=propagation, pixels=self.pixels, find_heads=heads)

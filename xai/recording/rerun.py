@@ -15,6 +15,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from xai.recording.adapter import Adapter
 from xai.recording.axis import Positions, counted_from, first_of, tokens_of
+from xai.recording.inputs import part_of, rows_of
 from xai.recording.places import Calls, Place, Placed, arguments_of, drawn_in_order
 from xai.recording.unchanged import evaluation, same_random_numbers
 
@@ -37,13 +38,13 @@ def autocast_of(model: nn.Module) -> torch.autocast:
 
 
 class Again(Protocol):
-    """A pass run once more."""
+    """A pass run once more, on all samples once or several times: inputs [n B], all samples first, then all again."""
 
-    def gradients(self, target: Callable[[Any], Tensor]) -> dict[str, Tensor]: ...
+    def gradients(self, target: Callable[[Any], Tensor]) -> tuple[Tensor, dict[str, Tensor]]: ...
 
 
 class RunAgain(Protocol):
-    """Runs the recorded call once more, with other states [B, tokens, D] of each modality that changes.
+    """Runs the recorded call once more, with other states [n B, tokens, D] of each modality that changes.
 
     They are what its first event from a layer on takes as residual input: before layer 0 its embeddings.
     """
@@ -58,15 +59,22 @@ class Rerun:
     output: Any
     places: dict[str, Rows]
     samples: int
+    inputs: int  # all samples, once or several times
 
-    def gradients(self, target: Callable[[Any], Tensor]) -> dict[str, Tensor]:
-        """The target's gradient by the embeddings [B, tokens, D] of each changed modality, 0 where they do not count."""
+    def gradients(self, target: Callable[[Any], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The target of all inputs, one row after the other, and its gradient by the changed states [inputs, tokens, D].
+
+        It is 0 where they do not count. A target takes outputs of all samples, so that it has them part by part.
+        """
         states = [state for state, _ in self.places.values()]
         with torch.inference_mode(False), torch.enable_grad():
-            score = target(self.output).sum()
-        gradients = torch.autograd.grad(score, states, allow_unused=True, materialize_grads=True)
-        return {
-            name: tokens_of(gradient, self.samples)[:, rows]
+            parts = torch.arange(self.inputs).split(self.samples)
+            outputs = (part_of(self.output, part, self.inputs) for part in parts) if len(parts) > 1 else [self.output]
+            scores = torch.cat([target(output) for output in outputs])
+            total = scores.sum()
+        gradients = torch.autograd.grad(total, states, allow_unused=True, materialize_grads=True)
+        return scores.detach(), {
+            name: tokens_of(gradient, self.inputs)[:, rows]
             for (name, (_, rows)), gradient in zip(self.places.items(), gradients, strict=True)
         }
 
@@ -81,7 +89,7 @@ class Rerun:
             )
             filled = (x.new_zeros(len(turns), *x.shape) if g is None else g for x, g in zip(states, found, strict=True))
             yield {
-                name: torch.stack([tokens_of(one, self.samples)[:, rows] for one in gradients])
+                name: torch.stack([tokens_of(one, self.inputs)[:, rows] for one in gradients])
                 for (name, (_, rows)), gradients in zip(self.places.items(), filled, strict=True)
             }
 
@@ -132,15 +140,21 @@ class _Changing(Placed):
 def rerun(
     call: Call,
     adapter: Adapter,
+    samples: int,
     modalities: Mapping[str, Positions],
     states: Mapping[str, Tensor],
     layer: int = 0,
     graph: bool = True,
 ) -> Rerun:
-    """`call` with these states, as `RunAgain` says; without a `graph` there are no gradients.
+    """`call`, which is of so many samples, with these states, as `RunAgain` says; without a `graph` there are no gradients.
 
     Raises ValueError for a modality that has none from the layer on, or whose state has been read when it can be changed.
     """
+    inputs = max(map(len, states.values()), default=samples)
+    if inputs > samples:
+        rows = torch.arange(samples).repeat(inputs // samples)
+        arguments = tree_map(lambda value: rows_of(value, samples, rows), (call.args, call.kwargs))
+        call = call._replace(args=arguments[0], kwargs=arguments[1])
     places: dict[str, Rows] = {}
     read = WeakIdKeyDictionary() if layer else None  # embeddings are changed before anything reads them
     with ExitStack() as stack:
@@ -164,7 +178,7 @@ def rerun(
         args, kwargs = tree_map(_copy, (call.args, call.kwargs))  # an argument may be a residual state itself
         placed.see_arguments(arguments_of(call.model, args, kwargs))
         output = call.model(*args, **kwargs)
-    return Rerun(output, places, max(map(len, states.values()), default=1))
+    return Rerun(output, places, samples, inputs)
 
 
 def _first(

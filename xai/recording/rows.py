@@ -20,26 +20,31 @@ from xai.recording.turns import Turns
 
 @dataclass(frozen=True, eq=False)
 class RowsAgain:
-    """The pass run once more for each turn, from states [R, tokens, D] by modality before a layer."""
+    """The pass run once more for each turn, from states [n R, tokens, D] by modality before a layer."""
 
     turns: Turns
     rerun: RunAgain
     states: Mapping[str, Tensor]
     layer: int = 0
 
-    def gradients(self, target: Callable[[Any], Tensor]) -> dict[str, Tensor]:
-        """The target's gradient by the states [R, tokens, D]."""
-        gradients = {name: torch.zeros_like(values) for name, values in self.states.items()}
+    def gradients(self, target: Callable[[Any], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The target [n R], and its gradient by the states [n R, tokens, D]."""
         of, turn = self.turns.of, self.turns.turn
+        inputs = {name: values.unflatten(0, (-1, len(of))) for name, values in self.states.items()}
+        gradients = {name: torch.zeros_like(values) for name, values in inputs.items()}
+        scores: list[Tensor] = []
         stand_in = torch.stack([(of == sample).nonzero()[0, 0] for sample in range(self.turns.samples)])
         for number in range(self.turns.count):
             rows = (turn == number).nonzero()[:, 0]
             chosen = stand_in.clone()
             chosen[of[rows]] = rows
-            again = self.rerun({name: values[chosen] for name, values in self.states.items()}, self.layer)
-            for name, gradient in again.gradients(partial(_some_of, target, rows)).items():
-                gradients[name][rows] = gradient[of[rows]]
-        return gradients
+            again = self.rerun({name: values[:, chosen].flatten(0, 1) for name, values in inputs.items()}, self.layer)
+            values, slopes = again.gradients(partial(_some_of, target, rows))
+            scores.append(values.unflatten(0, (-1, len(rows))))
+            for name, slope in slopes.items():
+                gradients[name][:, rows] = slope.unflatten(0, (-1, self.turns.samples))[:, of[rows]]
+        order = torch.cat([(turn == number).nonzero()[:, 0] for number in range(self.turns.count)]).argsort()
+        return torch.cat(scores, dim=1)[:, order].flatten(), {n: by.flatten(0, 1) for n, by in gradients.items()}
 
 
 def _some_of(target: Callable[[Any], Tensor], rows: Tensor, outputs: Any) -> Tensor:

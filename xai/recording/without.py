@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_map
 
 from xai.recording.adapter import Adapter
 from xai.recording.hidden import Hidden
+from xai.recording.inputs import rows_of
 from xai.recording.recording import Recording, Score, Without
 from xai.recording.rerun import Call, rerun
 
@@ -38,11 +39,11 @@ def without(
 
     @torch.no_grad()
     def run(keep: Tensor, rows: Tensor) -> Any:
-        args, kwargs = tree_map(lambda value: _rows_of(value, len(whole.mask), rows), (call.args, call.kwargs))
+        args, kwargs = tree_map(lambda value: rows_of(value, len(whole.mask), rows), (call.args, call.kwargs))
         if hidden is None:
             again = call._replace(args=args, kwargs=kwargs)
             changed = {name: _blank(values, whole, name, keep, rows) for name, values in embeddings.items()}
-            return rerun(again, adapter, whole.modalities, changed, graph=False).output
+            return rerun(again, adapter, len(rows), whole.modalities, changed, graph=False).output
         with call.autocast, hidden.all_except_for(keep, rows):
             return call.model(*args, **kwargs)
 
@@ -79,12 +80,3 @@ def _blank(
     real = (whole.mask & ~whole.special)[:, where, None].to(values)
     mean = (values * real).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True).clamp(min=1)
     return values[rows].where(keep[:, where, None], mean[rows])
-
-
-def _rows_of(value: Any, samples: int, rows: Tensor) -> Any:
-    """An argument of some samples; one that is not of samples, such as a number, stays as it is."""
-    if not isinstance(value, Tensor) or value.dim() == 0 or len(value) % samples:
-        return value
-    if value.dim() == 1 and len(value) != samples:
-        return value  # such as positions, which all samples share
-    return value.unflatten(0, (samples, -1))[rows.to(value.device)].flatten(0, 1)

@@ -25,6 +25,7 @@ from xai import (
     record,
     token,
 )
+from xai.explainers import states
 from xai.explainers.algebra import readout_scores
 from xai.explainers.grad_eclip import grad_eclip
 from xai.explainers.input_gradient import input_gradient
@@ -127,7 +128,7 @@ def test_again_is_the_same_pass(family: Family) -> None:
     assert recording.rerun is not None
     same = recording.rerun(embeddings(recording))
     torch.testing.assert_close(family.target(same.output), recording.score(family.target))
-    for name, slope in same.gradients(family.target).items():
+    for name, slope in same.gradients(family.target)[1].items():
         torch.testing.assert_close(slope, gradients(recording, family.target)[name])
     assert snapshot(family.model) == before
 
@@ -204,6 +205,37 @@ def test_words_that_enter_later() -> None:
     gap = target(model(image, text)) - target(model(0 * image, 0 * text))
     complete = integrated_gradients(recording, target, baseline="zero").sum(1)
     torch.testing.assert_close(complete, gap.detach(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lxmert", "clip", "bert"])
+def test_changed_states_run_as_one_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    family, calls = build(name), list[int]()
+    recording = recorded_pass(family)
+    family.model.register_forward_hook(lambda *_: calls.append(1))
+    together = integrated_gradients(recording, family.target, steps=5)
+    assert len(calls) == 1
+    monkeypatch.setattr(states, "GRAPHS", 1)
+    torch.testing.assert_close(integrated_gradients(recording, family.target, steps=5), together)
+    assert len(calls) == 6
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda inner, y: inner(y) if len(y) == 2 else 1 / 0,
+        lambda inner, y: inner(y) * torch.arange(1, 1 + len(y))[:, None],
+    ],
+    ids=["refuses more samples", "tells samples apart by their place"],
+)
+def test_models_that_take_no_more_samples_run_again_and_again(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = blocks()
+    model = model_of(lambda y: run(inner, y), inner=inner)
+    with record(model, adapter_of("inner.blocks.0", "inner.blocks.1")) as recorder:
+        model(x())
+    target = Target("some", lambda output: output[:, 0])
+    found = smoothgrad(recorder.recording, target, samples=3)
+    monkeypatch.setattr(states, "GRAPHS", 1)
+    torch.testing.assert_close(smoothgrad(recorder.recording, target, samples=3), found, rtol=0, atol=0)
 
 
 def test_a_modality_that_never_asks_has_no_embedding() -> None:
@@ -311,7 +343,7 @@ def test_integrated_gradients_at_a_layer_are_complete(name: str, layer: int) -> 
     assert recording.rerun is not None
     same = recording.rerun(x, layer)
     torch.testing.assert_close(family.target(same.output), recording.score(family.target))
-    gradients, slopes = recording.gradients(family.target), same.gradients(family.target)
+    gradients, slopes = recording.gradients(family.target), same.gradients(family.target)[1]
     for modality, (event, rows) in standing(recording, layer).items():
         torch.testing.assert_close(slopes[modality], gradients[event].Y[:, rows])
     gap = (recording.score(family.target) - family.target(recording.rerun(start, layer).output)).detach()
@@ -372,7 +404,8 @@ def test_smoothgrad_is_the_mean_over_its_noise() -> None:
     recording, given_noise = recorded_pass(family), []
 
     def spy(changed: Mapping[str, Tensor], layer: int = 0) -> Rerun:
-        given_noise.append(changed)
+        copies = [values.split(2) for values in changed.values()]  # and the recorded states at the end
+        given_noise.extend(dict(zip(changed, parts, strict=True)) for parts in list(zip(*copies, strict=True))[:-1])
         assert recording.rerun is not None
         return recording.rerun(changed)
 

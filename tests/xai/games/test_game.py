@@ -13,7 +13,8 @@ from xai import Target, adapter_for, explain_recording, given, predicted, record
 from xai.explainers.banzhaf import banzhaf
 from xai.explainers.occlusion import occlusion
 from xai.explainers.shapley import shapley
-from xai.games.game import Game, game_of, part_of
+from xai.games.game import Game, game_of
+from xai.recording.inputs import part_of
 from xai.recording.recording import Recording
 from xai.recording.rows import by_rows
 
