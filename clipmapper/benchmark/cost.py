@@ -4,7 +4,8 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from clipmapper.benchmark.task import Batch, Task
 from xai.explainers.registry import Method, method_named
 from xai.explanation import explain_each, explain_recording, record_for
 
-WATCHED = 4  # passes that one counts as while memory is watched
+WATCHED = 2  # passes that one counts as while memory is watched
+BATCH = 64  # passes of a method of many that fill a batch: more take time, and no more memory
 Costs = dict[str, dict[str, Any]]  # by method
 
 
@@ -43,7 +45,7 @@ class Cost:
 def cost_passes(methods: Sequence[str], targets: int = 1) -> int:
     """Returns the passes of a sample of some targets: each method is timed and then watched, the first one once more before."""
     known = list(map(method_named, methods))
-    counts = [1 + one.further(None, targets) + WATCHED * (1 + one.further(_shortest(one), targets)) for one in known]
+    counts = [1 + one.further(None, targets) + WATCHED * (1 + one.further(_a_batch(one), targets)) for one in known]
     return sum(counts) + sum(counts[:1])
 
 
@@ -63,13 +65,13 @@ def costs(
 
 
 def _alone(task: Task, batch: Batch, method: str, progress: Progress) -> Cost:
-    cost, errors, options = Cost(), dict[str, str](), _shortest(method_named(method))
+    cost, errors, options = Cost(), dict[str, str](), _a_batch(method_named(method))
 
     def work() -> None:
         recorded = record_for([method], partial(task.record, batch))
         errors.update(explain_each(recorded.recording, [method], recorded.target)[1])
 
-    def shortest() -> None:
+    def a_batch() -> None:
         recorded = record_for([method], partial(task.record, batch))
         explain_recording(recorded.recording, method, recorded.target, **options)
 
@@ -87,14 +89,16 @@ def _alone(task: Task, batch: Batch, method: str, progress: Progress) -> Cost:
     if errors:
         return Cost(reason=next(iter(errors.values())))
     with progress.passes(task.module, WATCHED * len(batch.ids)):
-        # again: to watch memory takes time, and no pass more than the first
-        cost.megabytes = peak(shortest, device) / 2**20
+        cost.megabytes = peak(a_batch, device) / 2**20  # again: to watch memory takes time
     return cost
 
 
-def _shortest(method: Method) -> dict[str, int]:
-    """Options of a run with as few passes as there can be."""
-    return {} if method.counted is None else {method.counted: method.least}
+def _a_batch(method: Method) -> dict[str, int]:
+    """Options of a run with as many passes as fill a batch."""
+    if method.counted is None:
+        return {}
+    count = signature(method.function).parameters[method.counted].default
+    return {method.counted: min(count, max(method.least, BATCH))}
 
 
 def _count(cost: Cost, samples: int, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
@@ -135,15 +139,18 @@ class _Alive(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        before = {storage._cdata for storage in _storages((args, kwargs))}
         result = func(*args, **(kwargs or {}))
-        for storage in _storages(result):
-            if storage._cdata not in before | self._known:
-                self._add(storage)
+        if not _is_view(func):
+            for made in (result,) if isinstance(result, Tensor) else tree_leaves(result):
+                if isinstance(made, Tensor):
+                    self._add(made.untyped_storage())
         return result
 
     def _add(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
+        key = storage._cdata
+        if key in self._known:
+            return
+        size = storage.nbytes()
         self._known.add(key)
         self.now += size
         self.peak = max(self.peak, self.now)
@@ -154,5 +161,7 @@ class _Alive(TorchDispatchMode):
         self.now -= size
 
 
-def _storages(values: Any) -> list[torch.UntypedStorage]:
-    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor)]
+@cache
+def _is_view(operation: Any) -> bool:
+    """Returns whether what an operation returns is what it was given, as a whole, in part or changed."""
+    return "view" in operation._schema.name or all(value.alias_info is not None for value in operation._schema.returns)

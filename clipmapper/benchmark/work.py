@@ -17,7 +17,7 @@ from xai.explainers.method import SHORTER
 from xai.explainers.registry import method_named
 from xai.recording.reads import EVERYTHING
 
-PART = 2e12  # passes times weights times tokens of a part: about a minute of a busy core
+PART = 7e12  # passes times weights times tokens of a part: a minute or so of two idle cores
 # of all samples' passes, that cost and sanity may add: theirs, with all rules of LRP, take about twice as long
 SHARE = 1 / 8
 
