@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE  # a process that compiles all it imports takes
 
 .PHONY: demo test site test-oldest clean
 
-demo: .venv/installed
+demo: .venv/ready
 	$(BIN)/python train.py --config mapper_b_vqa_shapes --run.dir runs/demo --run.resume auto --run.floors true \
 		--trainer.limit_val_batches 0.25 --explain.every 2 --explain.samples 8 --explain.pictures 2
 	$(BIN)/python evaluate.py --model runs/demo/checkpoints/best.ckpt --output runs/demo --explainers all --samples 32
@@ -49,9 +49,13 @@ test-oldest: .venv-oldest/installed
 		--editable ".[dev,segmentation,tensorboard]"
 	touch $@
 
-.venv/installed: pyproject.toml
+.venv/ready: pyproject.toml  # what training and evaluation need
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --editable .
+	touch $@
+
+.venv/installed: .venv/ready  # and what tests, linters and the site do
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --editable ".[dev]"
 	touch $@
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from timm.optim import muon
 from torch import Tensor, nn
@@ -12,7 +13,15 @@ from torch import Tensor, nn
 from clipmapper.config import OptimizerConfig
 
 TURNED = {"mapper", "layers", "layer", "multi_modal_projector"}  # a mapper, and as transformers calls what is of layers
-ORTHOGONALISED = muon.zeropower_via_newtonschulz
+# Of each Newton-Schulz iteration x -> a x + b x^3 + c x^5 the factors, those of timm's preset of this name.
+# Source: https://leloykun.github.io/ponder/muon-opt-coeffs
+QUINTIC = [
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+]
 
 
 def optimizer_and_schedule(model: nn.Module, config: OptimizerConfig, steps: float) -> OptimizerLRScheduler:
@@ -43,20 +52,45 @@ def parameter_groups(
 
 
 class Muon(muon.Muon):
-    """timm's, which turns matrices in bfloat16, but on a CPU in float32: few CPUs are fast in bfloat16."""
+    """timm's, but the matrices of its first group that have one shape are turned together: one alone is too small for two cores.
 
+    On a CPU in float32, as few are fast in bfloat16.
+    """
+
+    @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        muon.zeropower_via_newtonschulz = turned  # type: ignore[assignment]  # timm looks it up there and has no option for it
-        try:
-            return super().step(closure)
-        finally:
-            muon.zeropower_via_newtonschulz = ORTHOGONALISED
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        group = self.param_groups[0]
+        matrices = [p for p in group["params"] if p.grad is not None]
+        gradients = [p.grad for p in matrices]
+        for shape in sorted({p.shape for p in matrices}):
+            self._turn([p for p in matrices if p.shape == shape], group["lr"], group["momentum"])
+        for p in matrices:
+            p.grad = None
+        super().step()  # Adam's, of the other group
+        for p, gradient in zip(matrices, gradients, strict=True):
+            p.grad = gradient
+        return loss
+
+    def _turn(self, matrices: list[Tensor], lr: float, momentum: float) -> None:
+        """Moves matrices of one shape by the orthogonalised Nesterov momentum of their gradients."""
+        updates = []
+        for p in matrices:
+            assert p.grad is not None
+            mean = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)).lerp_(p.grad, 1 - momentum)
+            updates.append(p.grad.lerp(mean, momentum))
+        scale = muon.get_lr_scale(matrices[0].shape)
+        for p, update in zip(matrices, turned(torch.stack(updates)), strict=True):
+            p.add_(update, alpha=-lr * scale)
 
 
-def turned(update: Tensor, *args: Any, **options: Any) -> Tensor:
-    """timm's orthogonalisation of a matrix, in the type that its device is fast in."""
-    dtype = torch.float32 if update.device.type == "cpu" else torch.bfloat16
-    return ORTHOGONALISED(update, *args, **options | {"dtype": dtype}).to(update.dtype)
+def turned(updates: Float[Tensor, "N out in"]) -> Float[Tensor, "N out in"]:
+    """Returns matrices orthogonalised, in the type that their device is fast in."""
+    dtype = torch.float32 if updates.device.type == "cpu" else torch.bfloat16
+    return muon.zeropower_via_newtonschulz(updates, len(QUINTIC), QUINTIC, dtype=dtype).to(updates.dtype)
 
 
 def rate(step: int, config: OptimizerConfig, total: float) -> float:

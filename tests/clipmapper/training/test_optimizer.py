@@ -1,6 +1,7 @@
 """The learning rate by hand, and which optimizer turns which weights."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from timm.optim import muon
 from torch import nn
 
 from clipmapper.config import OptimizerConfig
-from clipmapper.training.optimizer import ORTHOGONALISED, make_optimizer, parameter_groups, rate, turned
+from clipmapper.training.optimizer import QUINTIC, Muon, make_optimizer, parameter_groups, rate, turned
 
 
 class Small(nn.Module):
@@ -45,28 +46,55 @@ def test_rate_of_short_and_of_endless_runs() -> None:
 
 def test_matrices_are_turned_in_float32_on_a_cpu() -> None:
     """With the singular values 3, 2 and 1 all but equal afterwards, to more digits than bfloat16 has."""
-    update = torch.diag(torch.tensor([3.0, 2.0, 1.0])) @ torch.linalg.qr(torch.randn(3, 3))[0]
-    found = turned(update, 5, [(3.4445, -4.7750, 2.0315)])
+    updates = torch.diag(torch.tensor([3.0, 2.0, 1.0])) @ torch.linalg.qr(torch.randn(2, 3, 3))[0]
+    found = turned(updates)
     assert found.dtype == torch.float32
-    exact = ORTHOGONALISED(update.double(), 5, [(3.4445, -4.7750, 2.0315)], dtype=torch.float64)
+    exact = muon.zeropower_via_newtonschulz(updates.double(), 5, QUINTIC, dtype=torch.float64)
     torch.testing.assert_close(found.double(), exact, atol=1e-5, rtol=1e-5)
 
 
-def test_timm_is_as_before_after_a_step() -> None:
-    stepped(OptimizerConfig(name="muon", lr=0.01))
-    assert muon.zeropower_via_newtonschulz is ORTHOGONALISED
+def test_matrices_that_are_turned_together_move_as_by_timm_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Square, tall and wide ones, over steps in which one has no gradient, then all; and the weights that are Adam's."""
+    monkeypatch.setattr(
+        muon, "zeropower_via_newtonschulz", partial(muon.zeropower_via_newtonschulz, dtype=torch.float32)
+    )
+    torch.manual_seed(0)
+    shapes = [(4, 4), (8, 4), (4, 4), (4, 8), (8, 4)]
+    start, bias = [torch.randn(shape) for shape in shapes], torch.randn(4)
+    moved = []
+    for kind in (Muon, muon.Muon):
+        matrices, other = [nn.Parameter(p.clone()) for p in start], nn.Parameter(bias.clone())
+        groups = [{"params": matrices}, {"params": [other], "use_fallback": True}]
+        optimizer = kind(groups, lr=0.1, betas=(0.9, 0.98), nesterov=True)
+        generator = torch.Generator().manual_seed(1)
+        for step in range(3):
+            for p in (*matrices, other):
+                p.grad = torch.randn(p.shape, generator=generator)
+            gradients = [None if step == 0 and p is matrices[2] else p.grad for p in matrices]
+            matrices[2].grad = gradients[2]
+            optimizer.step()
+            assert all(p.grad is gradient for p, gradient in zip(matrices, gradients, strict=True))
+        moved.append([p.detach() for p in (*matrices, other)])
+    torch.testing.assert_close(moved[0], moved[1], atol=1e-5, rtol=1e-5)
 
 
-def test_timm_is_as_before_after_a_step_that_fails() -> None:
-    optimizer = make_optimizer(Small(), OptimizerConfig(name="muon", lr=0.01))
+def test_the_factors_are_those_of_timms_preset() -> None:
+    assert muon._COEFFICIENTS["quintic"] == QUINTIC
 
-    def failing() -> float:
-        assert muon.zeropower_via_newtonschulz is turned
-        raise KeyError("no loss")
 
-    with pytest.raises(KeyError):
-        optimizer.step(failing)
-    assert muon.zeropower_via_newtonschulz is ORTHOGONALISED
+def test_a_step_returns_the_loss_of_its_closure() -> None:
+    model = Small()
+    optimizer = make_optimizer(model, OptimizerConfig(name="muon", lr=0.01))
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = model.head(model.mapper(torch.ones(1, 3))).sum()
+        loss.backward()
+        return loss
+
+    before = closure().item()
+    assert optimizer.step(closure).item() == before
+    assert closure().item() < before
 
 
 def test_every_trained_parameter_is_in_one_of_two_groups() -> None:
