@@ -13,7 +13,7 @@ from xai.recording.turns import Turns
 MASKED = 1e-30  # what a mask of -100, as Swin's, leaves of a probability is less
 MEANS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {  # over heads, of what is made of A and its gradient
     "evidence": lambda A, slope: (slope * A).relu_(),  # GenAtt eq. 5
-    "sensitivity": lambda A, slope: slope.relu() * (A > 0),  # LeGrad
+    "sensitivity": lambda A, slope: slope.relu().mul_(A > 0),  # LeGrad
 }
 
 

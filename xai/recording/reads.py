@@ -44,7 +44,7 @@ class Reads:
     Example:
         >>> from xai.explainers.registry import method_named
         >>> str(method_named("genatt").needs())
-        'maps; gradients by maps'
+        'maps; gradients by maps (mean over heads)'
     """
 
     tensors: frozenset[str] = frozenset({"A", "qkv", "Y", "Y_out"})
