@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xai.explainers import EXPLAINERS, METHODS
-from xai.explainers.algebra import advance, evidence, identity, readout_scores
+from xai.explainers.algebra import advance, identity, readout_scores
 from xai.explainers.genatt import genatt
 from xai.explainers.interaction import interaction
 from xai.explainers.wra import attention_share, wra, wra_change
@@ -44,7 +44,7 @@ def test_genatt_of_self_attention_is_the_product_of_identity_plus_evidence(order
     for layer in recording.layers:
         M = identity(recording)
         for event in layer:
-            M[:, event.queries, event.keys] += evidence(event, gradients[event])
+            M[:, event.queries, event.keys] += gradients[event].evidence
         expected = M @ expected
     torch.testing.assert_close(genatt(recording, total), expected)
 
@@ -132,7 +132,7 @@ def test_the_last_layers_alone(method: str) -> None:
     event = recording.layers[-1][0]
     assert torch.equal(EXPLAINERS[method](recording, total, last=3), EXPLAINERS[method](recording, total))
     if method == "genatt":
-        torch.testing.assert_close(last, identity(recording) + evidence(event, recording.gradients(total)[event]))
+        torch.testing.assert_close(last, identity(recording) + recording.gradients(total)[event].evidence)
     for wrong in (0, 4):
         with pytest.raises(ValueError, match=f"last is {wrong}; this recording has 3 layers"):
             EXPLAINERS[method](recording, total, last=wrong)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from xai.recording.axis import count_of, index_of
-from xai.recording.event import Event, Gradient
+from xai.recording.event import Event
 from xai.recording.recording import Recording, Score
 
 Map = Float[Tensor, "B T T"]
@@ -30,11 +30,6 @@ def rownorm(M: Float[Tensor, "*axes q k"]) -> Float[Tensor, "*axes q k"]:
 def mean_attention(recording: Recording, event: Event) -> Float[Tensor, "B q k"]:
     """Returns E_h A; rows of padding, which the model computes and nobody reads, are zero."""
     return event.A.detach().mean(dim=1) * recording.mask[:, event.queries, None]
-
-
-def evidence(event: Event, gradient: Gradient) -> Float[Tensor, "B q k"]:
-    """Returns E_h (∇A ⊙ A)⁺ (GenAtt eq. 5)."""
-    return (gradient.A * event.A.detach()).clamp(min=0).mean(dim=1)
 
 
 def advance(R: Map, layer: tuple[Event, ...], change: Change) -> Map:

@@ -51,8 +51,8 @@ def genatt(
         rows = R[:, event.queries]
         if not gradients[event].reached:
             return torch.zeros_like(rows)
-        probabilities = event.A.detach() if attention is None else attention[event]
-        A = (gradients[event].A * probabilities).clamp(min=0).mean(dim=1)  # eq. 5
+        slope, own = gradients[event], None if attention is None else attention[event]
+        A = slope.evidence if own is None else (slope.A * own).clamp(min=0).mean(dim=1)  # eq. 5
         update = A @ R[:, event.keys]  # eq. 6, 7; in cross-attention eq. 11
         columns = slice(None)
         if not event.is_self:

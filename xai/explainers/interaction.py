@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from xai.explainers.algebra import advance, evidence, identity, traced_back
+from xai.explainers.algebra import advance, identity, traced_back
 from xai.explainers.wra import wra_change
 from xai.recording.recording import Recording, Score
 
@@ -34,7 +34,7 @@ def interaction(
     M = torch.zeros_like(R)
     for layer in recording.last(last):
         for event in layer:
-            M += R[:, event.queries].mT @ evidence(event, gradients[event]) @ R[:, event.keys]
+            M += R[:, event.queries].mT @ gradients[event].evidence @ R[:, event.keys]
         R = advance(R, layer, change)
     M = traced_back(recording, traced_back(recording, M).mT).mT
     return M * M.mT if mutual else M

@@ -7,7 +7,7 @@ from torch import Tensor
 from xai.explainers.algebra import scores_traced_back
 from xai.explainers.lens import attention_gradient, layers_of, own_score
 from xai.lrp.modified_gradient import Backward
-from xai.recording.event import Event
+from xai.recording.event import MEANS, Event
 from xai.recording.recording import Recording, Score
 
 
@@ -51,18 +51,20 @@ def legrad(
             f"backward is {backward!r} with heads=\"own\"; a layer's own head has the model's own gradient"
         )
     counted = [event for layer in recording.last(last) for event in layer]
-    gradients = recording.gradients(target, backward) if heads == "final" else {}
-    slopes = {e: gradients[e].A for e in counted} if heads == "final" else _own_gradients(recording, target, counted)
+    if heads == "final":
+        gradients = recording.gradients(target, backward)
+        slopes = {event: gradients[event].sensitivity for event in counted}
+    else:
+        slopes = _own_sensitivity(recording, target, counted)
     scores = torch.zeros_like(recording.mask, dtype=recording.readout.dtype)
-    for event, gradient in slopes.items():
-        allowed = (event.A > 0) & recording.mask[:, None, event.queries, None]
-        sensitivity = (gradient.clamp(min=0) * allowed).mean(dim=1).sum(dim=1)
-        scores[:, event.keys] += sensitivity / recording.mask[:, event.queries].sum(dim=1, keepdim=True).clamp(min=1)
+    for event, sensitivity in slopes.items():
+        real = recording.mask[:, event.queries]
+        scores[:, event.keys] += (sensitivity * real[..., None]).sum(dim=1) / real.sum(dim=1, keepdim=True).clamp(min=1)
     return scores_traced_back(recording, scores)
 
 
-def _own_gradients(recording: Recording, target: Score, counted: list[Event]) -> dict[Event, Tensor]:
-    """Of those attentions whose states a head reads, the gradient of each layer's own target."""
+def _own_sensitivity(recording: Recording, target: Score, counted: list[Event]) -> dict[Event, Tensor]:
+    """E_h (∇A)⁺ [B, q, k] of those attentions whose states a head reads, ∇ the gradient of each layer's own target."""
     if not recording.heads:
         raise ValueError(
             "the last norm and head of this model are not known, so that they cannot be put on its layers: heads='own' is for "
@@ -74,5 +76,6 @@ def _own_gradients(recording: Recording, target: Score, counted: list[Event]) ->
             if event in counted:
                 real = recording.mask[:, event.queries].to(states.dtype)
                 mean = real / real.sum(dim=1, keepdim=True).clamp(min=1) if head.pooled else None
-                found[event] = attention_gradient(recording, own_score(recording, head, states, target, mean), event)
+                slope = attention_gradient(recording, own_score(recording, head, states, target, mean), event)
+                found[event] = MEANS["sensitivity"](event.A, slope).mean(dim=1)
     return found

@@ -57,14 +57,21 @@ def _of_last(own: Reads) -> Callable[[Mapping[str, Any]], Reads]:
     return lambda options: replace(own, last=options.get("last"))
 
 
+def _of_genatt(options: Mapping[str, Any]) -> Reads:
+    """Returns what GenAtt reads: the whole gradient where another tensor takes the place of attention."""
+    return _of_last(EVIDENCE if options.get("attention") is None else MAP_GRADIENTS)(options)
+
+
 def _of_legrad(options: Mapping[str, Any]) -> Reads:
     """Returns what LeGrad reads: with a layer's own head also the states that it reads."""
-    return EVERYTHING if options.get("heads", "final") == "own" else _of_last(MAP_GRADIENTS)(options)
+    return EVERYTHING if options.get("heads", "final") == "own" else _of_last(SENSITIVITY)(options)
 
 
 MAPS = reads("A")
 MAP_GRADIENTS = reads("A", gradients=["A"])
-STATE_GRADIENTS = reads("A", "Y", "Y_out", gradients=["A", "Y", "Y_out"])
+EVIDENCE = reads("A", gradients=["evidence"])
+SENSITIVITY = reads("A", gradients=["sensitivity"])
+STATE_GRADIENTS = reads("A", "Y", "Y_out", gradients=["evidence", "Y", "Y_out"])
 INPUT_GRADIENTS = reads("inputs", gradients=["inputs"])
 INPUTS = reads("inputs")
 SEVERAL = replace(INPUT_GRADIENTS, once=False)  # backward passes
@@ -77,13 +84,13 @@ OWN = (
     Method("raw_attention", raw_attention, "GenAtt §4.2, the last layer's attention", class_agnostic=True, reads=MAPS),
     Method("rollout", rollout, "Abnar & Zuidema 2020", class_agnostic=True, reads=_of_last(MAPS)),
     Method("attention_gradcam", attention_gradcam, "GenAtt §4.2; Selvaraju et al. 2017", reads=MAP_GRADIENTS),
-    Method("genatt", genatt, "GenAtt eq. 1 to 11", reads=_of_last(MAP_GRADIENTS)),
+    Method("genatt", genatt, "GenAtt eq. 1 to 11", reads=_of_genatt),
     Method("wra", wra, "WRA eq. 1 to 15", reads=_of_last(STATE_GRADIENTS)),
     Method("interaction", interaction, "WRA eq. 16 to 19", pairs="row", reads=_of_last(STATE_GRADIENTS)),
     Method("legrad", legrad, "Bousselham et al. 2024", reads=_of_legrad),
     Method("grad_eclip", grad_eclip, "Zhao et al. 2024", reads=reads("A", "qkv", gradients=["A"])),
     Method("attcat", attcat, "Qiang et al. 2022", signed=True, reads=reads("A", "Y", gradients=["Y"])),
-    Method("tokentm", tokentm, "Wu et al. 2024", reads=reads("A", "qkv", "Y", gradients=["A"])),
+    Method("tokentm", tokentm, "Wu et al. 2024", reads=reads("A", "qkv", "Y", gradients=["evidence"])),
     Method(
         "input_gradient",
         input_gradient,

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from xai.explainers.algebra import evidence, fold
+from xai.explainers.algebra import fold
 from xai.explainers.states import State, along, embedding, side_by_side, states
 from xai.lrp.modified_gradient import Backward
 from xai.recording.event import Event
@@ -43,7 +43,7 @@ def tokentm(
 
     def change(R: Tensor, event: Event) -> Tensor:
         W = transformation(recording, event, before[event]).to(R.dtype)
-        return (evidence(event, gradients[event]) * W[:, None]) @ R[:, event.keys]
+        return (gradients[event].evidence * W[:, None]) @ R[:, event.keys]
 
     first = before[recording.last(last)[0][0]] if last is not None else embedding(recording)
     lengths = along(recording, first, lambda event: event.Y.detach().norm(dim=-1))

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from xai.explainers.algebra import Change, evidence, fold, rownorm
+from xai.explainers.algebra import Change, fold, rownorm
 from xai.recording.event import Event, Gradient, Gradients
 from xai.recording.recording import Recording, Score
 
@@ -35,7 +35,7 @@ def wra_change(gradients: Gradients, equal_weights: bool = False) -> Change:
     """
 
     def change(R: Tensor, event: Event) -> Tensor:
-        A = evidence(event, gradients[event])
+        A = gradients[event].evidence
         beta = 0.5 if equal_weights else attention_share(event, gradients[event])[:, None, None].to(R.dtype)
         known = (A.sum(dim=-1, keepdim=True) > 0).to(R.dtype)
         return beta * known * (rownorm(A) @ R[:, event.keys] - R[:, event.queries])

@@ -150,7 +150,7 @@ def explain_generated(
 
 
 def _served(recording: Recording) -> int:
-    """How many tokens one backward pass may serve: gradients of all attentions are there at once for each."""
+    """How many tokens one backward pass may serve: at most, gradients of all attentions are there at once for each."""
     parts = (part for event in recording.events for kept in event.in_graph.kept.values() for part in kept)
     return max(1, GRADIENTS // sum(part.numel() * part.element_size() for part in parts))
 

@@ -24,7 +24,8 @@ class ExplanationMemory(NamedTuple):
 
     Attributes:
         recording: of one recorded pass: what its graph has saved, and the attentions.
-        word: more for each word that one backward pass serves: the gradients of all attentions.
+        word: more for each word that one backward pass serves: the gradients of all attentions. Methods that read
+            means over heads of them, as GenAtt and WRA, keep these alone, so that it is an upper bound.
     """
 
     recording: int

@@ -1,7 +1,8 @@
 """One attention of a recording, and the gradients by what it computed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,6 +11,10 @@ from xai.recording.axis import Positions, Windows, index_of, tokens_of, within
 from xai.recording.turns import Turns
 
 MASKED = 1e-30  # what a mask of -100, as Swin's, leaves of a probability is less
+MEANS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {  # over heads, of what is made of A and its gradient
+    "evidence": lambda A, slope: (slope * A).relu_(),  # GenAtt eq. 5
+    "sensitivity": lambda A, slope: slope.relu().mul_(A > 0),  # LeGrad
+}
 
 
 @dataclass(eq=False)
@@ -30,7 +35,8 @@ class InGraph:
     One that was not kept is refused by name.
     """
 
-    kept: Mapping[str, tuple[Tensor, ...]]  # "A", "Y" and "Y_out", as far as they are; of the last two one tensor
+    # "A", "Y" and "Y_out", as far as they are; of the last two one tensor; of gradients also MEANS of each call
+    kept: Mapping[str, tuple[Tensor, ...]]
 
     @property
     def A(self) -> tuple[Tensor, ...]:
@@ -69,9 +75,7 @@ class Event:
     @property
     def A(self) -> Tensor:
         """Probabilities [B, H, q, k]; 0 outside of a query's window, and where a window's mask leaves less than 1e-30."""
-        if self.windows is None:
-            return self._repeated(self._laid(self.in_graph.A))
-        return self._repeated(self._laid([A.detach().masked_fill(A.abs() < MASKED, 0) for A in self.in_graph.A]))
+        return self._repeated(self._laid([self._shown(A) for A in self.in_graph.A]))
 
     @property
     def Y(self) -> Tensor:
@@ -82,6 +86,11 @@ class Event:
     def Y_out(self) -> Tensor:
         """What the attention adds to it, after the output projection [B, q, D]."""
         return self._repeated(self._tokens(self.in_graph.Y_out))
+
+    def mean(self, kind: str, A: Tensor, slope: Tensor) -> Tensor:
+        """One of MEANS of one call, [..., 1, q, k] from its probabilities and their gradient [..., H, q, k]."""
+        A, slope = (x if self.dtype is None else x.to(self.dtype) for x in (self._shown(A).detach(), slope))
+        return MEANS[kind](A, slope).mean(dim=-3, keepdim=True)
 
     def maps(self, parts: Sequence[Tensor]) -> Tensor:
         """What came back to the probabilities of each call, by turns if there are any, as one map [B, H, q, k]."""
@@ -95,6 +104,9 @@ class Event:
 
     def _repeated(self, values: Tensor) -> Tensor:
         return values if self.turns is None else self.turns.repeated(values)
+
+    def _shown(self, A: Tensor) -> Tensor:
+        return A if self.windows is None else A.detach().masked_fill(A.abs() < MASKED, 0)
 
     def _laid(self, parts: Sequence[Tensor]) -> Tensor:
         laid = parts[0] if self.windows is None else self.windows.maps(parts)
@@ -133,12 +145,29 @@ class Gradient:
         return self.event.maps(self.in_graph.A)
 
     @property
+    def evidence(self) -> Tensor:
+        """E_h (∇A ⊙ A)⁺ [B, q, k]."""
+        return self._mean("evidence")
+
+    @property
+    def sensitivity(self) -> Tensor:
+        """E_h (∇A)⁺ [B, q, k] where there is attention."""
+        return self._mean("sensitivity")
+
+    @property
     def Y(self) -> Tensor:
         return self.event.state(self.in_graph.Y)
 
     @property
     def Y_out(self) -> Tensor:
         return self.event.state(self.in_graph.Y_out)
+
+    def _mean(self, kind: str) -> Tensor:
+        """As it was kept, or else from the gradient."""
+        parts = self.in_graph.kept.get(kind)
+        if parts is None:
+            parts = tuple(map(partial(self.event.mean, kind), self.event.in_graph.A, self.in_graph.A))
+        return self.event.maps(parts).squeeze(1)
 
 
 Gradients = Mapping[Event, Gradient]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from xai.recording.event import MEANS
+
 if TYPE_CHECKING:
     from xai.lrp.propagation import Rules
     from xai.recording.adapter import Adapter
@@ -19,6 +21,7 @@ KINDS = {  # in the words of a method's card
     "inputs": "embeddings",
     "Y": "residual states",
     "Y_out": "outputs of attention",
+    **dict.fromkeys(MEANS, "maps (mean over heads)"),
 }
 
 
@@ -30,6 +33,7 @@ class Reads:
         tensors: of every attention: its map "A", what goes into it "qkv", the residual state before it "Y", what it adds to that
             "Y_out"; "inputs" is Y of the first attention of each modality alone.
         gradients: those of "A", "Y", "Y_out" and "inputs" by which a target is differentiated, or relevance carried back to.
+            "evidence" and "sensitivity" are made of the gradient by A, which goes as they come: E_h (∇A ⊙ A)⁺ and E_h (∇A)⁺.
             Without any, the graph begins at the last attentions: it tells which rows a target reads.
         last: how many layers, from the end, are read; None for all.
         lrp: where rules for relevance end; None for a pass without rules.
@@ -40,7 +44,7 @@ class Reads:
     Example:
         >>> from xai.explainers.registry import method_named
         >>> str(method_named("genatt").needs())
-        'maps; gradients by maps'
+        'maps; gradients by maps (mean over heads)'
     """
 
     tensors: frozenset[str] = frozenset({"A", "qkv", "Y", "Y_out"})
@@ -69,12 +73,14 @@ class Reads:
 
     def has(self, kind: str, first: bool) -> bool:
         """Returns whether a tensor of an attention is kept, which may be the `first` of a modality."""
-        wanted = self.tensors | self.gradients
-        return kind in wanted or (kind == "Y" and first and "inputs" in wanted)
+        inputs = kind == "Y" and first and "inputs" in self.tensors
+        return kind in self.tensors or inputs or bool(self.slopes(kind, first))
 
-    def differentiates(self, kind: str, first: bool) -> bool:
-        """Returns whether targets are differentiated by a tensor of an attention, which may be the `first` of a modality."""
-        return kind in self.gradients or (kind == "Y" and first and "inputs" in self.gradients)
+    def slopes(self, kind: str, first: bool) -> tuple[str, ...]:
+        """Returns what is kept of the gradient by a tensor of an attention, which may be the `first` of a modality."""
+        if kind in self.gradients or (kind == "Y" and first and "inputs" in self.gradients):
+            return (kind,)
+        return tuple(mean for mean in MEANS if mean in self.gradients) if kind == "A" else ()
 
 
 EVERYTHING = Reads()

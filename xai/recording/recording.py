@@ -6,18 +6,20 @@ keys, D width. A modality is a set of positions on the joint axis: a slice where
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from xai.lrp.mode import PropagationError
 from xai.lrp.modified_gradient import Backward, rules_of
 from xai.lrp.propagation import ALONE, Flow, Operation, Propagation, Rules
 from xai.lrp.ruling import Ruling
 from xai.recording.axis import Link, Positions, count_of, within
-from xai.recording.event import Event, Gradient, Gradients, InGraph
+from xai.recording.backward import NONE, Passing, backward
+from xai.recording.event import MEANS, Event, Gradient, Gradients, InGraph
 from xai.recording.head import Head
 from xai.recording.reads import EVERYTHING, Reads, first_layer, last_of
 from xai.recording.rerun import RunAgain
@@ -152,21 +154,21 @@ class Recording:
             )
         return score
 
-    def backward(self, score: Tensor, tensors: list[Tensor], last: bool = False) -> tuple[Tensor | None, ...]:
+    def backward(
+        self, score: Tensor, tensors: list[Tensor], last: bool = False, passing: Passing = NONE
+    ) -> tuple[Tensor | None, ...]:
         """The gradients of the rows' scores [B] by tensors of the graph, from one backward pass; after the `last` it is gone.
 
         The scores of samples are summed, which leaves each its own; rows that share samples have theirs by turns
         [turns, ...], which `Event.maps` and `Event.state` sort out. None for a tensor that is on no way to the scores.
+        Of the tensors whose numbers are `passing`, what is made of the gradient as it comes.
         """
-        if self.turns is None:
-            return torch.autograd.grad(score.sum(), tensors, retain_graph=not last, allow_unused=True)
-        turns = self.turns.weights(score)
-        return torch.autograd.grad(
-            score, tensors, turns, retain_graph=not last, allow_unused=True, is_grads_batched=True
-        )
+        back = partial(backward, score, tensors, last, passing)
+        found = back(torch.ones_like(score)) if self.turns is None else vmap(back)(self.turns.weights(score))
+        return tuple(map(found.get, range(len(tensors))))
 
     def backward_by(
-        self, rules: Rules, target: Score, tensors: list[Tensor], audit: bool = False
+        self, rules: Rules, target: Score, tensors: list[Tensor], audit: bool = False, passing: Passing = NONE
     ) -> tuple[Tensor, tuple[Tensor | None, ...], list[tuple[Operation, Flow]]]:
         """The score [B], what rules send back from it to tensors of the graph, as `backward`, and with `audit` all flows."""
         if self.propagation is None:
@@ -183,7 +185,7 @@ class Recording:
             if not score.requires_grad:
                 raise PropagationError("the target has no relevance to pass on: it must come from the model's outputs")
             with self.propagation.by(rules, audit) as ledger:
-                return score, self.backward(score, tensors, last), ledger
+                return score, self.backward(score, tensors, last, passing), ledger
 
     def is_last(self, target: Score) -> bool:
         """Whether the next backward pass is the last. The rows that the target reads need the graph too, and are found first.
@@ -249,11 +251,11 @@ class Recording:
                 "the target has no gradient: it must be computed from the model's outputs without detaching them"
             )
         wanted = [
-            (event, kind, part)
+            (event, slope, part)
             for layer in self.layers[first_layer(len(self.layers), self.reads) :]
             for event in layer
             for kind, parts in event.in_graph.kept.items()
-            if self.reads.differentiates(kind, event in self._firsts)
+            for slope in self.reads.slopes(kind, event in self._firsts)
             for part in parts
         ]
         if not wanted:
@@ -263,12 +265,19 @@ class Recording:
             ends = (event for event in self._last_events.values() if (event, "Y_out") not in kept)
             wanted += [(event, "Y_out", event.in_graph.Y_out) for event in dict.fromkeys(ends)]
         leaves, once = [part for *_, part in wanted], self.reads.once
-        slopes = self.backward(score, leaves, once) if rules is None else self.backward_by(rules, target, leaves)[1]
+        passing = {n: partial(event.mean, kind, A) for n, (event, kind, A) in enumerate(wanted) if kind in MEANS}
+        if rules is None:
+            slopes = self.backward(score, leaves, once, passing)
+        else:
+            slopes = self.backward_by(rules, target, leaves, passing=passing)[1]
         found: dict[Event, dict[str, tuple[Tensor, ...]]] = {}
         for (event, kind, part), slope in zip(wanted, slopes, strict=True):
             kinds = found.setdefault(event, {})
-            kinds[kind] = (*kinds.get(kind, ()), self.nothing(part) if slope is None else slope)
+            like = part[:, :1] if kind in MEANS else part
+            kinds[kind] = (*kinds.get(kind, ()), self.nothing(like) if slope is None else slope)
         reached = {
-            event for (event, kind, _), slope in zip(wanted, slopes, strict=True) if kind == "A" and slope is not None
+            event
+            for (event, kind, _), slope in zip(wanted, slopes, strict=True)
+            if kind in ("A", *MEANS) and slope is not None
         }
         return {event: Gradient(event, InGraph(kinds), event in reached) for event, kinds in found.items()}

@@ -132,7 +132,7 @@ def test_relevance_by_one_table_keeps_what_its_rules_read(method: str) -> None:
 
 def test_methods_together_read_what_each_reads() -> None:
     both = together(METHODS[name].needs() for name in ("rollout", "genatt"))
-    assert both.tensors == {"A"} and both.gradients == {"A"} and both.last is None and not both.once
+    assert both.tensors == {"A"} and both.gradients == {"evidence"} and both.last is None and not both.once
     alone = together([METHODS["genatt"].needs({"last": 2})])
     assert alone.last == 2 and not alone.once
     assert record_for(["rollout", "transatt"], lambda wanted: wanted).lrp == "tokens"
