@@ -17,7 +17,7 @@ from clipmapper.processes import World, wait
 def cost_and_sanity(
     task: Task, methods: Sequence[str], plan: Apart | None, size: int, folder: Path, world: World
 ) -> dict[str, Any]:
-    """Returns "costs" by method and "sanity" by method and group; both are empty without a plan.
+    """Returns "costs" by method and "sanity" by method and group; both are empty without a plan, or one of no sample.
 
     Args:
         task: what is benchmarked.
@@ -27,7 +27,7 @@ def cost_and_sanity(
         folder: where parts are kept; those there are not measured again.
         world: the processes; all but the first wait.
     """
-    if plan is None:
+    if plan is None or not plan.samples:
         return {"costs": {}, "sanity": {}}
     cost_file = folder / "costs.json"
     files = [folder / f"sanity-{i:05d}.json" for i in range(len(range(0, plan.samples, size)))]

@@ -74,7 +74,7 @@ def run(task: Task, config: BenchmarkConfig, output: Path, world: World | None =
         {**settings_key(config), **task.key(), "methods": list(rows), "batches": [len(b) for b in batches]},
     )
     passes = [len(b) * work.passes(_absent(b, methods, config)) for b in batches]
-    plan_apart = apart_of(task, methods, config, sum(passes)) if config.cost_samples else None
+    plan_apart = apart_of(task, methods, config, sum(passes)) if config.cost_samples != 0 else None
     if world.first:
         tqdm.write(announcement(task, work, batches, sum(passes), plan_apart))
     _measure_share(task, config, methods, batches, passes, store, world)

@@ -26,7 +26,7 @@ class BenchmarkConfig:
         random_seeds: random maps a sample, whose mean is the baseline.
         resamples: resamples of the bootstrap and of the paired tests.
         cost_samples: samples on which cost and sanity are measured, fewer where they would add more than an eighth to all
-            passes, about a quarter of the time; 0 measures neither.
+            passes, about a quarter of the time; 0 measures neither. null for 8, or none where one would add more than a quarter.
         sanity_draws: noisy inputs that an explanation of the sanity check is the mean of, fewer as above.
         gallery: samples that the report shows with their maps.
         seed: of the choice of samples.
@@ -41,7 +41,7 @@ class BenchmarkConfig:
     removal_batch: int | None = None
     random_seeds: int = 5
     resamples: int = 10_000
-    cost_samples: int = 8
+    cost_samples: int | None = None
     sanity_draws: int = 3
     gallery: int = 40
     seed: int = 0
@@ -50,11 +50,12 @@ class BenchmarkConfig:
         for name in ("samples", "many_pass_samples", "batch_size", "removal_batch"):
             value = getattr(self, name)
             require(value is None or value > 0, f"benchmark.{name}", value, "above 0, or null")
+        cost = self.cost_samples
+        require(cost is None or cost >= 0, "benchmark.cost_samples", cost, "at least 0, or null")
         for name, least in (
             ("random_seeds", 1),
             ("resamples", 100),
             ("sanity_draws", 1),
-            ("cost_samples", 0),
             ("gallery", 0),
         ):
             require(getattr(self, name) >= least, f"benchmark.{name}", getattr(self, name), f"at least {least}")

@@ -20,6 +20,8 @@ from xai.recording.reads import EVERYTHING
 PART = 7e12  # passes times weights times tokens of a part: a minute or so of two idle cores
 # of all samples' passes, that cost and sanity may add: theirs, with all rules of LRP, take about twice as long
 SHARE = 1 / 8
+MOST = 1 / 4  # what those of a single sample may add where the settings do not ask for them
+COST_SAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Apart:
-    """Cost and sanity: on how many samples, of how many noisy inputs each, and the passes of one sample."""
+    """Cost and sanity: on how many samples, 0 if they are left out, of how many noisy inputs each, and the passes of one."""
 
     samples: int
     draws: int
@@ -78,10 +80,15 @@ def part_size(task: Task, work: Work) -> int:
 
 
 def apart_of(task: Task, methods: Sequence[str], config: BenchmarkConfig, passes: int) -> Apart:
-    """Returns what of cost and sanity stays within SHARE of all samples' passes, at least one sample with one draw."""
+    """Returns what of cost and sanity stays within SHARE of all samples' passes, at least one sample with one draw.
+
+    Where nobody asks for them and that would be more than MOST, no sample.
+    """
     cost, draw = cost_passes(methods, task.targets), sanity_passes(task, methods)
-    limit = SHARE * passes
-    samples = _within(limit / (cost + config.sanity_draws * draw), min(config.cost_samples, len(task)))
+    if config.cost_samples is None and cost + draw > MOST * passes:
+        return Apart(0, 1, cost, draw)
+    limit, most = SHARE * passes, COST_SAMPLES if config.cost_samples is None else config.cost_samples
+    samples = _within(limit / (cost + config.sanity_draws * draw), min(most, len(task)))
     draws = _within((limit / samples - cost) / draw, config.sanity_draws)
     return Apart(samples, draws, cost, draws * draw)
 
@@ -113,7 +120,13 @@ def announcement(task: Task, work: Work, batches: Sequence[range], passes: int, 
             f"{' and '.join(many)}: {sum(many.values())} of {each} passes; --benchmark.many_pass_samples N lets them explain "
             f"N {task.unit}s, --benchmark.methods leaves them out"
         )
-    if apart is not None:
+    if apart is not None and not apart.samples:
+        share = f"{100 * (apart.cost + apart.sanity) / passes:.0f} % more"
+        lines.append(
+            f"cost and sanity are left out: on one {task.unit} they would take {share} passes; "
+            "--benchmark.cost_samples 1 measures them"
+        )
+    elif apart is not None:
         share = f"{100 * apart.passes / passes:.0f} % more"
         lines.append(
             f"cost and sanity: {apart.passes} passes ({share}) on {counted(apart.samples, task.unit)} with "

@@ -92,6 +92,10 @@ def test_cost_and_sanity_keep_to_their_share(task: AnswersTask) -> None:
     assert (plan.samples, plan.draws) == (5, 3), "there is time for all"
     least = apart_of(task, MANY, config, 1)
     assert (least.samples, least.draws) == (1, 1)
+    alone = least.cost + least.sanity  # of one sample with one draw
+    silent = replace(config, cost_samples=None)
+    assert [apart_of(task, MANY, silent, passes).samples for passes in (4 * alone - 1, 4 * alone)] == [0, 1]
+    assert apart_of(task, MANY, silent, 10**6) == apart_of(task, MANY, config, 10**6)
 
 
 def test_cost_and_sanity_take_the_passes_that_were_told(
@@ -151,6 +155,9 @@ def test_what_dominates_is_said_before_it_starts(
         "cost and sanity: 50 passes (15 % more) on 1 question with 1 noisy input each" in text
         and "--benchmark.cost_samples 0 leaves them out" in text
     )
+    text = announcement(task, work, [range(2)], 2 * work.passes(), Apart(0, 1, 20, 30))
+    assert "cost and sanity are left out: on one question they would take 38 % more passes" in text
+    assert "--benchmark.cost_samples 1 measures them" in text
     monkeypatch.setattr("clipmapper.benchmark.run.measure", lambda *_: (_ for _ in ()).throw(KeyError("stopped")))
     with pytest.raises(KeyError):
         run(task, config, tmp_path, World())
