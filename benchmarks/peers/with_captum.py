@@ -16,7 +16,7 @@ from xai import explain, given
 
 
 def contests(quick: bool) -> list[Contest]:
-    steps = 2 if quick else 4
+    steps = 2 if quick else 32
     image: Any
     image, pixels = vit(quick, 2)
     text, words = bert(quick, 2, 12 if quick else 64)
