@@ -96,9 +96,9 @@ def test_one_backward_pass_serves_all_methods(bert: Family, monkeypatch: pytest.
     calls: list[int] = []
     grad = torch.autograd.grad
 
-    def counting(output: Any, inputs: Any, **options: Any) -> Any:
+    def counting(output: Any, inputs: Any, *weights: Any, **options: Any) -> Any:
         calls.append(len(inputs))
-        return grad(output, inputs, **options)
+        return grad(output, inputs, *weights, **options)
 
     monkeypatch.setattr(torch.autograd, "grad", counting)
     with record(bert.model, adapter_for(bert.model)) as recorder:
