@@ -5,7 +5,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
-from inspect import signature
 from typing import Any
 
 import torch
@@ -95,10 +94,9 @@ def _alone(task: Task, batch: Batch, method: str, progress: Progress) -> Cost:
 
 def _a_batch(method: Method) -> dict[str, int]:
     """Options of a run with as many passes as fill a batch."""
-    if method.counted is None:
+    if method.counted is None or method.count is None:
         return {}
-    count = signature(method.function).parameters[method.counted].default
-    return {method.counted: min(count, max(method.least, BATCH))}
+    return {method.counted: min(method.count, max(method.least, BATCH))}
 
 
 def _count(cost: Cost, samples: int, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:

@@ -67,7 +67,7 @@ class Progress:
 
 
 def copies(arguments: Any, samples: int) -> int:
-    """Returns how many times a batch of so many samples is in a call's arguments: by the one that is longest for nothing else."""
+    """Returns how many times a batch of so many samples is in a call's arguments: by the tensor with fewest rows."""
     lengths = [len(leaf) for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor) and leaf.dim() > 1]
     return max(1, min(lengths, default=samples) // samples)
 

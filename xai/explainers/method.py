@@ -85,6 +85,11 @@ class Method:
         lrp = self.start or ("tokens" if modified else None)
         return replace(own, lrp=lrp, rules=self.table(options) if alone else None)
 
+    @property
+    def count(self) -> int | None:
+        """The number of passes where the option that counts them is not given; None if there is none."""
+        return None if self.counted is None else signature(self.function).parameters[self.counted].default
+
     def further(self, options: Mapping[str, Any] | None = None, targets: int = 1) -> int:
         """Returns how many passes the method runs beside the recorded one, for so many targets of a sample.
 
@@ -94,5 +99,5 @@ class Method:
         """
         if self.passes == "one" or self.counted is None:
             return targets * int(self.passes == "many")
-        count = (options or {}).get(self.counted, signature(self.function).parameters[self.counted].default)
+        count = (options or {}).get(self.counted, self.count)
         return ceil(count / SHORTER) if self.removes else targets * (count + (count > 1))
